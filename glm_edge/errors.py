@@ -1,0 +1,89 @@
+"""Every error that GLM Edge raises on purpose: one tree, raised where the fact is known, translated once.
+
+The command line prints `error: <message>` and exits with `exit_code`; the HTTP layer turns the class into a status
+(`api/wire.py`). A message says what was wrong, the value, the limit and what to do, on one line. Anything that is not
+in this tree is a bug of ours.
+"""
+
+from __future__ import annotations
+
+
+class GlmEdgeError(Exception):
+    """Base of the tree. `exit_code` is what the command line exits with."""
+
+    exit_code = 1
+
+
+class UsageError(GlmEdgeError):
+    """Options that contradict each other or the machine; nothing was started."""
+
+    exit_code = 2
+
+
+class InvalidFileError(GlmEdgeError):
+    """A file breaks the rules of its format, by accident or by intent."""
+
+    exit_code = 3
+
+
+class IntegrityError(GlmEdgeError):
+    """A file is well formed but not the one it should be: size, hash or golden tokens differ."""
+
+    exit_code = 4
+
+
+class UnsupportedModelError(GlmEdgeError):
+    """Well formed, but not a model that GLM Edge can handle; or the native library cannot run here."""
+
+    exit_code = 5
+
+
+class StorageError(GlmEdgeError):
+    """The disk or the network said no: missing, full, read-only, in use, broken."""
+
+    exit_code = 6
+
+
+class OutOfMemoryError(GlmEdgeError):
+    """The model, its cache or a buffer does not fit the memory that is there."""
+
+    exit_code = 7
+
+
+class RequestError(GlmEdgeError):
+    """A request that cannot be served as it is; `param` names the field at fault, `code` is for programs."""
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
+
+
+class ContextLengthError(RequestError):
+    """The prompt does not fit the context; raised by `submit`, before any chunk."""
+
+    def __init__(self, prompt_tokens: int, n_ctx: int) -> None:
+        super().__init__(
+            f"this model's context is {n_ctx} tokens and the messages take {prompt_tokens}, leaving no room for an"
+            " answer; shorten the messages or drop the oldest",
+            param="messages",
+            code="context_length_exceeded",
+        )
+        self.prompt_tokens = prompt_tokens
+        self.n_ctx = n_ctx
+
+
+class EngineError(GlmEdgeError):
+    """The engine failed while it worked on a request; the request is lost, the server is not."""
+
+
+class EngineClosedError(EngineError):
+    """The engine is shutting down and takes no more requests, or ended this one."""
+
+
+class OverloadedError(EngineError):
+    """Every slot is taken and the queue is full; `retry_after` is an estimate in seconds."""
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after

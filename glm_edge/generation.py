@@ -1,0 +1,66 @@
+"""One submitted request, seen from both ends: the engine puts chunks in, a reader in another thread takes them out.
+
+The queue is unbounded, because an answer is at most the context long: a slow reader never holds up the engine.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+from .errors import GlmEdgeError
+
+C = TypeVar("C")
+
+
+class Generation(Generic[C]):
+    """Chunks of one answer, in order, until the end or an error.
+
+    Reader: iterate, or `get` with a timeout; `cancel` at any time, from any thread.
+    Engine: `put` each chunk, then exactly one of `finish` and `fail`; look at `cancelled` between steps.
+    """
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[C | GlmEdgeError | None] = queue.SimpleQueue()
+        self._cancelled = threading.Event()
+        self._ended = False  # the reader has taken the end
+
+    def get(self, timeout: float | None = None) -> C | None:
+        """The next chunk; None after the last one.
+
+        Raises TimeoutError when nothing came within `timeout` seconds, or the error the engine failed with.
+        """
+        if self._ended:
+            return None
+        try:
+            item = self._queue.get(timeout=timeout)
+        except queue.Empty:
+            raise TimeoutError(f"no chunk within {timeout} s") from None
+        if item is None or isinstance(item, GlmEdgeError):
+            self._ended = True
+        if isinstance(item, GlmEdgeError):
+            raise item
+        return item
+
+    def __iter__(self) -> Iterator[C]:
+        while (chunk := self.get()) is not None:
+            yield chunk
+
+    def cancel(self) -> None:
+        """Ask the engine to stop; chunks already made can still be read."""
+        self._cancelled.set()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    def put(self, chunk: C) -> None:
+        self._queue.put(chunk)
+
+    def finish(self) -> None:
+        self._queue.put(None)
+
+    def fail(self, error: GlmEdgeError) -> None:
+        self._queue.put(error)
