@@ -1,0 +1,33 @@
+"""Fixtures that several test files share: the reference data and what is made from it.
+
+The reference data is the official model's own output and lies outside the project (`../shared/reference` seen from the
+project's root, or where GLM_EDGE_REFERENCE points). Where it is absent, the tests that need it skip and say so.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder of reference data; skips the test where it is absent."""
+    folder = Path(os.environ.get("GLM_EDGE_REFERENCE") or PROJECT.parent / "shared" / "reference")
+    if not (folder / "tokens.jsonl").is_file():
+        pytest.skip(f"no reference data at {folder}; set GLM_EDGE_REFERENCE to its folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny reference checkpoint (hidden 64, 2 layers, the real vocabulary) as a complete folder: tokenizer and all."""
+    folder = tmp_path_factory.mktemp("tiny") / "chatglm2-tiny"
+    folder.mkdir()
+    for source in [*(reference / "tiny").iterdir(), reference / "chatglm2-6b" / "tokenizer.model"]:
+        (folder / source.name).symlink_to(source)
+    return folder
