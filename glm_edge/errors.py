@@ -77,6 +77,10 @@ class EngineError(GlmEdgeError):
     """The engine failed while it worked on a request; the request is lost, the server is not."""
 
 
+class LoadingError(EngineError):
+    """The model is still being loaded; the same request can be served a little later."""
+
+
 class EngineClosedError(EngineError):
     """The engine is shutting down and takes no more requests, or ended this one."""
 

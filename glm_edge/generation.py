@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from .errors import GlmEdgeError
@@ -19,12 +19,18 @@ class Generation(Generic[C]):
     """Chunks of one answer, in order, until the end or an error.
 
     Reader: iterate, or `get` with a timeout; `cancel` at any time, from any thread.
-    Engine: `put` each chunk, then exactly one of `finish` and `fail`; look at `cancelled` between steps.
+    Engine: `start` when the request leaves the queue, `put` each chunk, then exactly one of `finish` and `fail`; look
+    at `cancelled` between steps.
+
+    Args:
+        on_cancel: called in the thread that cancels, after `cancelled` is true; must not block.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_cancel: Callable[[], None] | None = None) -> None:
+        self._on_cancel = on_cancel
         self._queue: queue.SimpleQueue[C | GlmEdgeError | None] = queue.SimpleQueue()
         self._cancelled = threading.Event()
+        self._started = threading.Event()
         self._ended = False  # the reader has taken the end
 
     def get(self, timeout: float | None = None) -> C | None:
@@ -51,10 +57,20 @@ class Generation(Generic[C]):
     def cancel(self) -> None:
         """Ask the engine to stop; chunks already made can still be read."""
         self._cancelled.set()
+        if self._on_cancel is not None:
+            self._on_cancel()
 
     @property
     def cancelled(self) -> bool:
         return self._cancelled.is_set()
+
+    def start(self) -> None:
+        self._started.set()
+
+    @property
+    def started(self) -> bool:
+        """Whether the engine works on the request; until then it waits in the queue, and ending it loses nothing."""
+        return self._started.is_set()
 
     def put(self, chunk: C) -> None:
         self._queue.put(chunk)

@@ -42,6 +42,8 @@ class Request:
     messages: tuple[Message, ...]
     sampling: SamplingParams = field(default_factory=SamplingParams)
     max_tokens: int | None = None  # None: as many as the context has room for
+    stop: tuple[str, ...] = ()  # the answer ends before the first of these texts; none of them is part of it
+    stop: tuple[str, ...] = ()  # strings that end the answer; not part of it
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,10 @@ class EngineConfig:
     model: Path
     n_ctx: int | None = None  # tokens, prompt and answer together
     n_threads: int | None = None
+    slots: int = 1  # answers computed at the same time
+    queue: int = 16  # answers that may wait for a slot
+    kv_type: Literal["f16", "f32"] = "f16"
+    flash_attention: bool = False
 
 
 @dataclass(frozen=True)
