@@ -42,7 +42,6 @@ class Request:
     messages: tuple[Message, ...]
     sampling: SamplingParams = field(default_factory=SamplingParams)
     max_tokens: int | None = None  # None: as many as the context has room for
-    stop: tuple[str, ...] = ()  # the answer ends before the first of these texts; none of them is part of it
     stop: tuple[str, ...] = ()  # strings that end the answer; not part of it
 
 
