@@ -1,1 +1,84 @@
-"""The command line: one verb a file, heavy imports inside the verb."""
+"""The command line: one verb a file, imported only when it runs, so that help is instant.
+
+Answers and results go to stdout, progress and messages to stderr. Every error that GLM Edge raises on purpose is one
+line and an exit code (`errors.py`); `--debug` shows the traceback.
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from types import FrameType
+from typing import cast
+
+import click
+
+from .. import __version__
+from ..errors import GlmEdgeError
+
+# verb -> (module with `command`, the line that `glm-edge --help` shows)
+_VERBS = {
+    "convert": ("glm_edge.convert.cli", "Turn a ChatGLM2 checkpoint folder into one GGUF file."),
+    "serve": ("glm_edge.cli.serve", "Serve a model over HTTP."),
+    "chat": ("glm_edge.cli.chat", "Chat in the terminal, or answer one prompt."),
+    "tokenize": ("glm_edge.cli.tokenize", "Token ids of texts, as JSON lines."),
+}
+
+
+class _Verbs(click.Group):
+    """A group that imports a verb when it is called and knows the help lines of all without importing any."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _VERBS:
+            return None
+        return cast(click.Command, importlib.import_module(_VERBS[cmd_name][0]).command)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in _VERBS.items()])
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="glm-edge")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def glm_edge(debug: bool) -> None:
+    """ChatGLM2-6B on machines without a GPU and without a network."""
+
+
+def main() -> None:
+    """Entry point of `glm-edge`."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(run(glm_edge, sys.argv[1:], prog_name="glm-edge"))
+
+
+def run(command: click.Command, args: list[str], *, prog_name: str) -> int:
+    """Run a command and turn what it raises into one line on stderr and an exit code."""
+    try:
+        result = command.main(args=args, prog_name=prog_name, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Abort:
+        return 130
+    except KeyboardInterrupt:
+        return 130
+    except click.ClickException as error:
+        click.echo(f"error: {error.format_message()}", err=True)
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            click.echo(f"see: {error.ctx.command_path} --help", err=True)
+        return error.exit_code
+    except GlmEdgeError as error:
+        if "--debug" in args:
+            raise
+        click.echo(f"error: {error}", err=True)
+        return error.exit_code
+    except BrokenPipeError:  # the reader of our output left, as `| head` does
+        sys.stderr.close()
+        return 0
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    """SIGTERM unwinds like Ctrl-C, so that temporary files go, and exits with its own code."""
+    raise SystemExit(128 + signum)

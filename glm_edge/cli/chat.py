@@ -1,0 +1,133 @@
+"""`glm-edge chat`: a conversation in the terminal, or one answer to one prompt."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+
+import click
+
+from ..errors import RequestError
+from ..types import Chunk, Engine, EngineConfig, Message, Request, SamplingParams, Stats
+
+_HELP = "/new starts a new conversation, /exit or Ctrl-D leaves; Ctrl-C stops an answer."
+
+
+@click.command("chat")
+@click.option("--model", type=click.Path(path_type=Path), help="The GGUF file.")
+@click.option("--prompt", help="Print the answer to this and exit; - reads it from stdin.")
+@click.option("--system", help="Instructions in front of the first question.")
+@click.option("--temperature", type=click.FloatRange(0, 2), default=0.8, show_default=True, help="0 is greedy.")
+@click.option("--top-p", type=click.FloatRange(0, 1), default=0.8, show_default=True, help="1 keeps every token.")
+@click.option("--seed", type=click.IntRange(0), help="Makes answers repeatable.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Longest answer; the context is the limit without it.")
+@click.option("--ctx", "n_ctx", type=click.IntRange(1), help="Tokens of context, prompt and answers together.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Processors to use; all without it.")
+def command(
+    model: Path | None,
+    prompt: str | None,
+    system: str | None,
+    temperature: float,
+    top_p: float,
+    seed: int | None,
+    max_tokens: int | None,
+    n_ctx: int | None,
+    threads: int | None,
+) -> None:
+    """Chat with a model in the terminal.
+
+    Answers go to stdout, everything else to stderr. Without a terminal on stdin, all of stdin is one prompt.
+    """
+    from .load import load_engine
+    from .model import resolve_model
+
+    if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
+        prompt = sys.stdin.read()
+    config = EngineConfig(resolve_model(model), n_ctx=n_ctx, n_threads=threads)
+    engine = load_engine(config)
+    try:
+        talk = Conversation(engine, system, SamplingParams(temperature, top_p, seed), max_tokens)
+        if prompt is not None:
+            talk.ask(prompt)
+        else:
+            _converse(talk)
+    finally:
+        engine.close()
+
+
+class Conversation:
+    """The messages so far, and how the next answer is asked for and printed."""
+
+    def __init__(self, engine: Engine, system: str | None, sampling: SamplingParams, max_tokens: int | None) -> None:
+        self._engine = engine
+        self._sampling = sampling
+        self._max_tokens = max_tokens
+        self._system = (Message("system", system),) if system else ()
+        self._messages: tuple[Message, ...] = ()
+
+    def new(self) -> None:
+        self._messages = ()
+
+    def ask(self, question: str) -> Stats | None:
+        """Print the answer as it comes. Ctrl-C ends it; what was printed stays part of the conversation."""
+        messages = (*self._messages, Message("user", question))
+        generation = self._engine.submit(Request(self._system + messages, self._sampling, self._max_tokens))
+        text = ""
+        last: Chunk | None = None
+        while True:
+            try:
+                # a timeout, because a wait without one cannot be interrupted on Windows
+                last = chunk = generation.get(timeout=0.2)
+                if chunk is None:
+                    break
+                text += chunk.text
+                click.echo(chunk.text, nl=False)
+                if chunk.finish_reason is not None:
+                    break
+            except TimeoutError:
+                continue
+            except KeyboardInterrupt:
+                generation.cancel()
+        click.echo()
+        self._messages = (*messages, Message("assistant", text))
+        return last.stats if last else None
+
+
+def _converse(talk: Conversation) -> None:
+    """Questions from the terminal until its end."""
+    if importlib.util.find_spec("readline"):
+        importlib.import_module("readline")  # gives input() line editing and history
+    click.echo(_HELP, err=True)
+    while True:
+        try:
+            question = input("\n问> ").strip()
+        except EOFError:
+            click.echo(err=True)
+            return
+        except KeyboardInterrupt:  # drops a half-typed line; the program goes on
+            click.echo(err=True)
+            continue
+        if question in {"/exit", "/quit"}:
+            return
+        if question == "/new":
+            talk.new()
+        elif question.startswith("/"):
+            click.echo(_HELP, err=True)
+        elif question:
+            try:
+                stats = talk.ask(question)
+            except RequestError as error:
+                click.echo(f"error: {error}", err=True)
+                continue
+            if stats is not None:
+                click.secho(_figures(stats), err=True, dim=True)
+
+
+def _figures(stats: Stats) -> str:
+    """One line about an answer's cost."""
+    return (
+        f"{stats.prompt_tokens} prompt tokens in {stats.prefill_s:.1f} s, "
+        f"{stats.completion_tokens} new ones at {stats.decode_rate:.1f} tokens/s"
+    )

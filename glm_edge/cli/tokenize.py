@@ -1,0 +1,45 @@
+"""`glm-edge tokenize`: texts in, token ids out, both as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from ..errors import InvalidFileError
+
+
+@click.command("tokenize")
+@click.option("--model", type=click.Path(path_type=Path), required=True, help="The GGUF file.")
+def command(model: Path) -> None:
+    """Token ids of texts: reads {"text": …} lines on stdin, writes {"ids": […]} lines.
+
+    The ids are those of plain text: no control token is added and none is parsed out of the text.
+    """
+    from ..gguf import read_gguf
+    from ..llama import Model
+    from ..model_file import check_model
+
+    check_model(read_gguf(model))
+    vocabulary = Model(model, vocab_only=True)
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        if line.strip():
+            click.echo(json.dumps({"ids": vocabulary.tokenize(_text(line, number))}))
+    vocabulary.close()
+
+
+def _text(line: bytes, number: int) -> str:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise InvalidFileError(f"stdin: line {number} is not JSON ({error})") from None
+    text = value.get("text") if isinstance(value, dict) else None
+    if not isinstance(text, str):
+        raise InvalidFileError(f'stdin: line {number} is not an object with a string "text"')
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidFileError(f"stdin: line {number} has half a surrogate pair, which is no character") from None
+    return text

@@ -1,0 +1,153 @@
+"""LlamaEngine: the engine in this process. One thread owns the llama context; everyone else submits and reads.
+
+Submitting tokenizes in the caller's thread, so that a prompt which cannot fit is refused before anything is queued.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+from ..device import processors
+from ..errors import ContextLengthError, EngineClosedError, EngineError, GlmEdgeError, OverloadedError, UsageError
+from ..generation import Generation
+from ..gguf import GgufFile, read_gguf
+from ..llama import Batch, Context, Model
+from ..model_file import check_model
+from ..types import Chunk, EngineConfig, ModelInfo, Request
+from .answer import Answer
+from .scheduler import Scheduler
+from .tokenizer import Tokenizer
+
+# ChatGLM2-6B was aligned for chat at this length; its position encoding goes further, its manners do not.
+_DEFAULT_CTX = 8192
+_BATCH = 256  # tokens; larger ones are hardly faster on a CPU and cost compute buffers
+
+
+class LlamaEngine:
+    """Loads a GGUF file and answers requests until close().
+
+    Args:
+        progress: called with 0..1 while the weights load; returning False stops the load.
+
+    Raises InvalidFileError, UnsupportedModelError or IntegrityError for a file that must not be run, OutOfMemoryError
+    when it does not fit, UsageError when the configuration does not fit the model.
+    """
+
+    def __init__(self, config: EngineConfig, progress: Callable[[float], bool] | None = None) -> None:
+        file = read_gguf(config.model)
+        check_model(file)
+        n_ctx = _context_length(config, file)
+        self._abort = False  # read by llama.cpp between graph nodes
+        self._model = Model(config.model, progress=progress)
+        try:
+            self._tokenizer = Tokenizer(self._model, file.metadata)
+            self._tokenizer.check(config.model)
+            self._context = self._open_context(config, n_ctx)
+        except BaseException:
+            self._model.close()
+            raise
+        self.info = ModelInfo(str(file.metadata["general.name"]), config.model, self._model.n_params, n_ctx)
+        self._batch = Batch(min(_BATCH, n_ctx))
+        self._scheduler = Scheduler(self._context, self._batch, config.slots)
+        self._places = config.slots + config.queue
+        self._lock = threading.Lock()  # guards _answers and _ended
+        self._answers: set[Answer] = set()  # submitted and not yet ended
+        self._ended: GlmEdgeError | None = None  # why no more requests are taken
+        self._inbox: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()  # None only wakes the thread
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def _open_context(self, config: EngineConfig, n_ctx: int) -> Context:
+        threads = config.n_threads or processors()
+        return Context(
+            self._model,
+            n_ctx=n_ctx,
+            n_batch=min(_BATCH, n_ctx),
+            n_sequences=config.slots,
+            n_outputs=config.slots,
+            n_threads=threads,
+            n_threads_batch=threads,
+            kv_type=config.kv_type,
+            flash_attention=config.flash_attention,
+            should_abort=lambda: self._abort,
+        )
+
+    def submit(self, request: Request) -> Generation[Chunk]:
+        """Queue a request; see types.Engine."""
+        prompt = self._tokenizer.prompt_ids(request.messages)
+        room = self.info.n_ctx - len(prompt)
+        if room < 1:
+            raise ContextLengthError(len(prompt), self.info.n_ctx)
+        generation: Generation[Chunk] = Generation(on_cancel=self._on_cancel)
+        limit = room if request.max_tokens is None else min(request.max_tokens, room)
+        answer = Answer(request, prompt, limit, self._model, generation)
+        with self._lock:
+            if self._ended is not None:
+                raise self._ended
+            if len(self._answers) >= self._places:
+                raise OverloadedError(f"all {self._places} places are taken; try again later", retry_after=5.0)
+            self._answers.add(answer)
+        self._inbox.put(answer)
+        return generation
+
+    def close(self) -> None:
+        """End every answer with EngineClosedError and free the model. Safe to call twice."""
+        with self._lock:
+            self._ended = self._ended or EngineClosedError("the engine is shutting down")
+        self._abort = True
+        self._inbox.put(None)
+        self._thread.join()
+        self._batch.close()
+        self._context.close()
+        self._model.close()
+
+    def _on_cancel(self) -> None:
+        """In the thread that cancelled: wake the engine, and stop its batch when nobody waits for it any more."""
+        if all(a.cancelled for a in self._scheduler.running):
+            self._abort = True
+        self._inbox.put(None)
+
+    def _run(self) -> None:
+        """The engine's thread: take what came in, compute a batch, until closed or broken."""
+        try:
+            while self._ended is None:
+                self._take_new()
+                self._scheduler.admit()
+                self._abort = self._ended is not None
+                if not all(a.cancelled for a in self._scheduler.running):
+                    self._scheduler.step()
+                with self._lock:
+                    self._answers = {a for a in self._answers if not a.finished}
+        except GlmEdgeError as error:
+            self._ended = error
+        except BaseException as bug:  # readers must not wait for ever; the thread's own traceback is kept
+            self._ended = EngineError(f"the engine failed: {type(bug).__name__}")
+            raise
+        finally:
+            with self._lock:  # from here on submit refuses
+                error = self._ended or EngineError("the engine stopped")
+            self._take_new(wait=False)
+            self._scheduler.end_all(error)
+
+    def _take_new(self, *, wait: bool = True) -> None:
+        """Hand over what was submitted; wait for it when there is nothing else to do."""
+        if wait and self._scheduler.idle:
+            self._hand_over(self._inbox.get())
+        while not self._inbox.empty():
+            self._hand_over(self._inbox.get())
+
+    def _hand_over(self, answer: Answer | None) -> None:
+        if answer is not None:
+            self._scheduler.add(answer)
+
+
+def _context_length(config: EngineConfig, file: GgufFile) -> int:
+    """Tokens of context: what was asked for, within the model's limit."""
+    trained = int(file.metadata["chatglm.context_length"])
+    if config.n_ctx is None:
+        return min(trained, _DEFAULT_CTX)
+    if not 1 <= config.n_ctx <= trained:
+        raise UsageError(f"--ctx {config.n_ctx}: this model's context is 1 to {trained} tokens")
+    return config.n_ctx

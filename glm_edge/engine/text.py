@@ -1,0 +1,64 @@
+"""From token bytes to the text a reader sees, piece by piece: whole characters, the official clean-up, stop strings.
+
+The official code cleans a finished answer (`process_response`: strip both ends, replace a training placeholder). Here
+the same happens while streaming: whatever the clean-up or a stop string might still swallow is held back. The pieces
+put together equal the cleaned whole.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+
+# process_response of ChatGLM2-6B's modeling code
+_PLACEHOLDER, _REPLACEMENT = "[[训练时间]]", "2023年"
+
+
+class AnswerText:
+    """Turns the bytes of one answer's tokens into text that can be shown.
+
+    Args:
+        stop: strings that end the answer; none of them appears in the text. Matched in the cleaned text.
+    """
+
+    def __init__(self, stop: Sequence[str] = ()) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._stop = tuple(stop)
+        self._held = ""  # decoded, not yet shown: may be part of a placeholder, a stop string or the last white space
+        self._started = False  # a character that is not white space was seen
+        self.stopped = False  # a stop string was found
+
+    def feed(self, piece: bytes) -> str:
+        """Take one token's bytes; return what can be shown of the answer so far, perhaps nothing."""
+        return self._advance(self._decoder.decode(piece), last=False)
+
+    def end(self, *, complete: bool) -> str:
+        """The rest. `complete`: the model ended here; bytes of a character cut by a limit are dropped otherwise."""
+        return self._advance(self._decoder.decode(b"", final=True) if complete else "", last=True)
+
+    def _advance(self, text: str, *, last: bool) -> str:
+        if self.stopped:
+            return ""
+        self._held += text
+        if not self._started:
+            self._held = self._held.lstrip()
+            self._started = bool(self._held)
+        self._held = self._held.replace(_PLACEHOLDER, _REPLACEMENT)
+        found = [i for s in self._stop if (i := self._held.find(s)) >= 0]
+        if found:
+            self.stopped = last = True
+            self._held = self._held[: min(found)]
+        shown = self._held.rstrip() if last else self._held[: self._safe()]
+        self._held = "" if last else self._held[len(shown) :]
+        return shown
+
+    def _safe(self) -> int:
+        """How many characters of the held text nothing can take back."""
+        text = self._held
+        safe = len(text)
+        for pattern in (_PLACEHOLDER, *self._stop):
+            for n in range(min(len(pattern) - 1, len(text)), 0, -1):
+                if text.endswith(pattern[:n]):
+                    safe = min(safe, len(text) - n)
+                    break
+        return len(text[:safe].rstrip())

@@ -1,0 +1,222 @@
+"""The only module that imports llama_cpp: a typed, small binding that frees what it allocates.
+
+Three things: a Model (weights and vocabulary), a Context (KV cache of many sequences) and a Batch (what one decode
+call computes). All of llama.cpp's checks stay on its side; what it cannot say in a return code it logs, and the log's
+last lines are added to our errors. Nothing here is thread-safe but Model.tokenize and Model.piece.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import llama_cpp as ll
+import numpy as np
+import numpy.typing as npt
+
+from .errors import EngineError, InvalidFileError, OutOfMemoryError
+
+LoadMode = Literal["none", "mmap", "direct"]
+_LOAD_MODES = {"none": ll.LLAMA_LOAD_MODE_NONE, "mmap": ll.LLAMA_LOAD_MODE_MMAP, "direct": ll.LLAMA_LOAD_MODE_DIRECT_IO}
+_KV_TYPES = {"f16": ll.GGML_TYPE_F16, "f32": ll.GGML_TYPE_F32}
+_WARN = 3  # GGML_LOG_LEVEL_WARN; errors are 4
+
+# llama.cpp's warnings and errors, newest last, for the message of the error that follows them.
+_log: deque[str] = deque(maxlen=8)
+
+
+@ll.llama_log_callback  # type: ignore[untyped-decorator]
+def _on_log(level: int, text: bytes, _: object) -> None:
+    if level >= _WARN and (line := text.decode("utf-8", "replace").strip()):
+        _log.append(line)
+
+
+def _said() -> str:
+    """What llama.cpp logged last, for the end of an error message."""
+    return f" (llama.cpp: {_log[-1]})" if _log else ""
+
+
+ll.llama_log_set(_on_log, ctypes.c_void_p(0))
+ll.llama_backend_init()
+
+
+class Model:
+    """Weights and vocabulary of one GGUF file, loaded.
+
+    Args:
+        progress: called with 0..1 while loading; returning False stops the load.
+
+    Raises InvalidFileError when llama.cpp refuses the file, OutOfMemoryError when it does not fit.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        load_mode: LoadMode = "direct",
+        repack: bool = True,
+        vocab_only: bool = False,
+        progress: Callable[[float], bool] | None = None,
+    ) -> None:
+        params = ll.llama_model_default_params()
+        params.n_gpu_layers = 0
+        params.load_mode = _LOAD_MODES[load_mode]
+        params.use_extra_bufts = repack
+        params.vocab_only = vocab_only
+        if progress is not None:
+            # the struct keeps no reference of its own; self does until the load is over
+            self._progress = ll.llama_progress_callback(lambda done, _: progress(done))
+            params.progress_callback = self._progress
+        _log.clear()
+        self._model = ll.llama_model_load_from_file(str(path).encode(), params)
+        if not self._model:
+            memory = any("alloc" in line for line in _log)
+            error = OutOfMemoryError if memory else InvalidFileError
+            raise error(f"{path}: llama.cpp cannot load it{_said()}")
+        self._vocab = ll.llama_model_get_vocab(self._model)
+        self.n_vocab: int = ll.llama_vocab_n_tokens(self._vocab)
+        self.n_params: int = ll.llama_model_n_params(self._model)
+        self.eos: int = ll.llama_vocab_eos(self._vocab)
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of plain text: no special token is added, none is parsed out of the text."""
+        data = text.encode()
+        size = len(data) + 2  # one id a byte, and the dummy prefix
+        ids = (ll.llama_token * size)()
+        n = ll.llama_tokenize(self._vocab, data, len(data), ids, size, False, False)
+        if n < 0:
+            raise EngineError(f"llama.cpp cannot tokenize {len(data)} bytes of text")
+        return list(ids[:n])
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of one token; control tokens have none."""
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            n = ll.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
+            if n >= 0:
+                return buffer.raw[:n]
+            size = -n
+
+    def close(self) -> None:
+        if self._model:
+            ll.llama_model_free(self._model)
+            self._model = None
+
+
+class Batch:
+    """Tokens of any sequences for one decode call; at most `capacity` of them."""
+
+    def __init__(self, capacity: int) -> None:
+        self._batch = ll.llama_batch_init(capacity, 0, 1)
+        self.capacity = capacity
+
+    def __len__(self) -> int:
+        return int(self._batch.n_tokens)
+
+    def clear(self) -> None:
+        self._batch.n_tokens = 0
+
+    def add(self, token: int, position: int, sequence: int, *, logits: bool) -> int:
+        """Append one token; returns its index in the batch, by which its logits are asked for."""
+        b, i = self._batch, self._batch.n_tokens
+        if i >= self.capacity:
+            raise EngineError(f"batch is full at {self.capacity} tokens")
+        b.token[i] = token
+        b.pos[i] = position
+        b.n_seq_id[i] = 1
+        b.seq_id[i][0] = sequence
+        b.logits[i] = logits
+        b.n_tokens = i + 1
+        return int(i)
+
+    def close(self) -> None:
+        if self._batch is not None:
+            ll.llama_batch_free(self._batch)
+            self._batch = None
+
+
+class Context:
+    """KV cache and compute buffers for `n_sequences` sequences that share `n_ctx` cells.
+
+    Args:
+        n_ctx: cells, in tokens, of all sequences together.
+        n_batch: tokens of one decode call at most; also the size of the compute buffers.
+        n_outputs: tokens of one decode call whose logits are kept, at most.
+        should_abort: read between graph nodes, in llama.cpp's threads: one flag, no more.
+
+    Raises OutOfMemoryError when cache and buffers cannot be allocated.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        n_ctx: int,
+        n_batch: int,
+        n_sequences: int,
+        n_outputs: int,
+        n_threads: int,
+        n_threads_batch: int,
+        kv_type: Literal["f16", "f32"] = "f16",
+        flash_attention: bool = False,
+        should_abort: Callable[[], bool] | None = None,
+    ) -> None:
+        params = ll.llama_context_default_params()
+        params.n_ctx = n_ctx
+        params.n_batch = params.n_ubatch = n_batch
+        params.n_seq_max = n_sequences
+        params.n_outputs_max = n_outputs
+        params.n_threads, params.n_threads_batch = n_threads, n_threads_batch
+        params.type_k = params.type_v = _KV_TYPES[kv_type]
+        params.flash_attn_type = int(flash_attention)
+        params.kv_unified = True
+        if should_abort is not None:
+            self._abort = ll.ggml_abort_callback(lambda _: should_abort())  # kept alive as long as the context
+            params.abort_callback = self._abort
+        _log.clear()
+        self._ctx = ll.llama_init_from_model(model._model, params)
+        if not self._ctx:
+            raise OutOfMemoryError(f"no memory for a context of {n_ctx} tokens; ask for a smaller one{_said()}")
+        self._memory = ll.llama_get_memory(self._ctx)
+        self._n_vocab = model.n_vocab
+        self.n_ctx: int = ll.llama_n_ctx(self._ctx)
+
+    def decode(self, batch: Batch) -> Literal["done", "full", "aborted"]:
+        """Compute one batch. "full": no cells for it, nothing changed. "aborted": part of it may be in the cache."""
+        code = ll.llama_decode(self._ctx, batch._batch)
+        if code == 0:
+            return "done"
+        if code == 1:
+            return "full"
+        if code == 2:
+            return "aborted"
+        raise EngineError(f"llama.cpp failed to decode a batch of {len(batch)} tokens, code {code}{_said()}")
+
+    def logits(self, index: int) -> npt.NDArray[np.float32]:
+        """Logits of the batch's token `index`, shape (n_vocab,): a view, overwritten by the next decode."""
+        pointer: Any = ll.llama_get_logits_ith(self._ctx, index)
+        if not pointer:
+            raise EngineError(f"no logits for token {index} of the batch")
+        return np.ctypeslib.as_array(pointer, shape=(self._n_vocab,))
+
+    def remove(self, sequence: int, start: int = 0, end: int = -1) -> None:
+        """Drop positions start..end of a sequence from the cache; -1 is the end."""
+        ll.llama_memory_seq_rm(self._memory, sequence, start, end)
+
+    def copy(self, source: int, target: int, end: int) -> None:
+        """Let `target` share the first `end` positions of `source`; nothing is computed or moved."""
+        ll.llama_memory_seq_cp(self._memory, source, target, 0, end)
+
+    def close(self) -> None:
+        if self._ctx:
+            ll.llama_free(self._ctx)
+            self._ctx = None
+
+
+def versions() -> dict[str, str]:
+    """What runs underneath: for `doctor`, bug reports and benchmark results."""
+    return {"llama_cpp_python": ll.__version__, "system": ll.llama_print_system_info().decode()}
