@@ -26,7 +26,7 @@ def reference() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny reference checkpoint (hidden 64, 2 layers, the real vocabulary) as a complete folder: tokenizer and all."""
+    """The tiny reference checkpoint (hidden 64, 2 layers, the real vocabulary) as a complete folder."""
     folder = tmp_path_factory.mktemp("tiny") / "chatglm2-tiny"
     folder.mkdir()
     for source in [*(reference / "tiny").iterdir(), reference / "chatglm2-6b" / "tokenizer.model"]:
