@@ -120,8 +120,8 @@ class LlamaEngine:
                     self._scheduler.step()
                 with self._lock:
                     self._answers = {a for a in self._answers if not a.finished}
-        except GlmEdgeError as error:
-            self._ended = error
+        except GlmEdgeError as failed:
+            self._ended = failed
         except BaseException as bug:  # readers must not wait for ever; the thread's own traceback is kept
             self._ended = EngineError(f"the engine failed: {type(bug).__name__}")
             raise
