@@ -1,0 +1,290 @@
+"""Whether a sound GGUF file is a model that GLM Edge can run: checked before llama.cpp opens it.
+
+llama.cpp trusts the metadata: a head count of zero or a short token ends the process, an unknown key changes the
+computation, a split count makes it open further files. So every key it would read for the `chatglm` architecture
+(llama.cpp `src/models/chatglm.cpp`, `llama-model.cpp` load_hparams, `llama-vocab.cpp` load) is known here by type and
+range, and every tensor by name and shape. Not here: the file's structure (`gguf.py`), and whether the golden texts give
+their token ids, which takes the loaded vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+
+from .errors import InvalidFileError, UnsupportedModelError
+from .gguf_values import TENSOR_TYPES, GgufFile, ScalarArray, StringArray, TensorInfo
+
+ARCHITECTURE = "chatglm"
+PREFIX_IDS = "glm_edge.prefix_ids"  # i32 array: [gMASK] and sop, which come before every prompt
+GOLDEN = "glm_edge.golden"  # JSON text: [[text, [token id, …]], …]
+CONVERT = "convert the original checkpoint with glm-edge convert"
+
+# Keys under "chatglm." by type and range, both ends included. Any other key there is refused: llama.cpp reads dozens
+# for all architectures at once (experts, scaling, windows) and stops the process on some of their values.
+REQUIRED = {
+    "context_length": ("u32", 1, 1 << 20),
+    "embedding_length": ("u32", 2, 1 << 16),
+    "feed_forward_length": ("u32", 1, 1 << 20),
+    "block_count": ("u32", 1, 512),  # LLAMA_MAX_LAYERS
+    "attention.head_count": ("u32", 1, 1 << 12),
+    "attention.head_count_kv": ("u32", 1, 1 << 12),
+    "attention.layer_norm_rms_epsilon": ("f32", 1e-12, 1e-2),
+    "rope.dimension_count": ("u32", 2, 1 << 12),
+}
+OPTIONAL = {
+    "attention.key_length": ("u32", 1, 1 << 12),
+    "attention.value_length": ("u32", 1, 1 << 12),
+    "rope.freq_base": ("f32", 1.0, 1e12),
+    "vocab_size": ("u32", 1, 1 << 20),
+}
+
+# Token types of the vocabulary, by llama.cpp's numbers: normal, unknown, control, user-defined, unused, byte.
+NORMAL, BYTE = 1, 6
+BYTE_TEXTS = tuple(f"<0x{byte:02X}>" for byte in range(256))
+
+# Types that hold intermediate results or no weights: the kernels have no matrix product for them.
+NOT_FOR_WEIGHTS = frozenset({"q8_1", "q8_k", "i8", "i16", "i32", "i64", "f64"})
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """What the metadata says about the shapes."""
+
+    hidden: int
+    ffn: int
+    layers: int
+    heads: int
+    groups: int  # heads of keys and values
+    vocab: int
+
+    @property
+    def head(self) -> int:
+        return self.hidden // self.heads
+
+
+def check_model(file: GgufFile) -> None:
+    """Raise unless `file` is a ChatGLM2 model as `glm-edge convert` writes it.
+
+    Raises UnsupportedModelError for another architecture, another tokenizer or a file that another program made;
+    InvalidFileError for one whose metadata or tensors contradict each other or leave their ranges.
+    """
+    _check_origin(file)
+    sizes = _check_sizes(file)
+    _check_vocabulary(file, sizes.vocab)
+    _check_special_ids(file, sizes.vocab)
+    _check_tensors(file, sizes)
+    for token in prefix_ids(file):
+        _check_id(file, PREFIX_IDS, token, sizes.vocab)
+    for _, ids in golden_texts(file):
+        for token in ids:
+            _check_id(file, GOLDEN, token, sizes.vocab)
+
+
+def prefix_ids(file: GgufFile) -> tuple[int, int]:
+    """The ids of [gMASK] and sop. Raises InvalidFileError unless they are two."""
+    ids = tuple(int(token) for token in _scalars(file, PREFIX_IDS, "i32"))
+    if len(ids) != 2:
+        raise _invalid(file, f"{PREFIX_IDS} has {len(ids)} token ids, must have 2")
+    return ids[0], ids[1]
+
+
+def golden_texts(file: GgufFile) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Texts and the token ids that the file's vocabulary must give them. Raises InvalidFileError unless well formed."""
+    text = _text(file, GOLDEN)
+    try:
+        pairs = json.loads(text)
+    except (ValueError, RecursionError):
+        raise _invalid(file, f"{GOLDEN} is not JSON") from None
+    if not isinstance(pairs, list) or not pairs or not all(_is_golden(pair) for pair in pairs):
+        raise _invalid(file, f"{GOLDEN} must be a list of [text, [token id, …]] and not empty")
+    return tuple((text, tuple(ids)) for text, ids in pairs)
+
+
+def _is_golden(pair: object) -> bool:
+    if not isinstance(pair, list) or len(pair) != 2:
+        return False
+    text, ids = pair
+    return isinstance(text, str) and isinstance(ids, list) and all(type(token) is int for token in ids)
+
+
+def _invalid(file: GgufFile, what: str) -> InvalidFileError:
+    return InvalidFileError(f"{file.path}: {what}; download the file or {CONVERT} again")
+
+
+def _missing_or_typed(file: GgufFile, key: str, type_name: str) -> InvalidFileError:
+    if key not in file.metadata:
+        return _invalid(file, f"{key} is missing")
+    return _invalid(file, f"{key} has the type {file.types[key]}, must be {type_name}")
+
+
+def _text(file: GgufFile, key: str) -> str:
+    value = file.metadata.get(key)
+    if not isinstance(value, str):
+        raise _missing_or_typed(file, key, "str")
+    return value
+
+
+def _scalars(file: GgufFile, key: str, element: str) -> ScalarArray:
+    value = file.metadata.get(key)
+    if not isinstance(value, ScalarArray) or value.type != element:
+        raise _missing_or_typed(file, key, f"[{element}]")
+    return value
+
+
+def _number(file: GgufFile, key: str, type_name: str, low: float, high: float) -> float:
+    """A number that must be there, of that type, in low..high."""
+    value = file.metadata.get(key)
+    if file.types.get(key) != type_name or not isinstance(value, int | float):
+        raise _missing_or_typed(file, key, type_name)
+    if not low <= value <= high:  # false for NaN too
+        raise _invalid(file, f"{key} is {value}, must be {low} to {high}")
+    return value
+
+
+def _check_origin(file: GgufFile) -> None:
+    """That this is a chatglm model, in one file, with the keys of our converter."""
+    architecture = _text(file, "general.architecture")
+    if architecture != ARCHITECTURE:
+        raise UnsupportedModelError(
+            f"{file.path}: is a model of the architecture {architecture[:64]!r}; GLM Edge runs ChatGLM2-6B"
+            f" ({ARCHITECTURE!r}): give it such a model's GGUF file"
+        )
+    if any(key.startswith("split.") for key in file.metadata):
+        raise UnsupportedModelError(f"{file.path}: is one part of a split model; {CONVERT} into one file")
+    for key in (PREFIX_IDS, GOLDEN):
+        if key not in file.metadata:
+            raise UnsupportedModelError(
+                f"{file.path}: was made by another program ({key} is missing), whose token ids may be wrong; {CONVERT}"
+            )
+    tokenizer = _text(file, "tokenizer.ggml.model")
+    if tokenizer != "llama":  # llama.cpp's name for SentencePiece BPE with byte fallback
+        raise UnsupportedModelError(f"{file.path}: its tokenizer is {tokenizer[:64]!r}, must be 'llama'; {CONVERT}")
+
+
+def _check_sizes(file: GgufFile) -> _Sizes:
+    """Every key under "chatglm.": known, in its range, and in agreement with the others."""
+    start = f"{ARCHITECTURE}."
+    known = REQUIRED | OPTIONAL
+    for key in file.metadata:
+        if key.startswith(start) and key.removeprefix(start) not in known:
+            raise UnsupportedModelError(
+                f"{file.path}: has the key {key}, which no ChatGLM2 model needs and which would change what llama.cpp"
+                f" computes; {CONVERT}"
+            )
+    present = {name: kind for name, kind in known.items() if name in REQUIRED or start + name in file.metadata}
+    found = {name: _number(file, start + name, *kind) for name, kind in present.items()}
+    tokens = file.metadata.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, StringArray):
+        raise _missing_or_typed(file, "tokenizer.ggml.tokens", "[str]")
+    sizes = _Sizes(
+        hidden=int(found["embedding_length"]),
+        ffn=int(found["feed_forward_length"]),
+        layers=int(found["block_count"]),
+        heads=int(found["attention.head_count"]),
+        groups=int(found["attention.head_count_kv"]),
+        vocab=len(tokens),
+    )
+    if sizes.hidden % sizes.heads or sizes.heads % sizes.groups:
+        raise _invalid(
+            file,
+            f"embedding_length {sizes.hidden}, head_count {sizes.heads} and head_count_kv {sizes.groups}: each must be"
+            " a multiple of the next",
+        )
+    expected = {
+        "attention.key_length": sizes.head,
+        "attention.value_length": sizes.head,
+        "rope.dimension_count": sizes.head // 2,  # ChatGLM2 rotates half of each head
+        "vocab_size": sizes.vocab,
+    }
+    for name, value in expected.items():
+        if found.get(name, value) != value:
+            raise _invalid(file, f"{start}{name} is {found[name]}, must be {value} by the other keys")
+    return sizes
+
+
+def _check_vocabulary(file: GgufFile, n_vocab: int) -> None:
+    """Texts without repetition, a finite score and a known type for each, and one token for every byte."""
+    tokens = file.metadata["tokenizer.ggml.tokens"]
+    texts: list[str] = list(tokens) if isinstance(tokens, StringArray) else []
+    scores = _scalars(file, "tokenizer.ggml.scores", "f32")
+    types = _scalars(file, "tokenizer.ggml.token_type", "i32")
+    if not n_vocab == len(scores) == len(types):
+        raise _invalid(
+            file, f"the vocabulary has {n_vocab} tokens, {len(scores)} scores and {len(types)} types, must be one each"
+        )
+    if len(set(texts)) < n_vocab:
+        raise _invalid(file, f"the vocabulary has {n_vocab} tokens, but only {len(set(texts))} different ones")
+    for i, text in enumerate(texts):
+        if not text or "\0" in text:  # llama.cpp renames an empty token and ends a text at its NUL
+            raise _invalid(file, f"token {i} is {text[:64]!r}, must not be empty nor hold a NUL")
+    for i, score in enumerate(scores):
+        if not math.isfinite(score):
+            raise _invalid(file, f"token {i} has the score {score}, must be finite")
+    for i, kind in enumerate(types):
+        if not NORMAL <= kind <= BYTE:
+            raise _invalid(file, f"token {i} has the type {kind}, must be {NORMAL} to {BYTE}")
+    byte_types = {text: kind for text, kind in zip(texts, types, strict=True) if kind == BYTE or text in BYTE_TEXTS}
+    for text in [*BYTE_TEXTS, *byte_types]:
+        if byte_types.get(text) != BYTE or text not in BYTE_TEXTS:
+            raise _invalid(file, f"the byte tokens must be <0x00> to <0xFF> of type {BYTE}; {text[:64]!r} is not right")
+
+
+def _check_special_ids(file: GgufFile, n_vocab: int) -> None:
+    """Every key that names a token by its id, and that there is an end of text."""
+    start = "tokenizer.ggml."
+    keys = {key for key in file.metadata if key.startswith(start) and key.endswith("_token_id")}
+    for key in sorted(keys | {"tokenizer.ggml.eos_token_id"}):
+        _number(file, key, "u32", 0, n_vocab - 1)
+
+
+def _check_id(file: GgufFile, key: str, token: int, n_vocab: int) -> None:
+    if not 0 <= token < n_vocab:
+        raise _invalid(file, f"{key} has the token id {token}, must be 0 to {n_vocab - 1}")
+
+
+def _expected_tensors(sizes: _Sizes) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor by name, ggml's order: the length of a row first."""
+    hidden, ffn = sizes.hidden, sizes.ffn
+    qkv = hidden + 2 * sizes.groups * sizes.head  # rows of queries, keys, values
+    layer: dict[str, tuple[int, ...]] = {
+        "attn_norm.weight": (hidden,),
+        "attn_qkv.weight": (hidden, qkv),
+        "attn_qkv.bias": (qkv,),
+        "attn_output.weight": (hidden, hidden),
+        "ffn_norm.weight": (hidden,),
+        "ffn_up.weight": (hidden, 2 * ffn),  # gate rows first
+        "ffn_down.weight": (ffn, hidden),
+    }
+    whole: dict[str, tuple[int, ...]] = {
+        "token_embd.weight": (hidden, sizes.vocab),
+        "output_norm.weight": (hidden,),
+        "output.weight": (hidden, sizes.vocab),
+    }
+    return whole | {f"blk.{i}.{name}": shape for i in range(sizes.layers) for name, shape in layer.items()}
+
+
+def _check_tensors(file: GgufFile, sizes: _Sizes) -> None:
+    """The tensors are those of the architecture, no more and no fewer, in shapes and types that llama.cpp computes."""
+    expected = _expected_tensors(sizes)
+    found = {tensor.name: tensor for tensor in file.tensors}
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems += [f"{name[:64]} does not belong there" for name in found if name not in expected]
+    for name, tensor in found.items():
+        if name in expected:
+            problems += _tensor_problems(tensor, expected[name])
+    if problems:
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise _invalid(file, f"{len(problems)} tensors are wrong: {'; '.join(problems[:5])}{more}")
+
+
+def _tensor_problems(tensor: TensorInfo, shape: tuple[int, ...]) -> list[str]:
+    type_name = TENSOR_TYPES[tensor.type][0]
+    if tensor.shape != shape:
+        return [f"{tensor.name} has the shape {tensor.shape}, must be {shape}"]
+    if len(shape) == 1 and type_name != "f32":  # norms and biases are added as they are
+        return [f"{tensor.name} has the type {type_name}, must be f32"]
+    if type_name in NOT_FOR_WEIGHTS:
+        return [f"{tensor.name} has the type {type_name}, which holds no weights"]
+    return []
