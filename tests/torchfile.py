@@ -164,8 +164,9 @@ def _write_member(file: BinaryIO, name: bytes, member: Member) -> bytes:
     """Write one member; returns its central directory record."""
     offset, size = file.tell(), member.size
     large = size >= _MAX32
-    wide = ([size, size] if large else []) + ([offset] if offset >= _MAX32 else [])
-    extra64 = struct.pack(f"<HH{len(wide)}Q", 1, 8 * len(wide), *wide) if wide else b""
+    wide = [offset] if offset >= _MAX32 else []
+    # The first header of a member of 4 GiB or more has 0 for its second size, which torch does not know yet.
+    extra64, central64 = (_zip64(([size, second] if large else []) + wide) for second in (0, size))
     padding = -(offset + 30 + len(name) + len(extra64) + 4) % _ALIGNMENT
     extra = extra64 + struct.pack("<2sH", b"FB", padding) + b"Z" * padding
     flags = _UTF8_AND_DESCRIPTOR if size else _UTF8_AND_DESCRIPTOR & ~8
@@ -178,7 +179,11 @@ def _write_member(file: BinaryIO, name: bytes, member: Member) -> bytes:
     if written != size:
         raise ValueError(f"{member.name}: {written} bytes came for {size}")
     if size:
-        file.write(struct.pack("<4sI2Q" if wide else "<4sI2I", b"PK\7\x08", crc, size, size))
+        file.write(struct.pack("<4sI2Q" if extra64 else "<4sI2I", b"PK\7\x08", crc, size, size))
     short = _MAX32 if large else size
-    header = (0, 0, flags, 0, 0, 0, crc, short, short, len(name), len(extra64), 0, 0, 0, 0, min(offset, _MAX32))
-    return struct.pack("<4s6H3I5H2I", b"PK\1\2", *header) + name + extra64
+    header = (0, 0, flags, 0, 0, 0, crc, short, short, len(name), len(central64), 0, 0, 0, 0, min(offset, _MAX32))
+    return struct.pack("<4s6H3I5H2I", b"PK\1\2", *header) + name + central64
+
+
+def _zip64(values: list[int]) -> bytes:
+    return struct.pack(f"<HH{len(values)}Q", 1, 8 * len(values), *values) if values else b""
