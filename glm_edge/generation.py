@@ -73,6 +73,7 @@ class Generation(Generic[C]):
         return self._started.is_set()
 
     def put(self, chunk: C) -> None:
+        self._started.set()
         self._queue.put(chunk)
 
     def finish(self) -> None:

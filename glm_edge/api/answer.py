@@ -1,0 +1,136 @@
+"""One answer on its way to one client: waits for chunks, notices a client that has left, pings one that waits.
+
+Free of Flask: it reads a Generation and asks two questions, whether the client is gone and whether the server is
+ending. How events look stands in `wire.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from ..errors import EngineClosedError, EngineError, GlmEdgeError
+from ..generation import Generation
+from ..types import Chunk, FinishReason, Stats
+from . import wire
+from .service import Service
+
+POLL_S = 0.2  # how soon a client that left, or a server that ends, is noticed
+FIRST_PING_S = 0.8  # a stream must show life within a second ...
+PING_S = 10.0  # ... and then at least every 15
+
+
+class ClientGoneError(ConnectionAbortedError):
+    """The client has closed the connection; there is nobody to answer."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an answer ended."""
+
+    text: str
+    finish_reason: FinishReason
+    stats: Stats
+
+
+class Answer:
+    """Follows one generation to its end.
+
+    Args:
+        client_gone: whether the client has closed the connection.
+        request_id: for the error a stream may end with.
+    """
+
+    def __init__(
+        self, generation: Generation[Chunk], service: Service, client_gone: Callable[[], bool], request_id: str
+    ) -> None:
+        self._generation = generation
+        self._service = service
+        self._client_gone = client_gone
+        self._request_id = request_id
+        self._first: Chunk | None = None  # read ahead by `begin`
+        self.last: Chunk | None = None  # the one with finish reason and counts, once it came
+        self.error: GlmEdgeError | None = None  # what a stream ended with
+
+    def whole(self) -> Outcome:
+        """Wait for the end. Raises the engine's error, or ClientGoneError."""
+        text = []
+        while True:
+            chunk = self._next(POLL_S)
+            if chunk is not None:
+                text.append(chunk.text)
+                if chunk.finish_reason is not None and chunk.stats is not None:
+                    return Outcome("".join(text), chunk.finish_reason, chunk.stats)
+
+    def begin(self) -> None:
+        """Wait for the first chunk, but not longer than a client should sit before silence.
+
+        Raises the engine's error or ClientGoneError; after it, errors are events of the stream.
+        """
+        deadline = time.monotonic() + FIRST_PING_S
+        while self._first is None and (left := deadline - time.monotonic()) > 0:
+            self._first = self._next(min(POLL_S, left))
+
+    def events(self, head: wire.Head) -> Iterator[bytes]:
+        """The stream, from the first event to [DONE]. Call after `begin`.
+
+        Raises ConnectionAbortedError after an error event: the response must not look complete.
+        """
+        try:
+            yield wire.role_event(head)
+            yield from self._chunks(head)
+        except GlmEdgeError as error:
+            self.error = error
+            yield wire.event(wire.failure(error, self._request_id).body)
+            raise ConnectionAbortedError("the stream ended with an error") from None
+        yield wire.DONE
+
+    def _chunks(self, head: wire.Head) -> Iterator[bytes]:
+        sent = time.monotonic()
+        chunk, self._first = self._first, None
+        while True:
+            if chunk is not None and chunk.text:
+                sent = time.monotonic()
+                yield wire.text_event(head, chunk.text)
+            if chunk is not None and chunk.finish_reason is not None and chunk.stats is not None:
+                yield wire.finish_event(head, chunk.finish_reason)
+                if head.include_usage:
+                    yield wire.usage_event(head, chunk.stats)
+                return
+            if time.monotonic() - sent >= PING_S:
+                sent = time.monotonic()
+                yield wire.PING
+            chunk = self._next(POLL_S)
+
+    def _next(self, timeout: float) -> Chunk | None:
+        """The next chunk; None when none came in time."""
+        if self._client_gone():
+            raise ClientGoneError("the client has closed the connection")
+        if self._service.aborted or (self._service.draining and not self._generation.started):
+            raise EngineClosedError("the server is shutting down")
+        try:
+            chunk = self._generation.get(timeout)
+        except TimeoutError:
+            return None
+        if chunk is None or (chunk.finish_reason is None) != (chunk.stats is None):
+            raise EngineError("the engine ended an answer without its reason and counts")
+        if chunk.finish_reason == "cancelled":
+            raise EngineClosedError("the answer was cancelled")
+        if chunk.finish_reason is not None:
+            self.last = chunk
+        return chunk
+
+    def close(self) -> None:
+        """Nobody reads any more: let the engine stop, if it has not."""
+        if self.last is None:
+            self._generation.cancel()
+
+    def summary(self) -> str:
+        """For the log: counts, or why there are none."""
+        if self.error is not None:
+            return f" failed={type(self.error).__name__}"
+        stats = None if self.last is None else self.last.stats
+        if stats is None:
+            return " unfinished"
+        return f" prompt={stats.prompt_tokens} cached={stats.cached_tokens} completion={stats.completion_tokens}"

@@ -1,0 +1,205 @@
+"""The Flask app: routes, hooks, and the one place where errors become responses. The only file that imports Flask.
+
+What may come in is decided in `gate.py`, what a body means in `wire.py`, how an answer is followed in `answer.py`.
+Runs under any threaded WSGI server; deadlines, and limits on headers, are the server's (`server.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
+from typing import Any
+
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
+
+from ..errors import GlmEdgeError, RequestError
+from ..types import Engine
+from . import strict_json, wire
+from .answer import Answer, ClientGoneError
+from .gate import Gate
+from .service import Service
+
+MAX_BODY = 2 * 1024 * 1024  # bytes; 32768 tokens of Chinese are about a tenth
+
+_log = logging.getLogger("glm_edge.http")
+
+
+def create_app(
+    engine: Engine | Service, *, gate: Gate | None = None, aliases: Collection[str] = (), max_body: int = MAX_BODY
+) -> Flask:
+    """A WSGI app that answers with `engine`, or with what a Service has at the time.
+
+    Args:
+        gate: who may come in; by default everyone on this machine.
+        aliases: names that clients may call the model by, besides its own.
+        max_body: bytes of a request's body.
+    """
+    app = Flask("glm_edge.api", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = max_body
+    app.url_map.merge_slashes = False  # it would redirect, and clients drop a POST's body then
+    service = engine if isinstance(engine, Service) else Service(engine)
+    api = _Api(service, gate or Gate(), aliases)
+    app.before_request(api.before)
+    app.after_request(api.after)
+    app.register_error_handler(Exception, api.on_error)
+    for path, view, method in (
+        ("/v1/chat/completions", api.chat, "POST"),
+        ("/v1/models", api.models, "GET"),
+        ("/v1/models/<path:name>", api.model, "GET"),
+        ("/health", api.health, "GET"),
+        ("/livez", api.livez, "GET"),
+    ):
+        app.add_url_rule(path, view_func=view, methods=[method], provide_automatic_options=False)
+    return app
+
+
+class _Api:
+    def __init__(self, service: Service, gate: Gate, aliases: Collection[str]) -> None:
+        self._service = service
+        self._gate = gate
+        self._aliases = aliases
+        self._created = int(time.time())  # of the model, as far as clients are told
+
+    # Hooks
+
+    def before(self) -> Response | None:
+        g.request_id = f"req_{uuid.uuid4().hex}"
+        g.start = time.monotonic()
+        g.answer = None
+        origin = request.headers.get("Origin")
+        if request.method == "OPTIONS" and origin and "Access-Control-Request-Method" in request.headers:
+            self._gate.check_host(request.environ.get("HTTP_HOST"))
+            return self._preflight(origin)
+        self._gate.check(request.path, request.environ, request.scheme)
+        return None
+
+    def _preflight(self, origin: str) -> Response:
+        """A browser asks before it sends a request across origins. No permission is an answer without the headers."""
+        response = Response(status=200)
+        if self._gate.allows(origin):
+            response.headers["Access-Control-Allow-Methods"] = "GET, POST"
+            wanted = request.headers.get("Access-Control-Request-Headers", "Authorization, API-KEY, Content-Type")
+            response.headers["Access-Control-Allow-Headers"] = wanted  # a page we trust may send what it likes
+            response.headers["Access-Control-Max-Age"] = "600"
+        return response
+
+    def after(self, response: Response) -> Response:
+        response.headers["x-request-id"] = g.request_id
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        origin = request.headers.get("Origin")
+        if self._gate.origins:
+            response.headers.add("Vary", "Origin")
+        if origin and self._gate.allows(origin):
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers["Access-Control-Expose-Headers"] = "x-request-id, Retry-After"
+        response.call_on_close(_log_line(response.status_code))
+        return response
+
+    def on_error(self, error: Exception) -> Response:
+        if isinstance(error, ClientGoneError):
+            return Response(status=499)  # for the log; nobody reads it
+        headers: tuple[tuple[str, str], ...] = ()
+        if isinstance(error, MethodNotAllowed):
+            headers = (("Allow", ", ".join(sorted(error.valid_methods or ()))),)
+        if isinstance(error, HTTPException):
+            error = _of_http(error)
+        failure = wire.failure(error, g.request_id)
+        if failure.status == 500:
+            _log.error("%s %s", g.request_id, _what_failed(error))
+        return _json(failure.status, failure.body, failure.headers + headers)
+
+    # Routes
+
+    def chat(self) -> Response:
+        engine = self._service.engine
+        call = wire.parse_chat(_body())
+        wire.check_model(call.model, engine.info.id, self._aliases)
+        head = wire.Head(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), engine.info.id, call.include_usage)
+        with ExitStack() as stack:
+            self._service.enter()
+            stack.callback(self._service.leave)
+            gone: Callable[[], bool] = request.environ.get("waitress.client_disconnected", lambda: False)
+            answer = g.answer = Answer(engine.submit(call.request), self._service, gone, g.request_id)
+            stack.callback(answer.close)
+            if not call.stream:
+                outcome = answer.whole()
+                return _json(200, wire.completion(head, outcome.text, outcome.finish_reason, outcome.stats))
+            answer.begin()
+            response = Response(answer.events(head), content_type="text/event-stream; charset=utf-8")
+            response.headers["Cache-Control"] = "no-cache"
+            response.headers["X-Accel-Buffering"] = "no"
+            response.call_on_close(stack.pop_all().close)
+            return response
+
+    def models(self) -> Response:
+        return _json(200, wire.model_list(self._service.engine.info, self._created))
+
+    def model(self, name: str) -> Response:
+        info = self._service.engine.info
+        wire.check_model(name, info.id, self._aliases)
+        return _json(200, wire.model_object(info, self._created))
+
+    def health(self) -> Response:
+        """Whether a chat would be taken now."""
+        state = self._service.state
+        return _json(200 if state == "ok" else 503, {"status": state})
+
+    def livez(self) -> Response:
+        """Whether the process is alive, whatever the model does."""
+        return _json(200, {"status": "ok"})
+
+
+def _body() -> Any:
+    """The request's JSON, strictly; headers are checked before a byte of it is read."""
+    if request.content_encoding and request.content_encoding.lower() != "identity":
+        raise RequestError("compressed bodies are not read; send plain JSON", code="unsupported_content_type")
+    charset = request.mimetype_params.get("charset", "utf-8").lower()
+    if request.mimetype != "application/json" or charset not in ("utf-8", "utf8"):
+        raise RequestError(
+            "the body must be JSON in UTF-8, with Content-Type: application/json", code="unsupported_content_type"
+        )
+    return strict_json.loads(request.get_data(cache=False))
+
+
+def _json(status: int, body: dict[str, Any], headers: tuple[tuple[str, str], ...] = ()) -> Response:
+    return Response(strict_json.dumps(body), status, list(headers), content_type="application/json")
+
+
+def _of_http(error: HTTPException) -> RequestError:
+    """What routing and reading the body may raise, in our words."""
+    if isinstance(error, MethodNotAllowed):
+        return RequestError(f"{request.method} is not possible here", code="method_not_allowed")
+    if isinstance(error, RequestEntityTooLarge):
+        limit = request.max_content_length
+        return RequestError(f"the body is larger than the {limit} bytes that are read", code="request_too_large")
+    if error.code == 400:
+        return RequestError("the request is not well formed")
+    return RequestError("there is nothing at this path; the API begins at /v1/chat/completions", code="unknown_url")
+
+
+def _what_failed(error: Exception) -> str:
+    """For the log. Of a bug only the place: its message may quote what the client wrote."""
+    if isinstance(error, GlmEdgeError):
+        return f"{type(error).__name__}: {error}"
+    frames = traceback.extract_tb(error.__traceback__)[-5:]
+    return f"{type(error).__name__} at " + " < ".join(
+        f"{os.path.basename(f.filename)}:{f.lineno}" for f in frames[::-1]
+    )
+
+
+def _log_line(status: int) -> Callable[[], None]:
+    """One line a request, when its last byte is on the way: no query string, no header, nothing of the body."""
+    start, request_id, answer = g.start, g.request_id, g.answer
+    what = (request.remote_addr, request.method, request.path[:200], status)
+
+    def log() -> None:
+        seconds = time.monotonic() - start
+        _log.info("%s %s %s %d %.3fs %s%s", *what, seconds, request_id, "" if answer is None else answer.summary())
+
+    return log

@@ -1,0 +1,133 @@
+"""The fields of a chat completion, one line each: what is read, what is accepted without effect, what is refused.
+
+Names and limits are those of OpenAI's API reference for POST /v1/chat/completions; `history` is ours. To support a
+field, give it a check here and use its value in `wire.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..types import Message, Role
+from .checks import Check, array, boolean, fail, integer, kind, number, only, show, string, strings_by_name, table
+
+MAX_STOPS = 4
+MAX_STOP_LENGTH = 256  # characters
+
+
+def content(value: Any, path: str) -> str:
+    """A message's content: a string, or an array of text parts, which are joined by line breaks."""
+    if isinstance(value, str):
+        return _text(value, path)
+    if isinstance(value, list):
+        return "\n".join(array(text_part, fewest=1)(value, path))
+    raise fail(path, "invalid_type", f"must be a string or an array of text parts, not {kind(value)}")
+
+
+def text_part(value: Any, path: str) -> str:
+    """{"type": "text", "text": "…"}; other types ask for more than a text model has."""
+    name = value.get("type") if isinstance(value, dict) else None
+    if isinstance(name, str) and name != "text":
+        raise fail(f"{path}.type", "unsupported_value", f"the model reads text only, not {show(name)}")
+    return str(_TEXT_PART(value, path)["text"])
+
+
+def role(value: Any, path: str) -> Role:
+    """system, user or assistant; developer is OpenAI's newer word for system."""
+    name = string()(value, path)
+    if name in ("tool", "function"):
+        raise fail(path, "unsupported_value", f"{name} messages are not supported: the model calls no tools")
+    if name not in _ROLES:
+        raise fail(path, "invalid_value", f"must be one of {', '.join(_ROLES)}, not {show(name)}")
+    return _ROLES[name]
+
+
+def stop(value: Any, path: str) -> tuple[str, ...]:
+    """One string or up to four."""
+    if isinstance(value, str):
+        return (_stop_text(value, path),)
+    if isinstance(value, list):
+        return array(_stop_text, most=MAX_STOPS)(value, path)
+    raise fail(path, "invalid_type", f"must be a string or an array of strings, not {kind(value)}")
+
+
+def _stop_text(value: Any, path: str) -> str:
+    text = string(longest=MAX_STOP_LENGTH)(value, path)
+    if not text:
+        raise fail(path, "invalid_value", "must not be empty")
+    return text
+
+
+def message(value: Any, path: str) -> Message:
+    """One message; only an assistant's may have no content."""
+    fields = _MESSAGE(value, path)
+    if "content" not in fields and fields["role"] != "assistant":
+        raise fail(f"{path}.content", "missing_required_parameter", "is required")
+    return Message(fields["role"], fields.get("content", ""))
+
+
+_ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_text = string()
+_TEXT_PART = table({"type": string(), "text": string()}, required=("type", "text"))
+
+_MESSAGE_FIELDS: dict[str, Check[Any]] = {
+    "role": role,
+    "content": content,
+    "name": string(pattern="[a-zA-Z0-9_]{1,64}"),
+    # What clients send back of an answer: nothing in it that we would have sent.
+    "refusal": only(),
+    "annotations": only([]),
+    "audio": only(),
+    "function_call": only(),
+    "tool_calls": only([]),
+}
+
+_MESSAGE = table(_MESSAGE_FIELDS, required=("role",))
+
+CHAT: dict[str, Check[Any]] = {
+    "messages": array(message, fewest=1),
+    "history": array(message),
+    "model": string(longest=256),
+    "stream": boolean,
+    "stream_options": table({"include_usage": boolean, "include_obfuscation": only(False)}),
+    "max_tokens": integer(1),
+    "max_completion_tokens": integer(1),
+    "temperature": number(0, 2),
+    "top_p": number(0, 1),
+    "seed": integer(-(2**63), 2**63 - 1),
+    "stop": stop,
+    # Checked and of no effect: they concern billing, storage and who asks.
+    "user": string(),
+    "safety_identifier": string(),
+    "metadata": strings_by_name(most=16, longest_name=64, longest=512),
+    "service_tier": string(longest=64),
+    "store": only(False),
+    "prompt_cache_key": string(),
+    "prompt_cache_retention": string(longest=64),
+    "prompt_cache_options": only({}),
+    "parallel_tool_calls": boolean,
+    # Known and not supported: only the values that ask for nothing pass.
+    "n": only(1),
+    "logprobs": only(False),
+    "top_logprobs": only(0),
+    "logit_bias": only({}),
+    "frequency_penalty": only(0, 0.0),
+    "presence_penalty": only(0, 0.0),
+    "top_k": only(0),
+    "min_p": only(0, 0.0),
+    "repeat_penalty": only(1, 1.0),
+    "response_format": only({"type": "text"}),
+    "tools": only([]),
+    "tool_choice": only("none", "auto"),
+    "functions": only([]),
+    "function_call": only("none", "auto"),
+    "modalities": only(["text"]),
+    "audio": only(),
+    "prediction": only(),
+    "reasoning_effort": only("none"),
+    "verbosity": only("medium"),
+    "web_search_options": only(),
+    "moderation": only(),
+    "chat_template": only(),
+    "chat_template_kwargs": only({}),
+}

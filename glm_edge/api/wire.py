@@ -1,0 +1,222 @@
+"""The wire format: JSON to our types and back, errors to HTTP statuses. Pure: no server, no clock, no global state.
+
+The contract is OpenAI's chat completions plus `history` (a conversation that goes before `messages`). Which field
+takes which values stands in `fields.py`; strict parsing of bytes in `strict_json.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import (
+    EngineClosedError,
+    GlmEdgeError,
+    LoadingError,
+    OverloadedError,
+    RequestError,
+)
+from ..types import Message, ModelInfo, Request, SamplingParams, Stats
+from . import strict_json
+from .checks import fail, show, table
+from .fields import CHAT
+
+DEFAULT_TEMPERATURE = 1.0  # the contract's; the model's own is in SamplingParams
+
+DONE = b"data: [DONE]\n\n"
+PING = b": ping\n\n"  # a comment: every reader of event streams skips it
+
+
+@dataclass(frozen=True)
+class ChatCall:
+    """A checked request for a chat completion."""
+
+    request: Request
+    model: str | None  # as the client named it
+    stream: bool = False
+    include_usage: bool = False  # an event with the counts at the end of a stream
+
+
+@dataclass(frozen=True)
+class Head:
+    """What all events of one answer share."""
+
+    id: str
+    created: int  # seconds since 1970
+    model: str
+    include_usage: bool = False
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error as HTTP says it."""
+
+    status: int
+    body: dict[str, Any]
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def parse_chat(body: Any) -> ChatCall:
+    """Check a chat completion's body, field by field; the first fault found is raised as RequestError."""
+    if not isinstance(body, dict):
+        raise RequestError("the body must be a JSON object")
+    fields = table(CHAT, required=("messages",))(body, "")
+    stream = fields.get("stream", False)
+    if "stream_options" in fields and not stream:
+        raise fail("stream_options", "invalid_value", "is only allowed with stream: true")
+    request = Request(
+        messages=_conversation(fields),
+        sampling=_sampling(fields),
+        max_tokens=_max_tokens(fields),
+        stop=fields.get("stop", ()),
+    )
+    usage = fields.get("stream_options", {}).get("include_usage", False)
+    return ChatCall(request, fields.get("model"), stream, usage)
+
+
+def _conversation(fields: dict[str, Any]) -> tuple[Message, ...]:
+    messages: tuple[Message, ...] = fields["messages"]
+    last = len(messages) - 1
+    if messages[last].role != "user":
+        raise fail(
+            f"messages[{last}].role",
+            "invalid_value",
+            f"the last message must be the user's, not {show(messages[last].role)}",
+        )
+    history: tuple[Message, ...] = fields.get("history", ())
+    return history + messages
+
+
+def _sampling(fields: dict[str, Any]) -> SamplingParams:
+    given = {name: fields[name] for name in ("top_p", "seed") if name in fields}
+    return SamplingParams(temperature=fields.get("temperature", DEFAULT_TEMPERATURE), **given)
+
+
+def _max_tokens(fields: dict[str, Any]) -> int | None:
+    """Larger than the context is allowed, and means: as many as there is room for."""
+    old, new = fields.get("max_tokens"), fields.get("max_completion_tokens")
+    if old is not None and new is not None and old != new:
+        raise fail("max_tokens", "invalid_value", f"is {old}, but max_completion_tokens is {new}; send one of them")
+    limit: int | None = old if new is None else new
+    return limit
+
+
+def check_model(name: str | None, served: str, aliases: Collection[str] = ()) -> None:
+    """Raise RequestError unless `name` is the served model, one of its aliases, or nothing."""
+    if name is not None and name != served and name not in aliases:
+        raise RequestError(
+            f"the model {show(name)} does not exist here; this server has {show(served)}",
+            param="model",
+            code="model_not_found",
+        )
+
+
+def model_object(info: ModelInfo, created: int) -> dict[str, Any]:
+    return {"id": info.id, "object": "model", "created": created, "owned_by": "glm-edge"}
+
+
+def model_list(info: ModelInfo, created: int) -> dict[str, Any]:
+    return {"object": "list", "data": [model_object(info, created)]}
+
+
+def completion(head: Head, text: str, finish_reason: str, stats: Stats) -> dict[str, Any]:
+    """The whole answer at once."""
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": text, "refusal": None},
+        "logprobs": None,
+        "finish_reason": finish_reason,
+    }
+    return {
+        "id": head.id,
+        "object": "chat.completion",
+        "created": head.created,
+        "model": head.model,
+        "choices": [choice],
+        "usage": usage(stats),
+    }
+
+
+def usage(stats: Stats) -> dict[str, Any]:
+    return {
+        "prompt_tokens": stats.prompt_tokens,
+        "completion_tokens": stats.completion_tokens,
+        "total_tokens": stats.prompt_tokens + stats.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": stats.cached_tokens},
+    }
+
+
+def role_event(head: Head) -> bytes:
+    """The first event of a stream."""
+    return _chunk(head, {"role": "assistant", "content": "", "refusal": None})
+
+
+def text_event(head: Head, text: str) -> bytes:
+    return _chunk(head, {"content": text})
+
+
+def finish_event(head: Head, finish_reason: str) -> bytes:
+    return _chunk(head, {}, finish_reason)
+
+
+def usage_event(head: Head, stats: Stats) -> bytes:
+    """The extra event that `stream_options.include_usage` asks for; the others say null."""
+    return event({**_chunk_head(head), "choices": [], "usage": usage(stats)})
+
+
+def _chunk(head: Head, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    return event({**_chunk_head(head), "choices": [choice], **({"usage": None} if head.include_usage else {})})
+
+
+def _chunk_head(head: Head) -> dict[str, Any]:
+    return {"id": head.id, "object": "chat.completion.chunk", "created": head.created, "model": head.model}
+
+
+def event(data: dict[str, Any]) -> bytes:
+    """A server-sent event. JSON has no raw line end in it, so one data line holds it all."""
+    return f"data: {strict_json.dumps(data)}\n\n".encode()
+
+
+# code -> status; a RequestError with another code is 400.
+_STATUS = {
+    "invalid_api_key": 401,
+    "host_not_allowed": 403,
+    "origin_not_allowed": 403,
+    "model_not_found": 404,
+    "unknown_url": 404,
+    "method_not_allowed": 405,
+    "request_too_large": 413,
+    "unsupported_content_type": 415,
+    "headers_too_large": 431,
+    "not_implemented": 501,
+}
+_RETRY_LOADING = 5  # seconds until a loading model, or a restarted server, is worth another try
+
+
+def failure(error: BaseException, request_id: str) -> Failure:
+    """What the client gets for an error. Only what is in our tree explains itself; of all else, and of what happened
+    inside the engine, the client learns the request's id, under which the log has more."""
+    if isinstance(error, RequestError):
+        status = _STATUS.get(error.code or "", 400)
+        headers = (("WWW-Authenticate", "Bearer"),) if status == 401 else ()
+        return Failure(status, error_body(str(error), "invalid_request_error", error.param, error.code), headers)
+    if isinstance(error, OverloadedError):
+        return _unavailable(str(error), "server_is_overloaded", error.retry_after)
+    if isinstance(error, LoadingError):
+        return _unavailable(str(error), "model_loading", _RETRY_LOADING)
+    if isinstance(error, EngineClosedError):
+        return _unavailable("the server is shutting down", "shutting_down", _RETRY_LOADING)
+    problem = "the engine failed" if isinstance(error, GlmEdgeError) else "the server failed"
+    return Failure(500, error_body(f"{problem} on this request; the log has more under {request_id}", "server_error"))
+
+
+def _unavailable(message: str, code: str, retry_after: float) -> Failure:
+    seconds = str(max(1, math.ceil(retry_after)))
+    return Failure(503, error_body(message, "server_error", code=code), (("Retry-After", seconds),))
+
+
+def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}

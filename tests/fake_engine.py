@@ -1,0 +1,117 @@
+"""An engine without a model: real code behind the Engine protocol that plays a script for every request.
+
+It queues, starts, cancels, fails and closes as the real one must; what it says is up to the test. A script is a
+sequence of steps: a string is a chunk of text, a number a pause in seconds, an Event is waited for, an error ends the
+answer with it. Texts count as one token each, and a message as one per character.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from glm_edge.errors import ContextLengthError, EngineClosedError, GlmEdgeError, OverloadedError
+from glm_edge.generation import Generation
+from glm_edge.types import Chunk, FinishReason, ModelInfo, Request, Stats
+
+Step = str | float | threading.Event | GlmEdgeError
+Script = Sequence[Step] | Callable[[Request], Sequence[Step]]
+_Job = tuple[Request, "Generation[Chunk]", float]
+
+
+class FakeEngine:
+    """Plays `script` for each request, `slots` at a time, with room for `waiting` more.
+
+    What tests look at: `requests` and `generations` in the order of submit, `played` (requests whose script began).
+    """
+
+    def __init__(
+        self, script: Script = ("你好", "！"), *, slots: int = 4, waiting: int = 16, n_ctx: int = 8192
+    ) -> None:
+        self.info = ModelInfo("chatglm2-6b", Path("fake.gguf"), n_params=6_243_584_000, n_ctx=n_ctx)
+        self.requests: list[Request] = []
+        self.generations: list[Generation[Chunk]] = []
+        self.played: list[Request] = []
+        self._script = script
+        self._places = slots + waiting
+        self._lock = threading.Lock()
+        self._live: set[Generation[Chunk]] = set()
+        self._jobs: queue.Queue[_Job] = queue.Queue()
+        self._closed = threading.Event()
+        for _ in range(slots):
+            threading.Thread(target=self._work, daemon=True).start()
+
+    def submit(self, request: Request) -> Generation[Chunk]:
+        if self._closed.is_set():
+            raise EngineClosedError("closed")
+        if _prompt_tokens(request) >= self.info.n_ctx:
+            raise ContextLengthError(_prompt_tokens(request), self.info.n_ctx)
+        generation: Generation[Chunk] = Generation()
+        with self._lock:
+            if len(self._live) >= self._places:
+                raise OverloadedError("every place is taken", retry_after=3.2)
+            self.requests.append(request)
+            self.generations.append(generation)
+            self._live.add(generation)
+        self._jobs.put((request, generation, time.monotonic()))
+        return generation
+
+    def close(self) -> None:
+        self._closed.set()
+        with self._lock:
+            for generation in self._live:
+                generation.fail(EngineClosedError("closed"))
+            self._live.clear()
+
+    @property
+    def live(self) -> int:
+        """Requests submitted and not over."""
+        with self._lock:
+            return len(self._live)
+
+    def _work(self) -> None:
+        while True:
+            request, generation, submitted = self._jobs.get()
+            if not generation.cancelled and not self._closed.is_set():
+                with self._lock:
+                    self.played.append(request)
+                self._play(request, generation, submitted)
+            with self._lock:
+                self._live.discard(generation)
+
+    def _play(self, request: Request, generation: Generation[Chunk], submitted: float) -> None:
+        generation.start()
+        script = self._script(request) if callable(self._script) else self._script
+        started, tokens = time.monotonic(), 0
+        reason: FinishReason = "stop"
+        for step in script:
+            if isinstance(step, GlmEdgeError):
+                return generation.fail(step)
+            if isinstance(step, str):
+                if tokens == request.max_tokens:
+                    reason = "length"
+                    break
+                generation.put(Chunk(step))
+                tokens += 1
+            elif not self._wait(step, generation):
+                return None  # whoever cancelled or closed has said so already
+        stats = Stats(_prompt_tokens(request), tokens, 0, started - submitted, 0.0, time.monotonic() - started)
+        generation.put(Chunk("", reason, stats))
+        return generation.finish()
+
+    def _wait(self, step: float | threading.Event, generation: Generation[Chunk]) -> bool:
+        """False when the answer was cancelled, or the engine closed, meanwhile."""
+        end = time.monotonic() + (step if isinstance(step, float | int) else 3600)
+        while time.monotonic() < end and not (isinstance(step, threading.Event) and step.wait(0.002)):
+            if generation.cancelled or self._closed.is_set():
+                return False
+            if not isinstance(step, threading.Event):
+                time.sleep(0.002)
+        return True
+
+
+def _prompt_tokens(request: Request) -> int:
+    return sum(len(message.content) for message in request.messages)

@@ -1,0 +1,101 @@
+"""Fields that ask for what is not there: named, never ignored; values that ask for nothing pass (CASES H18, H19)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from glm_edge.api import wire
+from glm_edge.errors import RequestError
+
+BODY = {"messages": [{"role": "user", "content": "x"}]}
+
+UNSUPPORTED = {
+    "tools": [{"type": "function", "function": {"name": "f"}}],
+    "tool_choice": "required",
+    "functions": [{"name": "f"}],
+    "function_call": {"name": "f"},
+    "audio": {"voice": "alloy", "format": "mp3"},
+    "modalities": ["text", "audio"],
+    "prediction": {"type": "content", "content": "x"},
+    "web_search_options": {},
+    "reasoning_effort": "high",
+    "verbosity": "low",
+    "moderation": {"model": "m"},
+    "store": True,
+    "chat_template": "{{ x }}",
+    "chat_template_kwargs": {"a": 1},
+    "n": 2,
+    "logprobs": True,
+    "top_logprobs": 3,
+    "logit_bias": {"5": 1},
+    "response_format": {"type": "json_object"},
+    "frequency_penalty": 0.5,
+    "presence_penalty": -0.5,
+    "top_k": 40,
+    "min_p": 0.1,
+}
+
+NOTHING = [
+    {"n": 1},
+    {"tools": []},
+    {"tools": None, "tool_choice": None},
+    {"tool_choice": "none"},
+    {"tool_choice": "auto"},
+    {"functions": []},
+    {"parallel_tool_calls": True},
+    {"logprobs": False},
+    {"logprobs": None, "top_logprobs": None},
+    {"logit_bias": {}},
+    {"frequency_penalty": 0},
+    {"presence_penalty": 0.0},
+    {"response_format": {"type": "text"}},
+    {"modalities": ["text"]},
+    {"store": False},
+    {"user": "u-1", "safety_identifier": "s"},
+    {"metadata": {"a": "b"}},
+    {"service_tier": "auto"},
+    {"prompt_cache_key": "k"},
+]
+
+
+@pytest.mark.parametrize(("name", "value"), UNSUPPORTED.items(), ids=UNSUPPORTED)
+def test_h18_an_unsupported_field_is_named(name: str, value: Any) -> None:
+    with pytest.raises(RequestError) as error:
+        wire.parse_chat({**BODY, name: value})
+    assert (error.value.param, error.value.code) == (name, "unsupported_parameter")
+    assert name in str(error.value)
+
+
+@pytest.mark.parametrize("fields", NOTHING, ids=str)
+def test_h18_a_value_that_asks_for_nothing_passes(fields: dict[str, Any]) -> None:
+    assert wire.parse_chat({**BODY, **fields}) == wire.parse_chat(BODY)
+
+
+@pytest.mark.parametrize("value", [0, 1, "false"], ids=repr)
+def test_h18_a_number_is_not_taken_for_a_boolean(value: Any) -> None:
+    with pytest.raises(RequestError) as error:
+        wire.parse_chat({**BODY, "logprobs": value})
+    assert error.value.param == "logprobs"
+
+
+@pytest.mark.parametrize("name", ["foo", "Temperature", "", "messages ", "x" * 10_000], ids=lambda name: name[:10])
+def test_h19_an_unknown_field_is_named(name: str) -> None:
+    with pytest.raises(RequestError) as error:
+        wire.parse_chat({**BODY, name: None})
+    assert (error.value.param, error.value.code) == (name[:64], "unknown_parameter")
+
+
+@pytest.mark.parametrize("name", [None, "chatglm2-6b", "gpt-4o"])
+def test_h13_the_served_model_its_aliases_and_no_name_are_accepted(name: str | None) -> None:
+    wire.check_model(name, "chatglm2-6b", ["gpt-4o"])
+
+
+@pytest.mark.parametrize("name", ["", "chatglm2-6B", "gpt-4", "\x1b[31m"])
+def test_h13_another_model_does_not_exist(name: str) -> None:
+    with pytest.raises(RequestError) as error:
+        wire.check_model(name, "chatglm2-6b")
+    assert (error.value.param, error.value.code) == ("model", "model_not_found")
+    assert "chatglm2-6b" in str(error.value)
+    assert str(error.value).isprintable()
