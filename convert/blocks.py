@@ -1,0 +1,100 @@
+"""Row blocks on their way through: read, check, quantize in a pool of threads; handed on in order.
+
+At most two blocks for each thread exist at a time, so memory depends neither on the model nor on its largest tensor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glm_edge.errors import InvalidFileError, StorageError
+
+from .ggml import quantize
+from .layout import Layout, Placed
+
+BLOCK_WEIGHTS = 1 << 20  # 4 MiB as float32: long enough to make the calls cheap, short enough for the caches
+MAX_F16 = 65504.0  # scales are float16 in every type but f32
+_ZERO_ALLOWED = frozenset({"bias"})
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some rows of one tensor, encoded."""
+
+    placed: Placed
+    start: int  # first row
+    stop: int
+    data: NDArray[np.uint8]  # (stop - start, bytes of a row)
+    all_zero: bool
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the tensor ends here."""
+        return self.stop == self.placed.tensor.rows
+
+
+def encoded_blocks(layout: Layout, where: Path, threads: int) -> Iterator[Block]:
+    """Every block of the file's data, in file order.
+
+    Raises InvalidFileError for a weight that is not finite, one that does not fit float16 where the type needs that, and
+    a matrix or norm of zeros; names tensor and index, and `where`, the checkpoint. Raises StorageError.
+    """
+    ranges = _ranges(layout)
+    pending: deque[Future[Block]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="convert")
+    try:
+        pending.extend(pool.submit(_encode, where, *r) for r in islice(ranges, 2 * threads))
+        all_zero = True  # the current tensor, so far
+        while pending:
+            block = pending.popleft().result()
+            pending.extend(pool.submit(_encode, where, *r) for r in islice(ranges, 1))
+            all_zero &= block.all_zero
+            if block.is_last:
+                if all_zero and block.placed.tensor.kind not in _ZERO_ALLOWED:
+                    raise InvalidFileError(f"{where}: every weight of {block.placed.tensor.source.name} is zero")
+                all_zero = True
+            yield block
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _ranges(layout: Layout) -> Iterator[tuple[Placed, int, int]]:
+    for placed in layout.tensors:
+        rows = placed.tensor.rows
+        step = max(1, BLOCK_WEIGHTS // placed.tensor.columns)
+        for start in range(0, rows, step):
+            yield placed, start, min(start + step, rows)
+
+
+def _encode(where: Path, placed: Placed, start: int, stop: int) -> Block:
+    """Read, check and quantize; runs in a thread of the pool."""
+    source = placed.tensor.source
+    try:
+        rows = source.read_rows(start, stop)
+    except OSError as error:
+        raise StorageError(f"{where}: {source.name} cannot be read: {error.strerror or error}") from error
+    lowest, highest = float(rows.min()), float(rows.max())  # both NaN when any weight is
+    limit = math.inf if placed.type == "f32" else MAX_F16
+    if not -limit <= lowest <= highest <= limit or math.isinf(lowest) or math.isinf(highest):
+        raise _bad_weight(where, placed, start, rows, limit)
+    return Block(placed, start, stop, quantize(placed.type, rows), lowest == highest == 0)
+
+
+def _bad_weight(where: Path, placed: Placed, start: int, rows: NDArray[np.float32], limit: float) -> InvalidFileError:
+    """Names the first weight that cannot be taken."""
+    row, column = (int(i) for i in np.argwhere(~np.isfinite(rows) | (np.abs(rows) > limit))[0])
+    name, value = placed.tensor.source.name, float(rows[row, column])
+    index = (start + row, column) if len(placed.tensor.shape) > 1 else (column,)
+    place = f"{where}: {name}{list(index)} is {value:g}"
+    if not math.isfinite(value):
+        return InvalidFileError(f"{place}, not a finite number; the checkpoint is damaged")
+    return InvalidFileError(f"{place}, beyond the {limit:g} that {placed.type} can hold; convert with --type f32")

@@ -1,0 +1,52 @@
+"""The command `glm-edge convert` and `python -m convert`: declares options, shows progress, prints the report.
+
+The work is `convert.py`'s, imported when the command runs, so that help is instant.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .recipes import RECIPES
+
+if TYPE_CHECKING:
+    from .convert import Report
+
+
+@click.command("convert")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--type", "type_", type=click.Choice(list(RECIPES), case_sensitive=False), default="q4_0", show_default=True
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Output file.  [default: models/NAME-TYPE.gguf]")
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@click.option("--threads", type=click.IntRange(1, 256), help="Threads that quantize.  [default: one for each core]")
+def command(checkpoint: Path, type_: str, out: Path | None, force: bool, threads: int | None) -> None:
+    """Turn a ChatGLM2 checkpoint folder into one GGUF file.
+
+    CHECKPOINT holds config.json, tokenizer.model and the shards, as downloaded from Hugging Face. Its Python files are
+    never run.
+    """
+    from tqdm import tqdm
+
+    from .convert import convert
+
+    # None: shown on a terminal only.
+    with tqdm(desc=type_.lower(), unit="B", unit_scale=True, disable=None, leave=False) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        report = convert(checkpoint, out, type=type_.lower(), force=force, threads=threads, progress=progress)
+    _show(report)
+
+
+def _show(report: Report) -> None:
+    click.echo(f"{report.path}: {report.size / 1e9:.3f} GB, {report.tensors} tensors, {report.seconds:.1f} s")
+    click.echo("kind         type    error")
+    for kind, types in report.types.items():
+        click.echo(f"{kind:<12} {'+'.join(types):<7} {100 * report.errors[kind]:.2f} %")

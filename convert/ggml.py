@@ -1,0 +1,122 @@
+"""The quantizer of libggml, called through ctypes: f32 rows in, bytes of a GGUF tensor out, and back.
+
+The library is the one that llama-cpp-python ships, found without importing llama_cpp, so that a file is quantized by
+the code that will run it. ctypes releases the GIL during a call: threads work side by side. No importance matrix.
+Function signatures and type numbers: llama.cpp `ggml/include/ggml.h`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glm_edge.errors import UnsupportedModelError
+
+# enum ggml_type, the part that a conversion can ask for.
+TYPE_IDS = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "q6_k": 14}
+
+
+class _TypeTraits(ctypes.Structure):
+    """struct ggml_type_traits."""
+
+    _fields_ = (
+        ("type_name", ctypes.c_char_p),
+        ("blck_size", ctypes.c_int64),
+        ("blck_size_interleave", ctypes.c_int64),
+        ("type_size", ctypes.c_size_t),
+        ("is_quantized", ctypes.c_bool),
+        ("to_float", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)),
+        ("from_float_ref", ctypes.c_void_p),
+    )
+
+
+def _library_folder() -> Path:
+    # The same override that llama_cpp itself obeys.
+    if override := os.environ.get("LLAMA_CPP_LIB_PATH"):
+        return Path(override)
+    spec = importlib.util.find_spec("llama_cpp")
+    if spec is None or not spec.submodule_search_locations:
+        raise UnsupportedModelError(
+            "llama-cpp-python is not installed, and its libggml does the quantizing; pip install llama-cpp-python"
+        )
+    return Path(spec.submodule_search_locations[0]) / "lib"
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    """libggml-base, loaded once, with its signatures declared."""
+    names = {
+        "win32": ("ggml-base.dll", "libggml-base.dll"),
+        "darwin": ("libggml-base.dylib", "libggml-base.so"),
+    }.get(sys.platform, ("libggml-base.so",))
+    folder = _library_folder()
+    path = next((folder / name for name in names if (folder / name).is_file()), None)
+    if path is None:
+        raise UnsupportedModelError(f"{folder}: no {names[0]}; reinstall llama-cpp-python, 0.3.36 or newer")
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise UnsupportedModelError(f"{path}: cannot be loaded here: {error}") from error
+    library.ggml_blck_size.argtypes = (ctypes.c_int,)
+    library.ggml_blck_size.restype = ctypes.c_int64
+    library.ggml_row_size.argtypes = (ctypes.c_int, ctypes.c_int64)
+    library.ggml_row_size.restype = ctypes.c_size_t
+    library.ggml_get_type_traits.argtypes = (ctypes.c_int,)
+    library.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
+    library.ggml_quantize_chunk.argtypes = (
+        ctypes.c_int,  # type
+        ctypes.c_void_p,  # const float * src
+        ctypes.c_void_p,  # void * dst
+        ctypes.c_int64,  # start, in weights
+        ctypes.c_int64,  # rows
+        ctypes.c_int64,  # weights a row
+        ctypes.c_void_p,  # const float * imatrix
+    )
+    library.ggml_quantize_chunk.restype = ctypes.c_size_t
+    return library
+
+
+@cache
+def block_size(type_name: str) -> int:
+    """Weights that share one scale: a row's length must be a multiple of it."""
+    return int(_library().ggml_blck_size(TYPE_IDS[type_name]))
+
+
+def row_size(type_name: str, columns: int) -> int:
+    """Bytes of one row of `columns` weights."""
+    return int(_library().ggml_row_size(TYPE_IDS[type_name], columns))
+
+
+def quantize(type_name: str, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Bytes of `rows` (rows, columns) in the type, as (rows, row_size). Columns: a multiple of the block size."""
+    count, columns = rows.shape
+    if columns % block_size(type_name):
+        raise ValueError(f"{columns} columns do not divide into {type_name} blocks of {block_size(type_name)}")
+    rows = np.ascontiguousarray(rows, dtype=np.float32)
+    if type_name == "f32":
+        return rows.view(np.uint8)
+    out = np.empty((count, row_size(type_name, columns)), dtype=np.uint8)
+    written = _library().ggml_quantize_chunk(
+        TYPE_IDS[type_name], rows.ctypes.data, out.ctypes.data, 0, count, columns, None
+    )
+    if written != out.nbytes:
+        raise ValueError(f"libggml wrote {written} bytes of {type_name} where {out.nbytes} were due")
+    return out
+
+
+def dequantize(type_name: str, data: NDArray[np.uint8], columns: int) -> NDArray[np.float32]:
+    """Weights (rows, columns) out of what `quantize` made."""
+    data = np.ascontiguousarray(data)
+    if type_name == "f32":
+        return data.view(np.float32)
+    out = np.empty((data.shape[0], columns), dtype=np.float32)
+    traits = _library().ggml_get_type_traits(TYPE_IDS[type_name]).contents
+    traits.to_float(data.ctypes.data, out.ctypes.data, out.size)
+    return out

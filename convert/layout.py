@@ -1,0 +1,91 @@
+"""Where everything lies in the GGUF file: its head as bytes, and each tensor's type, offset and size.
+
+The head is serialised by the gguf package's writer, driven with the tensors' sizes alone; their data is written
+elsewhere (`write.py`), block by block, at the offsets given here.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFWriter
+from gguf.gguf_writer import WriterState
+
+from .ggml import TYPE_IDS, block_size, row_size
+from .metadata import ARCHITECTURE, Value
+from .recipes import Recipe
+from .tensors import Tensor
+
+ALIGNMENT = 32  # GGUF's default: head and every tensor are padded to a multiple of it
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A tensor and its place in the file."""
+
+    tensor: Tensor
+    type: str
+    row_bytes: int
+    offset: int  # from the start of the file
+
+    @property
+    def size(self) -> int:
+        """Bytes, padding not counted."""
+        return self.row_bytes * self.tensor.rows
+
+    @property
+    def end(self) -> int:
+        """Where the next tensor begins."""
+        return padded(self.offset + self.size)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The whole file but for its weights."""
+
+    metadata: Mapping[str, Value]
+    head: bytes  # padded
+    tensors: tuple[Placed, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the finished file."""
+        return self.tensors[-1].end
+
+
+def padded(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def lay_out(metadata: Mapping[str, Value], tensors: Sequence[Tensor], recipe: Recipe) -> Layout:
+    """Choose each tensor's type by the recipe, and its place."""
+    types = [recipe.type_of(tensor.kind, tensor.columns, block_size) for tensor in tensors]
+    head = _head(metadata, tensors, types)
+    placed = []
+    offset = len(head)
+    for tensor, type_name in zip(tensors, types, strict=True):
+        placed.append(Placed(tensor, type_name, row_size(type_name, tensor.columns), offset))
+        offset = placed[-1].end
+    return Layout(metadata, head, tuple(placed))
+
+
+def _head(metadata: Mapping[str, Value], tensors: Sequence[Tensor], types: Sequence[str]) -> bytes:
+    writer = GGUFWriter(None, ARCHITECTURE)
+    for key, value in metadata.items():
+        if key != "general.architecture":  # the writer has put it first
+            writer.add_key_value(key, value.value, value.type, value.item)
+    for tensor, type_name in zip(tensors, types, strict=True):
+        size = row_size(type_name, tensor.columns) * tensor.rows
+        raw = GGMLQuantizationType(TYPE_IDS[type_name])
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), size, raw)
+    buffer = io.BytesIO()
+    writer.fout = [io.BufferedWriter(buffer)]
+    writer.state = WriterState.EMPTY  # as after opening a file
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    head = buffer.getvalue()
+    return head + bytes(padded(len(head)) - len(head))

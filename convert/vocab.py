@@ -1,0 +1,137 @@
+"""The vocabulary of a GGUF file: the pieces of tokenizer.model, ChatGLM2's special tokens, padding; proven safe.
+
+llama.cpp's merge step looks any text up in the vocabulary, special tokens included, even where it was told not to parse
+them: with a token named `sop`, "philosophy" becomes four tokens with that one in the middle. A token's text does not
+touch the weights, so special tokens are given texts that no merge can produce, and this module proves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glm_edge.errors import InvalidFileError, UnsupportedModelError
+
+from .files import shown
+from .tokenizer_model import CONTROL, NORMAL, UNUSED, TokenizerModel, read_tokenizer_model
+
+# After the pieces, in this order (ChatGLM2 `tokenization_chatglm.py`), and the texts to try for each. A space always
+# ends the search: llama.cpp turns the spaces of a text into U+2581 before it merges.
+SPECIAL: dict[str, tuple[str, ...]] = {
+    "[MASK]": ("[MASK]", "<|MASK|>", "<MASK >"),
+    "[gMASK]": ("[gMASK]", "<|gMASK|>", "<gMASK >"),
+    "[sMASK]": ("[sMASK]", "<|sMASK|>", "<sMASK >"),
+    "sop": ("<sop>", "<|sop|>", "<sop >"),
+    "eop": ("<eop>", "<|eop|>", "<eop >"),
+}
+PADDING = ("[PAD{id}]", "<|PAD{id}|>", "<PAD {id}>")  # not "[PAD]": llama.cpp takes that for an end of text
+PADDING_LIMIT = 1024  # ids that may be left over up to padded_vocab_size; the real model has 230
+_ADDED_SCORE = -1000.0  # never compared with another, because no merge reaches these tokens
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Every token of the model; position is the id, `len` is padded_vocab_size."""
+
+    model: TokenizerModel
+    texts: tuple[str, ...]
+    scores: tuple[float, ...]
+    types: tuple[int, ...]
+    special: dict[str, int]  # the model's own name of a special token -> id
+
+    @property
+    def prefix_ids(self) -> tuple[int, int]:
+        """What every prompt starts with: [gMASK] and sop."""
+        return self.special["[gMASK]"], self.special["sop"]
+
+    @property
+    def prefix_texts(self) -> tuple[str, str]:
+        """The same two as texts, for programs that parse special tokens out of a template's output."""
+        gmask, sop = self.prefix_ids
+        return self.texts[gmask], self.texts[sop]
+
+    def id_of(self, text: str) -> int:
+        return self.texts.index(text)
+
+
+def read_vocabulary(path: Path, padded_vocab_size: int) -> Vocabulary:
+    """The vocabulary of the tokenizer.model at `path`, filled up to padded_vocab_size.
+
+    Raises InvalidFileError when the file is broken or does not fit that size, UnsupportedModelError when its pieces
+    cannot be told from special tokens in llama.cpp, StorageError.
+    """
+    model = read_tokenizer_model(path)
+    padding = padded_vocab_size - len(model.texts) - len(SPECIAL)
+    if not 0 <= padding < PADDING_LIMIT:
+        raise InvalidFileError(
+            f"{path}: its {len(model.texts)} pieces and {len(SPECIAL)} special tokens do not belong to"
+            f" padded_vocab_size {padded_vocab_size} of config.json, which may hold up to {PADDING_LIMIT - 1} more"
+        )
+    reachable = reachable_texts(model.texts)
+    for text, kind in zip(model.texts, model.types, strict=True):
+        if kind != NORMAL and text in reachable:
+            raise UnsupportedModelError(
+                f"{path}: user text can become the special token {shown(text)} in llama.cpp, by merging pieces"
+            )
+    # No text added here is reachable, so none of them makes another text reachable.
+    texts, types = list(model.texts), list(model.types)
+    taken = set(texts)
+    for candidates in SPECIAL.values():
+        texts.append(_free_text(candidates, taken, reachable))
+        types.append(CONTROL)
+    while len(texts) < padded_vocab_size:
+        numbered = tuple(text.format(id=len(texts)) for text in PADDING)
+        texts.append(_free_text(numbered, taken, reachable))
+        types.append(UNUSED)
+    special = {name: len(model.texts) + n for n, name in enumerate(SPECIAL)}
+    scores = (*model.scores, *[_ADDED_SCORE] * (len(texts) - len(model.texts)))
+    return Vocabulary(model, tuple(texts), scores, tuple(types), special)
+
+
+def _free_text(candidates: tuple[str, ...], taken: set[str], reachable: frozenset[str]) -> str:
+    """The first candidate that is not in use and that no merge can produce."""
+    for text in candidates:
+        if text not in taken and not _mergeable(text, reachable):
+            taken.add(text)
+            return text
+    raise UnsupportedModelError(f"every name for a special token can be typed by a user: {', '.join(candidates)}")
+
+
+def reachable_texts(texts: Iterable[str]) -> frozenset[str]:
+    """Those of a vocabulary's texts that llama.cpp's merge step can arrive at from some user text.
+
+    It starts from single characters, each a symbol whether or not it is in the vocabulary, and joins two neighbours
+    when the vocabulary holds their text (`llm_tokenizer_spm_session` in llama.cpp `src/llama-vocab.cpp`). So a text is
+    reachable if it is one character, or splits into two parts that are reachable. Scores are left out of account, so
+    this finds more texts than can really occur, never fewer.
+    """
+    reachable: set[str] = set()
+    for text in sorted(texts, key=len):
+        if _mergeable(text, reachable):
+            reachable.add(text)
+    return frozenset(reachable)
+
+
+def _mergeable(text: str, reachable: frozenset[str] | set[str]) -> bool:
+    if " " in text:  # user text has U+2581 in its place
+        return False
+    return len(text) == 1 or any(
+        (k == 1 or text[:k] in reachable) and (k == len(text) - 1 or text[k:] in reachable) for k in range(1, len(text))
+    )
+
+
+def load_sentencepiece(vocabulary: Vocabulary) -> Any:
+    """The native SentencePiece processor for the same file, checked to see the same pieces."""
+    import sentencepiece
+
+    model = vocabulary.model
+    try:
+        processor = sentencepiece.SentencePieceProcessor(model_proto=model.proto)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise InvalidFileError(f"{model.path}: SentencePiece refuses it: {str(error).splitlines()[0]}") from error
+    size = processor.get_piece_size()
+    if size != len(model.texts) or tuple(processor.id_to_piece(list(range(size)))) != model.texts:
+        raise InvalidFileError(f"{model.path}: SentencePiece reads other pieces out of it than its fields hold")
+    return processor

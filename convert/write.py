@@ -1,0 +1,140 @@
+"""Puts a file in place whole or not at all: a temporary sibling, fsync, rename, fsync of the folder.
+
+Until `commit` has returned, whatever was under the output's name is untouched; when the block is left by any error, a
+signal's among them, the temporary is removed. Not here: what is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+from glm_edge.errors import StorageError, UsageError
+
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
+
+
+def check_output(path: Path, inputs: tuple[Path, ...], *, force: bool) -> None:
+    """Raises UsageError or StorageError when `path` cannot become a new file; reads nothing."""
+    try:
+        if any(path.exists() and path.samefile(other) for other in inputs):
+            raise UsageError(f"{path}: the output is one of the input files; choose another with --out")
+        if path.is_dir():
+            raise UsageError(f"{path}: the output is a folder; give a file name with --out")
+        if (path.exists() or path.is_symlink()) and not path.is_file():
+            raise UsageError(f"{path}: the output exists and is not a regular file; choose another with --out")
+        if path.exists() and not force:
+            raise UsageError(f"{path}: the output exists; --force replaces it, --out chooses another")
+        if not path.parent.is_dir():
+            raise StorageError(f"{path}: its folder does not exist; create {path.parent}")
+        if not os.access(path.parent, os.W_OK):
+            raise StorageError(f"{path}: its folder {path.parent} is not writable")
+    except OSError as error:  # names too long, loops of links, folders that cannot be searched
+        raise StorageError(f"{path}: cannot be the output: {error.strerror}") from error
+
+
+def check_space(path: Path, size: int) -> None:
+    """Raises StorageError when the disk of `path` has less than `size` bytes free."""
+    with _storage_errors(path, size):
+        free = shutil.disk_usage(path.parent).free
+    if free < size:
+        raise StorageError(f"{path}: needs {size / 1e9:.3f} GB and the disk has {free / 1e9:.3f} GB free")
+
+
+@contextlib.contextmanager
+def _storage_errors(path: Path, size: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        advice = f"; the file needs {size / 1e9:.3f} GB in all" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise StorageError(f"{path}: cannot be written: {error.strerror or error}{advice}") from error
+
+
+class OutputFile:
+    """A file under construction; use as a context manager, and `commit` as the last thing.
+
+    Every OSError of its own becomes a StorageError that names the output and, on a full disk, the bytes it needs.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._path = path
+        self._size = size
+        self._fd = -1
+        self._old: Path | None = None  # a second name of the file that the rename replaces
+        self.temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")  # a name has at most 255 bytes
+
+    def __enter__(self) -> OutputFile:
+        with _storage_errors(self._path, self._size):
+            try:
+                self._fd = self._open()
+            except FileExistsError:  # left by a killed process that had our id
+                self.temporary.unlink()
+                self._fd = self._open()
+        return self
+
+    def _open(self) -> int:
+        return os.open(self.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append all of `data`."""
+        view = memoryview(data).cast("B")
+        with _storage_errors(self._path, self._size):
+            while view:
+                view = view[os.write(self._fd, view) :]
+
+    def finish(self) -> None:
+        """Everything is written: send it to the disk and close, so that it can be read back."""
+        with _storage_errors(self._path, self._size):
+            os.fsync(self._fd)
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def commit(self) -> None:
+        """Give the file its name, for good. If that fails, the name is as it was before."""
+        with _storage_errors(self._path, self._size):
+            existed = self._path.exists()
+            if existed:
+                self._keep_old()
+            try:
+                os.replace(self.temporary, self._path)
+                self._sync_folder()
+            except BaseException:
+                if self._old is not None:
+                    os.replace(self._old, self._path)
+                elif not existed:
+                    self._path.unlink(missing_ok=True)
+                raise
+
+    def _keep_old(self) -> None:
+        """Link the old file to a second name: the rename may work and the fsync after it may not."""
+        old = self.temporary.with_suffix(".old")
+        # Where links are unknown, as on many memory cards, the new file stays: whole, if not yet safe from a power cut.
+        with contextlib.suppress(OSError):
+            old.unlink(missing_ok=True)
+            os.link(self._path, old)
+            self._old = old
+
+    def _sync_folder(self) -> None:
+        if os.name == "nt":  # folders cannot be opened there; the rename is journalled
+            return
+        fd = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):  # the error on its way says more
+                os.close(self._fd)
+        for path in (self.temporary, self._old):
+            with contextlib.suppress(OSError):
+                if path is not None:
+                    path.unlink(missing_ok=True)
