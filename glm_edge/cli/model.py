@@ -1,0 +1,22 @@
+"""Which model file a command runs, when there is a choice and when there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import StorageError, UsageError
+
+
+def resolve_model(path: Path | None) -> Path:
+    """The GGUF file to load.
+
+    Raises UsageError when none was named or a folder was, StorageError when the file is not there.
+    """
+    if path is None:
+        raise UsageError("no model: make one with `glm-edge convert CHECKPOINT`, then name it with --model FILE")
+    if path.is_dir():
+        hint = "convert it first: glm-edge convert" if (path / "config.json").exists() else "name a GGUF file in it:"
+        raise UsageError(f"--model {path}: is a folder; {hint} {path}")
+    if not path.exists():
+        raise StorageError(f"--model {path}: there is no such file")
+    return path
