@@ -201,7 +201,7 @@ class _Reader:
             raise self._error(f"{what} is an array of the unknown or nested type {element}", at)
         name, _, size = SCALARS[element]
         start = self._array_start(what, size)
-        data = bytes(self._head[start : self.pos])
+        data = bytes(memoryview(self._head)[start : self.pos])  # one copy, not two
         if name == "bool" and (odd := data.translate(None, b"\0\1")):
             raise self._error(f"{what} holds a bool of {odd[0]}, must be 0 or 1", start + data.index(odd[0]))
         return f"[{name}]", ScalarArray(element, data)
@@ -222,16 +222,24 @@ class _Reader:
         self._strings_left -= n
         start, head, ends = self.pos, self._head, array("I")
         length_of = struct.Struct("<Q").unpack_from
-        for i in range(n):  # as _text does, without its calls: vocabularies have tens of thousands
-            at = self._take(8, f"string {i} of {what}")
-            (length,) = length_of(head, at)
-            at = self._take(length, f"string {i} of {what}")
-            try:
-                head[at : at + length].decode()
-            except UnicodeDecodeError as error:
-                raise self._error(f"string {i} of {what} is not UTF-8", at + error.start) from None
-            ends.append(self.pos - start)
-        return StringArray(bytes(head[start : self.pos]), ends)
+        have, end = len(head), start
+        for i in range(n):  # without a call for each: vocabularies have tens of thousands
+            if end + 8 > have:
+                self.pos = end
+                self._take(8, f"the length of string {i} of {what}")
+                have = len(head)
+            (length,) = length_of(head, end)
+            end += 8 + length
+            if end > have:
+                self.pos = end - length
+                self._take(length, f"string {i} of {what}")
+                have = len(head)
+            ends.append(end - start)
+        self.pos = end
+        strings = StringArray(bytes(memoryview(head)[start:end]), ends)
+        if (bad := strings.first_not_utf8()) is not None:
+            raise self._error(f"string {bad} of {what} is not UTF-8", start + (ends[bad - 1] if bad else 0))
+        return strings
 
     def _alignment(self, type_name: str, value: Value, at: int) -> int:
         if type_name != "u32" or not isinstance(value, int):

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import struct
 from array import array
+from codecs import getincrementaldecoder
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from operator import sub
 from pathlib import Path
 from typing import TypeAlias, overload
 
@@ -66,6 +69,25 @@ class StringArray(Sequence[str]):
 
     def __init__(self, data: bytes, ends: array[int]) -> None:
         self._data, self._ends = data, ends
+
+    def first_not_utf8(self) -> int | None:
+        """The index of the first string that is not UTF-8."""
+        decoder = getincrementaldecoder("utf-8")()
+        try:
+            # The lengths of strings below 128 bytes are ASCII, so all is one valid text just when each string is.
+            if max(map(sub, self._ends, chain([0], self._ends)), default=0) < 8 + 128:
+                for at in range(0, len(self._data), 1 << 16):
+                    decoder.decode(self._data[at : at + (1 << 16)])
+                decoder.decode(b"", final=True)
+                return None
+        except UnicodeDecodeError:
+            pass
+        for i in range(len(self)):
+            try:
+                self[i]
+            except UnicodeDecodeError:
+                return i
+        return None
 
     def __len__(self) -> int:
         return len(self._ends)

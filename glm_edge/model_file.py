@@ -42,7 +42,7 @@ OPTIONAL = {
 
 # Token types of the vocabulary, by llama.cpp's numbers: normal, unknown, control, user-defined, unused, byte.
 NORMAL, BYTE = 1, 6
-BYTE_TEXTS = tuple(f"<0x{byte:02X}>" for byte in range(256))
+BYTE_TEXTS = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 
 # Types that hold intermediate results or no weights: the kernels have no matrix product for them.
 NOT_FOR_WEIGHTS = frozenset({"q8_1", "q8_k", "i8", "i16", "i32", "i64", "f64"})
@@ -102,11 +102,24 @@ def golden_texts(file: GgufFile) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return tuple((text, tuple(ids)) for text, ids in pairs)
 
 
+def context_length(file: GgufFile) -> int:
+    """Tokens of context that the model was made for."""
+    return int(_number(file, f"{ARCHITECTURE}.context_length", *REQUIRED["context_length"]))
+
+
+def model_id(file: GgufFile) -> str:
+    """What clients call the model: the name in the file, or the file's own where it has none."""
+    name = file.metadata.get("general.name")
+    return name if isinstance(name, str) and name else file.path.stem
+
+
 def _is_golden(pair: object) -> bool:
     if not isinstance(pair, list) or len(pair) != 2:
         return False
     text, ids = pair
-    return isinstance(text, str) and isinstance(ids, list) and all(type(token) is int for token in ids)
+    if not isinstance(text, str) or any("\ud800" <= letter <= "\udfff" for letter in text):  # half a character
+        return False
+    return isinstance(ids, list) and all(type(token) is int for token in ids)
 
 
 def _invalid(file: GgufFile, what: str) -> InvalidFileError:
@@ -158,6 +171,9 @@ def _check_origin(file: GgufFile) -> None:
             raise UnsupportedModelError(
                 f"{file.path}: was made by another program ({key} is missing), whose token ids may be wrong; {CONVERT}"
             )
+    name = _text(file, "general.name")  # shown to users and clients
+    if not 0 < len(name) <= 256 or not name.isprintable():
+        raise _invalid(file, f"general.name is {name[:64]!r}, must be 1 to 256 printable characters")
     tokenizer = _text(file, "tokenizer.ggml.model")
     if tokenizer != "llama":  # llama.cpp's name for SentencePiece BPE with byte fallback
         raise UnsupportedModelError(f"{file.path}: its tokenizer is {tokenizer[:64]!r}, must be 'llama'; {CONVERT}")
@@ -226,7 +242,7 @@ def _check_vocabulary(file: GgufFile, n_vocab: int) -> None:
         if not NORMAL <= kind <= BYTE:
             raise _invalid(file, f"token {i} has the type {kind}, must be {NORMAL} to {BYTE}")
     byte_types = {text: kind for text, kind in zip(texts, types, strict=True) if kind == BYTE or text in BYTE_TEXTS}
-    for text in [*BYTE_TEXTS, *byte_types]:
+    for text in sorted(BYTE_TEXTS | byte_types.keys()):
         if byte_types.get(text) != BYTE or text not in BYTE_TEXTS:
             raise _invalid(file, f"the byte tokens must be <0x00> to <0xFF> of type {BYTE}; {text[:64]!r} is not right")
 
