@@ -45,7 +45,7 @@ class Block:
 def encoded_blocks(layout: Layout, where: Path, threads: int) -> Iterator[Block]:
     """Every block of the file's data, in file order.
 
-    Raises InvalidFileError for a weight that is not finite, one that does not fit float16 where the type needs that, and
+    Raises InvalidFileError for a weight that is not finite, for one beyond float16 where the type needs that, and for
     a matrix or norm of zeros; names tensor and index, and `where`, the checkpoint. Raises StorageError.
     """
     ranges = _ranges(layout)

@@ -71,7 +71,8 @@ def convert(
     try:
         source = open_checkpoint(checkpoint)
         out = default_output(source.config.name, type) if out is None else out
-        check_output(out, source.files, force=force)
+        inputs = (*source.files, source.tokenizer, source.folder / "config.json")
+        check_output(out, inputs, force=force)
         layout = plan(source, recipe)
         check_space(out, layout.size)
         with OutputFile(out, layout.size) as file:

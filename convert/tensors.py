@@ -10,11 +10,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
+from .checkpoint import SourceTensor
 from .config import ModelConfig
 from .files import raise_all
 
@@ -44,25 +42,11 @@ AFTER: tuple[Row, ...] = (
 IGNORED = frozenset({"transformer.rotary_pos_emb.inv_freq"})
 
 
-class Source(Protocol):
-    """A tensor of a checkpoint, read by rows; any number of threads at once."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def dtype(self) -> str: ...
-    def read_rows(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows as float32 (stop - start, columns); a 1-D tensor is one row."""
-        ...
-
-
 @dataclass(frozen=True)
 class Tensor:
     """A tensor on its way: where it comes from, what it becomes. `shape` is (rows, columns) or (columns,)."""
 
-    source: Source
+    source: SourceTensor
     name: str
     kind: str
     shape: tuple[int, ...]
@@ -100,7 +84,7 @@ def expected(config: ModelConfig) -> list[tuple[str, str, str, tuple[int, ...]]]
     return [(source, target, kind, tuple(lengths[key] for key in shape)) for source, target, kind, shape in rows]
 
 
-def map_tensors(config: ModelConfig, sources: Mapping[str, Source], where: Path) -> list[Tensor]:
+def map_tensors(config: ModelConfig, sources: Mapping[str, SourceTensor], where: Path) -> list[Tensor]:
     """Every tensor of the model in file order.
 
     Raises InvalidFileError, with all that does not fit (at most 20 are listed), when a tensor is missing, unknown, of

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from glm_edge.convert.convert import convert
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -32,3 +33,21 @@ def tiny_checkpoint(reference: Path, tmp_path_factory: pytest.TempPathFactory) -
     for source in [*(reference / "tiny").iterdir(), reference / "chatglm2-6b" / "tokenizer.model"]:
         shutil.copyfile(source, folder / source.name)  # no links: a checkpoint's files lie in its folder
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_f32(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint as a GGUF file of f32 weights."""
+    return convert(tiny_checkpoint, tmp_path_factory.mktemp("gguf") / "tiny-f32.gguf", type="f32").path
+
+
+@pytest.fixture(scope="session")
+def tiny_f16(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint as a GGUF file of f16 weights."""
+    return convert(tiny_checkpoint, tmp_path_factory.mktemp("gguf") / "tiny-f16.gguf", type="f16").path
+
+
+@pytest.fixture(scope="session")
+def tiny_q4_0(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint as a GGUF file of type q4_0."""
+    return convert(tiny_checkpoint, tmp_path_factory.mktemp("gguf") / "tiny-q4_0.gguf", type="q4_0").path
