@@ -169,7 +169,7 @@ class Context:
         params.n_ctx = n_ctx
         params.n_batch = params.n_ubatch = n_batch
         params.n_seq_max = n_sequences
-        params.n_outputs_max = n_outputs
+        params.n_outputs_max = max(n_outputs, n_sequences)  # llama.cpp reserves one for each sequence
         params.n_threads, params.n_threads_batch = n_threads, n_threads_batch
         params.type_k = params.type_v = _KV_TYPES[kv_type]
         params.flash_attn_type = int(flash_attention)

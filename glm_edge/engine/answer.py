@@ -30,6 +30,7 @@ class Answer:
         self.sequence = -1  # llama.cpp's sequence while it has one
         self.finished = False
         self.sampler = Sampler(request.sampling)
+        self._n_cached = 0  # prompt tokens that were in the cache before
         self._generation = generation
         self._n_prompt = len(prompt)
         self._limit = limit
@@ -48,6 +49,17 @@ class Answer:
     @property
     def cancelled(self) -> bool:
         return self._generation.cancelled
+
+    def cached(self, n: int) -> None:
+        """The first `n` tokens are in its sequence already."""
+        self.n_past = n
+        if self._first is None:
+            self._n_cached = n
+
+    def sent_back(self) -> None:
+        """Its cells are gone: all its tokens have to be computed again, nothing else changes."""
+        self.sequence = -1
+        self.n_past = 0
 
     def start(self) -> None:
         """Its first tokens go into a batch now."""
@@ -89,7 +101,7 @@ class Answer:
         return Stats(
             prompt_tokens=self._n_prompt,
             completion_tokens=len(self.tokens) - self._n_prompt,
-            cached_tokens=0,
+            cached_tokens=self._n_cached,
             queue_s=started - self._submitted,
             prefill_s=first - started,
             decode_s=max(0.0, self._last - first),

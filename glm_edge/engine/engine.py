@@ -14,10 +14,10 @@ from ..errors import ContextLengthError, EngineClosedError, EngineError, GlmEdge
 from ..generation import Generation
 from ..gguf import GgufFile, read_gguf
 from ..llama import Batch, Context, Model
-from ..model_file import check_model
+from ..model_file import check_model, context_length, model_id
 from ..types import Chunk, EngineConfig, ModelInfo, Request
 from .answer import Answer
-from .scheduler import Scheduler
+from .scheduler import Scheduler, sequences
 from .tokenizer import Tokenizer
 
 # ChatGLM2-6B was aligned for chat at this length; its position encoding goes further, its manners do not.
@@ -42,16 +42,16 @@ class LlamaEngine:
         self._abort = False  # read by llama.cpp between graph nodes
         self._model = Model(config.model, progress=progress)
         try:
-            self._tokenizer = Tokenizer(self._model, file.metadata)
-            self._tokenizer.check(config.model)
+            self._tokenizer = Tokenizer(self._model, file)
             self._context = self._open_context(config, n_ctx)
         except BaseException:
             self._model.close()
             raise
-        self.info = ModelInfo(str(file.metadata["general.name"]), config.model, self._model.n_params, n_ctx)
+        self.info = ModelInfo(model_id(file), config.model, self._model.n_params, n_ctx)
         self._batch = Batch(min(_BATCH, n_ctx))
         self._scheduler = Scheduler(self._context, self._batch, config.slots)
         self._places = config.slots + config.queue
+        self._vocabulary = threading.Lock()  # tokenizing; the model is freed under it
         self._lock = threading.Lock()  # guards _answers and _ended
         self._answers: set[Answer] = set()  # submitted and not yet ended
         self._ended: GlmEdgeError | None = None  # why no more requests are taken
@@ -65,7 +65,7 @@ class LlamaEngine:
             self._model,
             n_ctx=n_ctx,
             n_batch=min(_BATCH, n_ctx),
-            n_sequences=config.slots,
+            n_sequences=sequences(config.slots),
             n_outputs=config.slots,
             n_threads=threads,
             n_threads_batch=threads,
@@ -76,7 +76,10 @@ class LlamaEngine:
 
     def submit(self, request: Request) -> Generation[Chunk]:
         """Queue a request; see types.Engine."""
-        prompt = self._tokenizer.prompt_ids(request.messages)
+        with self._vocabulary:
+            if self._ended is not None:
+                raise self._ended
+            prompt = self._tokenizer.prompt_ids(request.messages)
         room = self.info.n_ctx - len(prompt)
         if room < 1:
             raise ContextLengthError(len(prompt), self.info.n_ctx)
@@ -101,7 +104,8 @@ class LlamaEngine:
         self._thread.join()
         self._batch.close()
         self._context.close()
-        self._model.close()
+        with self._vocabulary:
+            self._model.close()
 
     def _on_cancel(self) -> None:
         """In the thread that cancelled: wake the engine, and stop its batch when nobody waits for it any more."""
@@ -145,7 +149,7 @@ class LlamaEngine:
 
 def _context_length(config: EngineConfig, file: GgufFile) -> int:
     """Tokens of context: what was asked for, within the model's limit."""
-    trained = int(file.metadata["chatglm.context_length"])
+    trained = context_length(file)
     if config.n_ctx is None:
         return min(trained, _DEFAULT_CTX)
     if not 1 <= config.n_ctx <= trained:

@@ -1,32 +1,43 @@
 """Which tokens go into the next batch: the one token of every answer being written, then slices of waiting prompts.
 
-Runs in the engine's thread alone, one `step` after the other. Answers enter in the order they came. When the cache is
-full, the youngest answer gives its cells back and waits to be computed again; what its reader has got stays valid.
+Runs in the engine's thread alone, one `step` after the other. Answers enter in the order they came; one whose prompt
+begins like a prompt being computed waits for that, because the beginning is then free. When the cache is full, kept
+prefixes go first; then the youngest answer gives its cells back and waits to be computed again, which its reader
+notices only by the time it takes.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
 
 from ..errors import EngineError, GlmEdgeError
 from ..llama import Batch, Context
 from .answer import Answer
+from .prefixes import Prefixes, common_prefix
 
-# Prompt tokens in a batch that also carries tokens of answers being written: they wait for it.
-_SLICE = 32
+_KEPT = 16  # prefixes kept at most, beside the answers being computed
+_PATIENCE_S = 1.0  # how long answers being written may wait for the slices of prompts in one batch
+_SLICE = 16  # prompt tokens beside them while nothing is known of the speed
+_WORTH_WAITING = 16  # tokens that another prompt is about to compute for us
 
 
 class Scheduler:
     """Args:
-    slots: answers computed at the same time, each in a sequence of its own.
+    slots: answers computed at the same time.
+    context: with `sequences(slots)` sequences.
     """
 
     def __init__(self, context: Context, batch: Batch, slots: int) -> None:
         self._context = context
         self._batch = batch
-        self._free = list(range(slots))  # sequences without an answer
+        self._slots = slots
+        self._free = list(range(sequences(slots)))
+        self._prefixes = Prefixes(context)
         self._waiting: deque[Answer] = deque()
         self._running: list[Answer] = []  # in the order they were admitted
+        self._full = False  # an answer was sent back: admit nobody until another ends
+        self._token_s = 0.0  # seconds a prompt token takes, running mean; 0 while unknown
 
     def add(self, answer: Answer) -> None:
         self._waiting.append(answer)
@@ -40,27 +51,31 @@ class Scheduler:
         return tuple(self._running)
 
     def admit(self) -> None:
-        """Drop what was cancelled, then give free sequences to those who wait."""
+        """Drop what was cancelled, then start those who wait, while there are slots."""
         for answer in [a for a in self._running if a.cancelled]:
             answer.finish("cancelled")
             self._release(answer)
         for answer in [a for a in self._waiting if a.cancelled]:
             answer.finish("cancelled")
             self._waiting.remove(answer)
-        while self._waiting and self._free:
-            answer = self._waiting.popleft()
-            answer.sequence = self._free.pop(0)
-            self._running.append(answer)
+        for answer in list(self._waiting):
+            if len(self._running) >= self._slots or self._full:
+                return
+            if not self._shall_wait(answer):
+                self._waiting.remove(answer)
+                self._start(answer)
 
     def step(self) -> None:
         """Compute one batch and draw a token for every answer whose tokens are then all in the cache."""
-        drawing = self._fill()
+        taken = self._fill()
+        began = time.monotonic()
         result = self._context.decode(self._batch)
         if result == "full":
-            self._preempt()
+            self._make_room()
         if result != "done":  # aborted: everyone in the batch is cancelled, and goes at the next admit
             return
-        for answer, n, index in drawing:
+        self._measure(time.monotonic() - began)
+        for answer, n, index in taken:
             answer.n_past += n
             if answer.pending == 0:
                 answer.accept(answer.sampler.sample(self._context.logits(index)))
@@ -71,23 +86,61 @@ class Scheduler:
         """Fail every answer, running or waiting."""
         for answer in [*self._running, *self._waiting]:
             answer.fail(error)
+        self._running.clear()
         self._waiting.clear()
-        for answer in list(self._running):
-            self._release(answer)
+
+    def _shall_wait(self, answer: Answer) -> bool:
+        """Whether a prompt being computed now will give this one more of its beginning than there is yet."""
+        for other in self._running:
+            coming = common_prefix(other.tokens, answer.tokens)
+            if other.pending > 1 and coming - other.n_past >= _WORTH_WAITING:
+                return True
+        return False
+
+    def _start(self, answer: Answer) -> None:
+        """Give the answer a sequence, with the longest prefix of its prompt that is in the cache."""
+        source, length = self._prefixes.longest(answer.tokens)
+        for other in self._running:
+            n = min(common_prefix(other.tokens, answer.tokens), other.n_past)
+            if n > length:
+                source, length = other.sequence, n
+        length = min(length, len(answer.tokens) - 1)  # the last token is computed, for its logits
+        if not self._free:
+            # never the source: it was just used, and a pool of kept ones larger than one always has an older one
+            self._evict()
+        answer.sequence = self._free.pop()
+        if length > 0:
+            self._context.copy(source, answer.sequence, length)
+            answer.cached(length)
+        self._running.append(answer)
 
     def _fill(self) -> list[tuple[Answer, int, int]]:
         """Put tokens into the batch; returns (answer, how many of its tokens, index of the last) for each."""
         self._batch.clear()
         writing = [a for a in self._running if a.pending == 1]
-        reading = [a for a in self._running if a.pending > 1]
-        budget = min(_SLICE, self._batch.capacity - len(writing)) if writing else self._batch.capacity
         taken = [(a, 1) for a in writing]
-        for answer in reading:
+        budget = self._budget(len(writing))
+        # the shortest first: a long prompt takes its time anyway, a short one should not wait for it
+        for answer in sorted((a for a in self._running if a.pending > 1), key=lambda a: a.pending):
             n = min(answer.pending, budget)
             budget -= n
             if n:
                 taken.append((answer, n))
         return [(answer, n, self._put(answer, n)) for answer, n in taken]
+
+    def _budget(self, writing: int) -> int:
+        """Prompt tokens that go into the next batch beside `writing` answers."""
+        room = self._batch.capacity - writing
+        if not writing:
+            return room
+        affordable = int(_PATIENCE_S / self._token_s) if self._token_s else _SLICE
+        return max(1, min(room, affordable - affordable % 4))  # the kernels work in rows of 4
+
+    def _measure(self, seconds: float) -> None:
+        """Learn what a prompt token costs from a batch that is mostly prompt."""
+        if len(self._batch) >= _SLICE:
+            cost = seconds / len(self._batch)
+            self._token_s = cost if not self._token_s else 0.7 * self._token_s + 0.3 * cost
 
     def _put(self, answer: Answer, n: int) -> int:
         answer.start()
@@ -97,17 +150,36 @@ class Scheduler:
             index = self._batch.add(answer.tokens[position], position, answer.sequence, logits=last)
         return index
 
-    def _preempt(self) -> None:
-        """The cache is full: the youngest answer gives its cells back and waits in front of the others."""
+    def _make_room(self) -> None:
+        """The cache is full: a kept prefix goes, or the youngest answer is sent back."""
+        if self._evict():
+            return
         if len(self._running) < 2:
             raise EngineError("the cache has no room for a prompt that was checked to fit it")
-        answer = self._running[-1]
-        self._release(answer)
-        answer.n_past = 0
+        answer = self._running.pop()
+        self._context.remove(answer.sequence)
+        self._free.append(answer.sequence)
+        answer.sent_back()
         self._waiting.appendleft(answer)
+        self._full = True
+
+    def _evict(self) -> bool:
+        sequence = self._prefixes.evict()
+        if sequence is None:
+            return False
+        self._free.append(sequence)
+        return True
 
     def _release(self, answer: Answer) -> None:
-        self._context.remove(answer.sequence)
+        """The answer has ended: keep what is in the cache of it."""
         self._running.remove(answer)
-        self._free.append(answer.sequence)
-        answer.sequence = -1
+        self._full = False
+        self._context.remove(answer.sequence, answer.n_past)  # an aborted batch may have left more
+        self._free += self._prefixes.keep(answer.sequence, answer.tokens[: answer.n_past])
+        if len(self._prefixes) > _KEPT:
+            self._evict()
+
+
+def sequences(slots: int) -> int:
+    """Sequences of the cache that a scheduler with so many slots uses."""
+    return slots + _KEPT + 1

@@ -6,34 +6,30 @@ of the text, so no message can contain a control token.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 from ..errors import IntegrityError
+from ..gguf import GgufFile
 from ..llama import Model
+from ..model_file import golden_texts, prefix_ids
 from ..prompt import prompt_text, rounds
 from ..types import Message
 
 
 class Tokenizer:
-    """Args: metadata: of the GGUF file, with `glm_edge.prefix_ids` and `glm_edge.golden`."""
+    """Tokenizes with `model`, by what its `file` says.
 
-    def __init__(self, model: Model, metadata: Mapping[str, Any]) -> None:
+    Raises IntegrityError when the texts that the converter put into the file give other ids here than they did there:
+    file and runtime do not fit each other.
+    """
+
+    def __init__(self, model: Model, file: GgufFile) -> None:
         self._model = model
-        self._prefix: list[int] = list(metadata["glm_edge.prefix_ids"])
-        self._golden: list[tuple[str, list[int]]] = json.loads(metadata["glm_edge.golden"])
-
-    def check(self, path: Path) -> None:
-        """Tokenize the texts that the converter put into the file.
-
-        Raises IntegrityError when any gives other ids than it did there: file and runtime do not fit each other.
-        """
-        for text, ids in self._golden:
-            if (got := self._model.tokenize(text)) != ids:
+        self._prefix = list(prefix_ids(file))
+        for text, ids in golden_texts(file):
+            if (got := model.tokenize(text)) != list(ids):
                 raise IntegrityError(
-                    f"{path}: the tokenizer gives {got} for {text!r} where the converter gave {ids};"
+                    f"{file.path}: the tokenizer gives {got} for {text!r} where the converter gave {ids};"
                     " convert the checkpoint again with this version"
                 )
 
