@@ -3,18 +3,18 @@
 llama.cpp trusts the metadata: a head count of zero or a short token ends the process, an unknown key changes the
 computation, a split count makes it open further files. So every key it would read for the `chatglm` architecture
 (llama.cpp `src/models/chatglm.cpp`, `llama-model.cpp` load_hparams, `llama-vocab.cpp` load) is known here by type and
-range, and every tensor by name and shape. Not here: the file's structure (`gguf.py`), and whether the golden texts give
-their token ids, which takes the loaded vocabulary.
+range, and every tensor by name and shape (`model_tensors.py`). Not here: the file's structure (`gguf.py`), and whether
+the golden texts give their token ids, which takes the loaded vocabulary.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
 
 from .errors import InvalidFileError, UnsupportedModelError
-from .gguf_values import TENSOR_TYPES, GgufFile, ScalarArray, StringArray, TensorInfo
+from .gguf_values import GgufFile, ScalarArray, StringArray
+from .model_tensors import Sizes, tensor_problems
 
 ARCHITECTURE = "chatglm"
 PREFIX_IDS = "glm_edge.prefix_ids"  # i32 array: [gMASK] and sop, which come before every prompt
@@ -30,38 +30,21 @@ REQUIRED = {
     "block_count": ("u32", 1, 512),  # LLAMA_MAX_LAYERS
     "attention.head_count": ("u32", 1, 1 << 12),
     "attention.head_count_kv": ("u32", 1, 1 << 12),
-    "attention.layer_norm_rms_epsilon": ("f32", 1e-12, 1e-2),
+    "attention.layer_norm_rms_epsilon": ("f32", 1e-12, 0.1),
     "rope.dimension_count": ("u32", 2, 1 << 12),
 }
 OPTIONAL = {
     "attention.key_length": ("u32", 1, 1 << 12),
     "attention.value_length": ("u32", 1, 1 << 12),
     "rope.freq_base": ("f32", 1.0, 1e12),
+    "rope.scaling.factor": ("f32", 1e-6, 1e6),  # chatglm2-6b-32k divides positions by it
     "vocab_size": ("u32", 1, 1 << 20),
 }
+SCALING = "rope.scaling.type"  # text; "linear" is the one that ChatGLM2 models have
 
 # Token types of the vocabulary, by llama.cpp's numbers: normal, unknown, control, user-defined, unused, byte.
 NORMAL, BYTE = 1, 6
 BYTE_TEXTS = frozenset(f"<0x{byte:02X}>" for byte in range(256))
-
-# Types that hold intermediate results or no weights: the kernels have no matrix product for them.
-NOT_FOR_WEIGHTS = frozenset({"q8_1", "q8_k", "i8", "i16", "i32", "i64", "f64"})
-
-
-@dataclass(frozen=True)
-class _Sizes:
-    """What the metadata says about the shapes."""
-
-    hidden: int
-    ffn: int
-    layers: int
-    heads: int
-    groups: int  # heads of keys and values
-    vocab: int
-
-    @property
-    def head(self) -> int:
-        return self.hidden // self.heads
 
 
 def check_model(file: GgufFile) -> None:
@@ -71,10 +54,13 @@ def check_model(file: GgufFile) -> None:
     InvalidFileError for one whose metadata or tensors contradict each other or leave their ranges.
     """
     _check_origin(file)
+    _refuse_unknown_keys(file)
     sizes = _check_sizes(file)
     _check_vocabulary(file, sizes.vocab)
     _check_special_ids(file, sizes.vocab)
-    _check_tensors(file, sizes)
+    if problems := tensor_problems(file.tensors, sizes):
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise _invalid(file, f"{len(problems)} tensors are wrong: {'; '.join(problems[:5])}{more}")
     for token in prefix_ids(file):
         _check_id(file, PREFIX_IDS, token, sizes.vocab)
     for _, ids in golden_texts(file):
@@ -179,22 +165,29 @@ def _check_origin(file: GgufFile) -> None:
         raise UnsupportedModelError(f"{file.path}: its tokenizer is {tokenizer[:64]!r}, must be 'llama'; {CONVERT}")
 
 
-def _check_sizes(file: GgufFile) -> _Sizes:
-    """Every key under "chatglm.": known, in its range, and in agreement with the others."""
+def _refuse_unknown_keys(file: GgufFile) -> None:
+    """Every key under "chatglm." is one that llama.cpp reads for the right purpose."""
+    start = f"{ARCHITECTURE}."
+    for key, value in file.metadata.items():
+        name = key.removeprefix(start)
+        known = name in REQUIRED or name in OPTIONAL or (name == SCALING and value == "linear")
+        if key.startswith(start) and not known:
+            raise UnsupportedModelError(
+                f"{file.path}: has the key {key} ({str(value)[:64]!r}), which is not ChatGLM2's and would change what"
+                f" llama.cpp computes; {CONVERT}"
+            )
+
+
+def _check_sizes(file: GgufFile) -> Sizes:
+    """The numbers under "chatglm.": in their ranges and in agreement with each other."""
     start = f"{ARCHITECTURE}."
     known = REQUIRED | OPTIONAL
-    for key in file.metadata:
-        if key.startswith(start) and key.removeprefix(start) not in known:
-            raise UnsupportedModelError(
-                f"{file.path}: has the key {key}, which no ChatGLM2 model needs and which would change what llama.cpp"
-                f" computes; {CONVERT}"
-            )
     present = {name: kind for name, kind in known.items() if name in REQUIRED or start + name in file.metadata}
     found = {name: _number(file, start + name, *kind) for name, kind in present.items()}
     tokens = file.metadata.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, StringArray):
         raise _missing_or_typed(file, "tokenizer.ggml.tokens", "[str]")
-    sizes = _Sizes(
+    sizes = Sizes(
         hidden=int(found["embedding_length"]),
         ffn=int(found["feed_forward_length"]),
         layers=int(found["block_count"]),
@@ -208,10 +201,14 @@ def _check_sizes(file: GgufFile) -> _Sizes:
             f"embedding_length {sizes.hidden}, head_count {sizes.heads} and head_count_kv {sizes.groups}: each must be"
             " a multiple of the next",
         )
+    if sizes.head % 4:  # half of each head is rotated, in pairs
+        raise _invalid(
+            file, f"the heads are {sizes.head} long (embedding_length / head_count), must be a multiple of 4"
+        )
     expected = {
         "attention.key_length": sizes.head,
         "attention.value_length": sizes.head,
-        "rope.dimension_count": sizes.head // 2,  # ChatGLM2 rotates half of each head
+        "rope.dimension_count": sizes.head // 2,
         "vocab_size": sizes.vocab,
     }
     for name, value in expected.items():
@@ -258,49 +255,3 @@ def _check_special_ids(file: GgufFile, n_vocab: int) -> None:
 def _check_id(file: GgufFile, key: str, token: int, n_vocab: int) -> None:
     if not 0 <= token < n_vocab:
         raise _invalid(file, f"{key} has the token id {token}, must be 0 to {n_vocab - 1}")
-
-
-def _expected_tensors(sizes: _Sizes) -> dict[str, tuple[int, ...]]:
-    """Shape of each tensor by name, ggml's order: the length of a row first."""
-    hidden, ffn = sizes.hidden, sizes.ffn
-    qkv = hidden + 2 * sizes.groups * sizes.head  # rows of queries, keys, values
-    layer: dict[str, tuple[int, ...]] = {
-        "attn_norm.weight": (hidden,),
-        "attn_qkv.weight": (hidden, qkv),
-        "attn_qkv.bias": (qkv,),
-        "attn_output.weight": (hidden, hidden),
-        "ffn_norm.weight": (hidden,),
-        "ffn_up.weight": (hidden, 2 * ffn),  # gate rows first
-        "ffn_down.weight": (ffn, hidden),
-    }
-    whole: dict[str, tuple[int, ...]] = {
-        "token_embd.weight": (hidden, sizes.vocab),
-        "output_norm.weight": (hidden,),
-        "output.weight": (hidden, sizes.vocab),
-    }
-    return whole | {f"blk.{i}.{name}": shape for i in range(sizes.layers) for name, shape in layer.items()}
-
-
-def _check_tensors(file: GgufFile, sizes: _Sizes) -> None:
-    """The tensors are those of the architecture, no more and no fewer, in shapes and types that llama.cpp computes."""
-    expected = _expected_tensors(sizes)
-    found = {tensor.name: tensor for tensor in file.tensors}
-    problems = [f"{name} is missing" for name in expected if name not in found]
-    problems += [f"{name[:64]} does not belong there" for name in found if name not in expected]
-    for name, tensor in found.items():
-        if name in expected:
-            problems += _tensor_problems(tensor, expected[name])
-    if problems:
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise _invalid(file, f"{len(problems)} tensors are wrong: {'; '.join(problems[:5])}{more}")
-
-
-def _tensor_problems(tensor: TensorInfo, shape: tuple[int, ...]) -> list[str]:
-    type_name = TENSOR_TYPES[tensor.type][0]
-    if tensor.shape != shape:
-        return [f"{tensor.name} has the shape {tensor.shape}, must be {shape}"]
-    if len(shape) == 1 and type_name != "f32":  # norms and biases are added as they are
-        return [f"{tensor.name} has the type {type_name}, must be f32"]
-    if type_name in NOT_FOR_WEIGHTS:
-        return [f"{tensor.name} has the type {type_name}, which holds no weights"]
-    return []

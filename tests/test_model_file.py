@@ -78,7 +78,7 @@ UNSUPPORTED: dict[str, tuple[Change, str]] = {
     "split": (put("split.count", "u16", 3), "one part of a split model"),
     "experts": (put(C + "expert_count", "u32", 10**6), "chatglm.expert_count"),
     "sliding_window": (put(C + "attention.sliding_window", "u32", 4), "chatglm.attention.sliding_window"),
-    "rope_scaling": (put(C + "rope.scaling.type", "str", "none?"), "chatglm.rope.scaling.type"),
+    "rope_scaling": (put(C + "rope.scaling.type", "str", "yarn"), "chatglm.rope.scaling.type .'yarn'"),
 }
 
 INVALID: dict[str, tuple[Change, str]] = {
@@ -98,7 +98,7 @@ INVALID: dict[str, tuple[Change, str]] = {
     "head_count_0": (put(C + "attention.head_count", "u32", 0), "head_count is 0"),
     "head_count_an_array": (put(C + "attention.head_count", "[u32]", [2, 2]), r"type \[u32\], must be u32"),
     "head_count_3": (put(C + "attention.head_count", "u32", 3), "multiple of the next"),
-    "head_count_4": (put(C + "attention.head_count", "u32", 4), "rope.dimension_count is 2, must be 1"),
+    "head_count_4": (put(C + "attention.head_count", "u32", 4), "heads are 2 long"),
     "head_count_kv_0": (put(C + "attention.head_count_kv", "u32", 0), "head_count_kv is 0"),
     "head_count_kv_3": (put(C + "attention.head_count_kv", "u32", 3), "multiple of the next"),
     "head_count_kv_2": (put(C + "attention.head_count_kv", "u32", 2), r"attn_qkv.weight has the shape \(8, 16\)"),
@@ -172,6 +172,9 @@ ALLOWED: dict[str, Change] = {
     "hostile_chat_template": put("tokenizer.chat_template", "str", "{% for a in range(10**9) %}{{ a }}{% endfor %}"),
     "half_precision_weights": typed("output.weight", 1),
     "lengths_spelled_out": put(C + "attention.key_length", "u32", 4),
+    "rope_ratio_of_the_32k_model": lambda keys, shapes, types: keys.update(
+        {C + "rope.scaling.type": ("str", "linear"), C + "rope.scaling.factor": ("f32", 50.0)}
+    ),
     "unknown_general_key": put("general.url", "str", "x"),
 }
 
