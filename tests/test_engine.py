@@ -20,7 +20,7 @@ def text(chunks: list[Chunk]) -> str:
 
 @pytest.fixture(scope="module")
 def engine(tiny_f32: Path) -> Iterator[LlamaEngine]:
-    engine = LlamaEngine(EngineConfig(tiny_f32, kv_type="f32", slots=3, queue=20))
+    engine = LlamaEngine(EngineConfig(tiny_f32, n_threads=1, kv_type="f32", slots=3, queue=20))
     yield engine
     engine.close()
 
@@ -72,7 +72,7 @@ def test_prompt_longer_than_the_context_is_refused_with_both_numbers(engine: Lla
 
 
 def test_answer_ends_where_the_context_does(tiny_f32: Path) -> None:
-    engine = LlamaEngine(EngineConfig(tiny_f32, n_ctx=256))
+    engine = LlamaEngine(EngineConfig(tiny_f32, n_threads=1, n_ctx=256))
     chunks = list(engine.submit(ask("word " * 150, max_tokens=None)))
     engine.close()
     assert chunks[-1].finish_reason == "length"
@@ -84,7 +84,7 @@ def test_answer_ends_where_the_context_does(tiny_f32: Path) -> None:
 @pytest.mark.parametrize("n_ctx", [0, 2049], ids=["none", "more than the model's"])
 def test_context_outside_the_model_is_refused(tiny_f32: Path, n_ctx: int) -> None:
     with pytest.raises(UsageError, match="1 to 2048"):
-        LlamaEngine(EngineConfig(tiny_f32, n_ctx=n_ctx))
+        LlamaEngine(EngineConfig(tiny_f32, n_threads=1, n_ctx=n_ctx))
 
 
 def test_cancelled_answer_ends_and_leaves_nothing_behind(engine: LlamaEngine) -> None:
@@ -107,7 +107,7 @@ def test_cancelled_prompt_stops_within_its_batch(engine: LlamaEngine) -> None:
 
 
 def test_more_requests_than_places_are_refused_at_once(tiny_f32: Path) -> None:
-    engine = LlamaEngine(EngineConfig(tiny_f32, slots=1, queue=1))
+    engine = LlamaEngine(EngineConfig(tiny_f32, n_threads=1, slots=1, queue=1))
     running = [engine.submit(ask("a", temperature=1, seed=0, max_tokens=None)) for _ in range(2)]
     with pytest.raises(OverloadedError, match="2 places"):
         engine.submit(ask("b"))
@@ -119,7 +119,7 @@ def test_more_requests_than_places_are_refused_at_once(tiny_f32: Path) -> None:
 
 def test_cache_shared_by_more_than_it_holds_still_gives_every_whole_answer(tiny_f32: Path) -> None:
     requests = [ask(f"{i} " * 40, temperature=1, seed=i, max_tokens=120) for i in range(3)]
-    engine = LlamaEngine(EngineConfig(tiny_f32, n_ctx=256, slots=3, kv_type="f32"))
+    engine = LlamaEngine(EngineConfig(tiny_f32, n_threads=1, n_ctx=256, slots=3, kv_type="f32"))
     alone = [text(list(engine.submit(request))) for request in requests]
     generations = [engine.submit(request) for request in requests]
     together = [text(list(generation)) for generation in generations]
@@ -128,7 +128,7 @@ def test_cache_shared_by_more_than_it_holds_still_gives_every_whole_answer(tiny_
 
 
 def test_closing_ends_what_runs_and_refuses_what_comes(tiny_f32: Path) -> None:
-    engine = LlamaEngine(EngineConfig(tiny_f32, slots=1))
+    engine = LlamaEngine(EngineConfig(tiny_f32, n_threads=1, slots=1))
     running, waiting = [engine.submit(ask("a", temperature=1, seed=0, max_tokens=None)) for _ in range(2)]
     assert running.get(timeout=10) is not None
     engine.close()
