@@ -165,7 +165,7 @@ def _integer(config: dict[str, Any], key: str, lowest: int, highest: int, proble
     problems.append(
         f"{key} is missing"
         if key not in config
-        else f"{key} is {shown(value)}, not an integer of {lowest} to {highest}"
+        else f"{key} is {shown(value)}, not an integer from {lowest} to {highest}"
     )
     return lowest
 

@@ -96,15 +96,21 @@ class StableFile:
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` (of bytes) from `offset` on; raises as `read` does."""
         with open_regular(self.path) as file:
-            try:
-                file.seek(offset)
-                done = 0
-                while done < len(buffer) and (count := file.readinto(buffer[done:])):
-                    done += count
-            except OSError as error:
-                raise unreadable(self.path, error) from error
+            file.seek(offset)
+            done = _fill(self.path, file, buffer)
             if done < len(buffer) or _stamp(file) != self.stamp:
                 raise IntegrityError(f"{self.path}: changed while it was read; start again when it is complete")
+
+
+def _fill(path: Path, file: io.FileIO, buffer: memoryview) -> int:
+    """Read until `buffer` is full or the file ends; returns the number of bytes. Raises StorageError."""
+    done = 0
+    try:
+        while done < len(buffer) and (count := file.readinto(buffer[done:])):
+            done += count
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return done
 
 
 def _stamp(file: io.FileIO) -> tuple[int, int, int]:
@@ -118,15 +124,13 @@ def unreadable(path: Path, error: OSError) -> StorageError:
 
 def read_small(path: Path, limit: int) -> bytes:
     """A file of at most `limit` bytes, whole; a failed download is recognised (`refuse_download_error`)."""
+    content = bytearray(limit + 1)
     with open_regular(path) as file:
-        try:
-            content = io.BufferedReader(file).read(limit + 1)
-        except OSError as error:
-            raise unreadable(path, error) from error
+        content = content[: _fill(path, file, memoryview(content))]
     if len(content) > limit:
         raise InvalidFileError(f"{path}: is larger than {limit} bytes, which is no {path.name} of a checkpoint")
-    refuse_download_error(path, content[:512])
-    return content
+    refuse_download_error(path, bytes(content[:512]))
+    return bytes(content)
 
 
 def refuse_download_error(path: Path, head: bytes) -> None:

@@ -22,7 +22,7 @@ from .files import is_plain, shown
 from .storage import STORAGES, PickledTensor, Storage, place
 
 MAX_PICKLE = 1 << 20  # bytes; the largest shard of the real checkpoint has 8 KB
-MAX_OPCODES = 200_000  # about 26 a tensor; bounds the memory, as every opcode makes one small object at most
+MAX_OPCODES = 100_000  # about 26 a tensor; bounds the memory, as every opcode makes one small object at most
 
 
 @dataclass(frozen=True)
