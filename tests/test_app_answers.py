@@ -1,4 +1,4 @@
-"""What a chat over HTTP answers, at once and as a stream, on an engine that plays scripts (CASES H1, S1, S2, S10 to S12)."""
+"""What a chat over HTTP answers, at once and as a stream, on a scripted engine (CASES H1, S1, S2, S10 to S12)."""
 
 from __future__ import annotations
 

@@ -17,8 +17,7 @@ from . import wire
 from .service import Service
 
 POLL_S = 0.2  # how soon a client that left, or a server that ends, is noticed
-FIRST_PING_S = 0.8  # a stream must show life within a second ...
-PING_S = 10.0  # ... and then at least every 15
+FIRST_SIGN_S = 0.8  # a stream shows life within a second, so that nobody takes a long prefill for a hang
 
 
 class ClientGoneError(ConnectionAbortedError):
@@ -68,7 +67,7 @@ class Answer:
 
         Raises the engine's error or ClientGoneError; after it, errors are events of the stream.
         """
-        deadline = time.monotonic() + FIRST_PING_S
+        deadline = time.monotonic() + FIRST_SIGN_S
         while self._first is None and (left := deadline - time.monotonic()) > 0:
             self._first = self._next(min(POLL_S, left))
 
@@ -98,7 +97,7 @@ class Answer:
                 if head.include_usage:
                     yield wire.usage_event(head, chunk.stats)
                 return
-            if time.monotonic() - sent >= PING_S:
+            if time.monotonic() - sent >= self._service.ping_s:
                 sent = time.monotonic()
                 yield wire.PING
             chunk = self._next(POLL_S)

@@ -199,6 +199,8 @@ def _log_line(status: int) -> Callable[[], None]:
     what = (request.remote_addr, request.method, request.path[:200], status)
 
     def log() -> None:
+        if answer is not None and answer.error is not None and wire.failure(answer.error, request_id).status == 500:
+            _log.error("%s %s", request_id, _what_failed(answer.error))
         seconds = time.monotonic() - start
         _log.info("%s %s %s %d %.3fs %s%s", *what, seconds, request_id, "" if answer is None else answer.summary())
 

@@ -20,9 +20,11 @@ class Service:
     Args:
         engine: a loaded engine; without one the service is loading until `ready`.
         most: answers at once, queued ones included. Each holds a thread of the server, and some must stay free.
+        ping_s: longest silence in a stream, in seconds. Proxies and clients give up on a connection after 15 to 60.
     """
 
-    def __init__(self, engine: Engine | None = None, *, most: int = 32) -> None:
+    def __init__(self, engine: Engine | None = None, *, most: int = 32, ping_s: float = 10.0) -> None:
+        self.ping_s = ping_s
         self._engine = engine
         self._free = threading.Semaphore(most)
         self._draining = threading.Event()

@@ -1,0 +1,35 @@
+"""Log lines of the server: one event, one line, whatever a client put into a path.
+
+What is logged is decided where it happens: never a key, a header, a query string or a word of a conversation.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TextIO
+
+
+class OneLine(logging.Formatter):
+    """Escapes every character that a terminal or a log reader could take for more than text, line ends included."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "".join(map(_visible, super().format(record)))
+
+
+def _visible(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
+
+
+def configure(stream: TextIO) -> None:
+    """Send what the server logs, and waitress under it, to `stream`."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(OneLine())
+    for name in ("glm_edge", "waitress"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.propagate = False
+        logger.setLevel(logging.INFO if name == "glm_edge" else logging.WARNING)
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a queue that is filled for a moment is no news

@@ -1,0 +1,66 @@
+"""`glm-edge serve`: a model behind an HTTP address, until Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+
+@click.command("serve")
+@click.option("--model", type=click.Path(path_type=Path), help="The GGUF file.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; beyond loopback needs a key."
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@click.option("--api-key", "api_keys", multiple=True, metavar="KEY", help="A key that clients must send; repeatable.")
+@click.option(
+    "--api-key-file", type=click.Path(path_type=Path), help="A file with one key a line, read when it changes."
+)
+@click.option("--ctx", "n_ctx", type=click.IntRange(1), help="Tokens of context, prompt and answer together.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Processors to use; all without it.")
+@click.option("--alias", "aliases", multiple=True, metavar="NAME", help="Another name of the model; repeatable.")
+@click.option("--allow-host", "hosts", multiple=True, metavar="NAME", help="Another Host to answer to; repeatable.")
+@click.option(
+    "--allow-origin", "origins", multiple=True, metavar="URL", help="A web page's origin that may call; repeatable."
+)
+@click.option("--grace", type=click.FloatRange(0), default=30, show_default=True, help="Seconds to end answers in.")
+def command(
+    model: Path | None,
+    host: str,
+    port: int,
+    api_keys: tuple[str, ...],
+    api_key_file: Path | None,
+    n_ctx: int | None,
+    threads: int | None,
+    aliases: tuple[str, ...],
+    hosts: tuple[str, ...],
+    origins: tuple[str, ...],
+    grace: float,
+) -> None:
+    """Serve a model over HTTP, as OpenAI's chat completions.
+
+    A key can also be given in GLM_EDGE_API_KEY: other users of the machine can read options, not the environment.
+    Ctrl-C lets running answers end; a second one stops at once.
+    """
+    from ..api.keys import Keys, key_file_warnings
+    from ..serve import ServeConfig, serve
+    from ..types import EngineConfig
+    from .load import load_engine
+    from .model import resolve_model
+
+    keys = Keys.collect(api_keys, api_key_file, os.environ)
+    for warning in key_file_warnings(api_key_file) if api_key_file else ():
+        click.echo(f"warning: {warning}", err=True)
+    engine = EngineConfig(resolve_model(model), n_ctx=n_ctx, n_threads=threads)
+    config = ServeConfig(
+        host,
+        port,
+        keys,
+        hosts=frozenset(name.lower() for name in hosts),
+        origins=frozenset(origins),
+        aliases=frozenset(aliases),
+        grace=grace,
+    )
+    serve(lambda: load_engine(engine), config)
