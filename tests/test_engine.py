@@ -53,6 +53,25 @@ def test_answers_computed_together_equal_answers_computed_alone(engine: LlamaEng
     assert [text(list(generation)) for generation in generations] == alone
 
 
+def test_next_round_computes_only_what_is_new(engine: LlamaEngine) -> None:
+    first = ask("tell me", temperature=1.0, seed=5)
+    chunks = list(engine.submit(first))
+    done = chunks[-1].stats
+    assert done is not None
+    again = (*first.messages, Message("assistant", text(chunks)), Message("user", "and then?"))
+    last = list(engine.submit(Request(again, SamplingParams(0), 5)))[-1].stats
+    assert last is not None
+    # all of the first round but the last token, which was drawn and not computed
+    assert last.cached_tokens == done.prompt_tokens + done.completion_tokens - 1
+
+
+def test_same_prompt_again_computes_one_token(engine: LlamaEngine) -> None:
+    for _ in range(2):
+        stats = list(engine.submit(ask("once more")))[-1].stats
+    assert stats is not None
+    assert stats.cached_tokens == stats.prompt_tokens - 1
+
+
 def test_stop_string_ends_the_answer(engine: LlamaEngine) -> None:
     whole = text(list(engine.submit(ask("hello"))))
     stop = whole[5:8]

@@ -7,6 +7,7 @@ cache yet: `pending`. The scheduler moves `n_past`; everything else happens in `
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from ..errors import GlmEdgeError
 from ..generation import Generation
@@ -18,13 +19,25 @@ from .text import AnswerText
 
 class Answer:
     """Args:
-    prompt: ids of the whole prompt.
+    prompt_text, prompt: the whole prompt, as text and as ids.
     limit: tokens that the answer may have at most; at least 1.
+    on_end: called once, in the engine's thread, before the reader is told of the end.
     """
 
     def __init__(
-        self, request: Request, prompt: list[int], limit: int, model: Model, generation: Generation[Chunk]
+        self,
+        request: Request,
+        prompt_text: str,
+        prompt: list[int],
+        limit: int,
+        model: Model,
+        generation: Generation[Chunk],
+        on_end: Callable[[Answer], None],
     ) -> None:
+        self._on_end = on_end
+        self.prompt_text = prompt_text
+        self.n_prompt = len(prompt)
+        self.shown = ""  # the answer so far, as its reader got it
         self.tokens = list(prompt)  # prompt, then the answer so far
         self.n_past = 0  # how many of them are in the cache
         self.sequence = -1  # llama.cpp's sequence while it has one
@@ -32,7 +45,6 @@ class Answer:
         self.sampler = Sampler(request.sampling)
         self._n_cached = 0  # prompt tokens that were in the cache before
         self._generation = generation
-        self._n_prompt = len(prompt)
         self._limit = limit
         self._model = model
         self._text = AnswerText(request.stop)
@@ -78,20 +90,25 @@ class Answer:
         self.tokens.append(token)
         text = self._text.feed(self._model.piece(token))
         if text:
+            self.shown += text
             self._generation.put(Chunk(text))
         if self._text.stopped:
             self.finish("stop")
-        elif len(self.tokens) - self._n_prompt >= self._limit:
+        elif len(self.tokens) - self.n_prompt >= self._limit:
             self.finish("length")
 
     def finish(self, reason: FinishReason) -> None:
         """Give the reader the rest of the text, the reason and the figures."""
         self.finished = True
-        self._generation.put(Chunk(self._text.end(complete=reason == "stop"), reason, self._stats()))
+        rest = self._text.end(complete=reason == "stop")
+        self.shown += rest
+        self._on_end(self)
+        self._generation.put(Chunk(rest, reason, self._stats()))
         self._generation.finish()
 
     def fail(self, error: GlmEdgeError) -> None:
         self.finished = True
+        self._on_end(self)
         self._generation.fail(error)
 
     def _stats(self) -> Stats:
@@ -99,8 +116,8 @@ class Answer:
         started = self._started if self._started is not None else now
         first = self._first if self._first is not None else now
         return Stats(
-            prompt_tokens=self._n_prompt,
-            completion_tokens=len(self.tokens) - self._n_prompt,
+            prompt_tokens=self.n_prompt,
+            completion_tokens=len(self.tokens) - self.n_prompt,
             cached_tokens=self._n_cached,
             queue_s=started - self._submitted,
             prefill_s=first - started,

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from ..device import processors
 from ..errors import ContextLengthError, EngineClosedError, EngineError, GlmEdgeError, OverloadedError, UsageError
 from ..generation import Generation
-from ..gguf import GgufFile, read_gguf
+from ..gguf import read_gguf
+from ..gguf_values import GgufFile
 from ..llama import Batch, Context, Model
 from ..model_file import check_model, context_length, model_id
 from ..types import Chunk, EngineConfig, ModelInfo, Request
@@ -79,13 +80,13 @@ class LlamaEngine:
         with self._vocabulary:
             if self._ended is not None:
                 raise self._ended
-            prompt = self._tokenizer.prompt_ids(request.messages)
+            text, prompt = self._tokenizer.prompt(request.messages)
         room = self.info.n_ctx - len(prompt)
         if room < 1:
             raise ContextLengthError(len(prompt), self.info.n_ctx)
         generation: Generation[Chunk] = Generation(on_cancel=self._on_cancel)
         limit = room if request.max_tokens is None else min(request.max_tokens, room)
-        answer = Answer(request, prompt, limit, self._model, generation)
+        answer = Answer(request, text, prompt, limit, self._model, generation, self._on_end)
         with self._lock:
             if self._ended is not None:
                 raise self._ended
@@ -122,8 +123,6 @@ class LlamaEngine:
                 self._abort = self._ended is not None
                 if not all(a.cancelled for a in self._scheduler.running):
                     self._scheduler.step()
-                with self._lock:
-                    self._answers = {a for a in self._answers if not a.finished}
         except GlmEdgeError as failed:
             self._ended = failed
         except BaseException as bug:  # readers must not wait for ever; the thread's own traceback is kept
@@ -134,6 +133,12 @@ class LlamaEngine:
                 error = self._ended or EngineError("the engine stopped")
             self._take_new(wait=False)
             self._scheduler.end_all(error)
+
+    def _on_end(self, answer: Answer) -> None:
+        """In the engine's thread, before the reader is told: what was said is known when the next round comes."""
+        self._tokenizer.remember(answer.prompt_text, answer.tokens, answer.n_prompt, answer.shown)
+        with self._lock:
+            self._answers.discard(answer)
 
     def _take_new(self, *, wait: bool = True) -> None:
         """Hand over what was submitted; wait for it when there is nothing else to do."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import IntegrityError
-from ..gguf import GgufFile
+from ..gguf_values import GgufFile
 from ..llama import Model
 from ..model_file import golden_texts, prefix_ids
 from ..prompt import prompt_text, rounds
 from ..types import Message
+from .said import Said
 
 
 class Tokenizer:
@@ -26,6 +27,9 @@ class Tokenizer:
     def __init__(self, model: Model, file: GgufFile) -> None:
         self._model = model
         self._prefix = list(prefix_ids(file))
+        self._said = Said()
+        # the id of SentencePiece's dummy prefix, which the middle of a prompt must not have
+        self._dummy = model.tokenize("\n")[:-1]
         for text, ids in golden_texts(file):
             if (got := model.tokenize(text)) != list(ids):
                 raise IntegrityError(
@@ -33,6 +37,22 @@ class Tokenizer:
                     " convert the checkpoint again with this version"
                 )
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of a whole prompt: [gMASK], sop, text."""
-        return self._prefix + self._model.tokenize(prompt_text(*rounds(messages)))
+    def prompt(self, messages: Sequence[Message]) -> tuple[str, list[int]]:
+        """The prompt's text and its ids: [gMASK], sop, text; what was said before in the ids it was written in."""
+        text = prompt_text(*rounds(messages))
+        ids, rest = self._said.recall(text)
+        if ids:
+            new = self._model.tokenize(rest)
+            if new[:1] == self._dummy:
+                return text, ids + new[1:]
+        return text, self._prefix + self._model.tokenize(text)
+
+    def remember(self, prompt: str, ids: list[int], n_prompt: int, shown: str) -> None:
+        """An answer has ended: `ids` are the prompt's and the answer's, `shown` is the answer that the reader got.
+
+        Forgotten unless the reader got just what was written, but for white space at its ends: a stop string, a
+        placeholder or half a character makes the text another one.
+        """
+        written = b"".join(self._model.piece(token) for token in ids[n_prompt:])
+        if shown and written.decode("utf-8", "replace").strip() == shown:
+            self._said.remember(prompt + shown, ids)

@@ -1,0 +1,43 @@
+"""What conversations were made of: their text, and the token ids that were in the cache when they ended.
+
+A client sends a conversation back as text. Tokenizing that text again need not give the ids that the model wrote (it
+may spell a word in two tokens that the tokenizer spells in one), and from the first different id on nothing in the
+cache would fit. So the ids are looked up by the text, and only what is new is tokenized.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+
+_LIMIT = 256  # conversations remembered; at 8192 tokens of context, some 30 MB at most
+
+
+class Said:
+    """Token ids by conversation text, least recently used first. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._ids: OrderedDict[str, list[int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def remember(self, text: str, ids: list[int]) -> None:
+        """`text`: a whole prompt with its answer, as the client was shown it; `ids`: what the model saw and wrote."""
+        with self._lock:
+            self._ids[text] = ids
+            self._ids.move_to_end(text)
+            if len(self._ids) > _LIMIT:
+                self._ids.popitem(last=False)
+
+    def recall(self, text: str) -> tuple[list[int], str]:
+        """(ids of the longest remembered conversation that `text` continues, the rest of `text`); ([], text) if none.
+
+        The rest begins with the line break that ends an answer in the prompt. A line break is a byte token, which
+        merges with nothing, so the ids of the two parts are the ids of the whole.
+        """
+        with self._lock:
+            known = [t for t in self._ids if text.startswith(t) and text.startswith("\n", len(t))]
+            if not known:
+                return [], text
+            longest = max(known, key=len)
+            self._ids.move_to_end(longest)
+            return self._ids[longest], text[len(longest) :]
