@@ -121,7 +121,7 @@ def _refuse(path: Path, what: str) -> NoReturn:
 def _refuse_other_format(path: Path, head: bytes) -> NoReturn:
     refuse_download_error(path, head)
     if head.startswith((_LEGACY, b"\x80")) or head[257:262] == b"ustar":
-        _refuse(path, "in an old format of torch, not a zip file; resave it: torch.save(torch.load(F, weights_only=True), F)")
+        _refuse(path, "in torch's format of before 1.6; resave it: torch.save(torch.load(F, weights_only=True), F)")
     _refuse(path, f"not a file of torch.save: begins with {shown(head[:8])}")
 
 

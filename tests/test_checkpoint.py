@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from glm_edge.convert.checkpoint import Checkpoint, open_checkpoint
-from test_config import CHATGLM2
+from small_checkpoint import CONFIG
 from torchfile import write_shard
 
 from glm_edge.errors import GlmEdgeError, InvalidFileError, StorageError, UnsupportedModelError
@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
     """A small checkpoint of two shards, complete."""
     folder = tmp_path / "checkpoint"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(CHATGLM2))
+    (folder / "config.json").write_text(json.dumps(CONFIG))
     (folder / "tokenizer.model").write_bytes(b"\n\x07pieces")
     for name, tensors in SHARDS.items():
         write_shard(folder / name, tensors)
@@ -273,7 +273,7 @@ def test_no_code_of_a_checkpoint_runs_and_nothing_is_fetched(
 
     for name in ("configuration_chatglm", "modeling_chatglm", "tokenization_chatglm", "__init__"):
         (folder / f"{name}.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')")
-    config = CHATGLM2 | {"auto_map": {"AutoConfig": "someone/else--configuration_chatglm.ChatGLMConfig"}}
+    config = CONFIG | {"auto_map": {"AutoConfig": "someone/else--configuration_chatglm.ChatGLMConfig"}}
     (folder / "config.json").write_text(json.dumps(config))
     monkeypatch.setattr(socket.socket, "connect", no_network)
     monkeypatch.chdir(folder)
