@@ -65,9 +65,7 @@ def place(storage: Storage, offset: object, shape: Sequence[object], strides: Se
     if len(steps) != len(sizes) or any(
         size > 1 and step != wanted for size, step, wanted in zip(sizes, steps, packed, strict=True)
     ):
-        raise ValueError(
-            f"a tensor of shape {sizes} with strides {steps}, which is not contiguous; save its .contiguous()"
-        )
+        raise ValueError(f"a tensor of shape {sizes} with strides {steps} is not contiguous; save its .contiguous()")
     if start + math.prod(sizes) > storage.length:
         raise ValueError(f"a tensor of shape {sizes} at {start} goes beyond its storage of {storage.length} values")
     return PickledTensor(storage, start, sizes)
