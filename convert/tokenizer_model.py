@@ -16,7 +16,7 @@ from glm_edge.errors import InvalidFileError, UnsupportedModelError
 from .files import read_small, shown
 from .protobuf import BYTES, FIXED32, VARINT, MalformedError, fields
 
-MAX_BYTES = 64 << 20  # the real file has 1 MB
+MAX_BYTES = 8 << 20  # the real file has 1 MB
 MAX_PIECES = 1 << 20
 MAX_PIECE_BYTES = 512
 

@@ -14,8 +14,7 @@ from typing import Any
 
 from glm_edge.errors import InvalidFileError, UnsupportedModelError
 
-from .files import shown
-from .tokenizer_model import CONTROL, NORMAL, UNUSED, TokenizerModel, read_tokenizer_model
+from .tokenizer_model import BYTE, BYTE_PIECES, CONTROL, NORMAL, UNUSED, TokenizerModel, read_tokenizer_model
 
 # After the pieces, in this order (ChatGLM2 `tokenization_chatglm.py`), and the texts to try for each. A space always
 # ends the search: llama.cpp turns the spaces of a text into U+2581 before it merges.
@@ -33,7 +32,7 @@ _ADDED_SCORE = -1000.0  # never compared with another, because no merge reaches 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Every token of the model; position is the id, `len` is padded_vocab_size."""
+    """Every token of the model by id, as many as padded_vocab_size."""
 
     model: TokenizerModel
     texts: tuple[str, ...]
@@ -52,8 +51,9 @@ class Vocabulary:
         gmask, sop = self.prefix_ids
         return self.texts[gmask], self.texts[sop]
 
-    def id_of(self, text: str) -> int:
-        return self.texts.index(text)
+    def id_of(self, piece: str) -> int:
+        """The id of a piece by its text in tokenizer.model, which may be another one in `texts`."""
+        return self.model.texts.index(piece)
 
 
 def read_vocabulary(path: Path, padded_vocab_size: int) -> Vocabulary:
@@ -69,15 +69,19 @@ def read_vocabulary(path: Path, padded_vocab_size: int) -> Vocabulary:
             f"{path}: its {len(model.texts)} pieces and {len(SPECIAL)} special tokens do not belong to"
             f" padded_vocab_size {padded_vocab_size} of config.json, which may hold up to {PADDING_LIMIT - 1} more"
         )
-    reachable = reachable_texts(model.texts)
-    for text, kind in zip(model.texts, model.types, strict=True):
-        if kind != NORMAL and text in reachable:
-            raise UnsupportedModelError(
-                f"{path}: user text can become the special token {shown(text)} in llama.cpp, by merging pieces"
-            )
-    # No text added here is reachable, so none of them makes another text reachable.
+    # llama.cpp finds byte tokens by their text, so these keep theirs. No other special token ends up with a text that is
+    # reachable, so none of them makes another one reachable either.
+    kept = [text for text, kind in zip(model.texts, model.types, strict=True) if kind in (NORMAL, BYTE)]
+    reachable = reachable_texts(kept)
+    if byte := next((text for text in BYTE_PIECES if text in reachable), None):
+        raise UnsupportedModelError(
+            f"{path}: user text can become the byte token {byte} in llama.cpp, by merging pieces"
+        )
+    taken = set(kept)
     texts, types = list(model.texts), list(model.types)
-    taken = set(texts)
+    for token, (text, kind) in enumerate(zip(model.texts, model.types, strict=True)):
+        if kind not in (NORMAL, BYTE):
+            texts[token] = _free_text((text, f"<|{text}|>", f"{text} "), taken, reachable)
     for candidates in SPECIAL.values():
         texts.append(_free_text(candidates, taken, reachable))
         types.append(CONTROL)

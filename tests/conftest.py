@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from glm_edge.convert.convert import convert
+from small_checkpoint import write_checkpoint
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -51,3 +52,9 @@ def tiny_f16(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def tiny_q4_0(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny checkpoint as a GGUF file of type q4_0."""
     return convert(tiny_checkpoint, tmp_path_factory.mktemp("gguf") / "tiny-q4_0.gguf", type="q4_0").path
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of our own (hidden 256, ffn 672, 2 layers, 512 tokens), the same on every machine; only read it."""
+    return write_checkpoint(tmp_path_factory.mktemp("small") / "chatglm2-small")
