@@ -211,6 +211,23 @@ class Context:
         """Let `target` share the first `end` positions of `source`; nothing is computed or moved."""
         ll.llama_memory_seq_cp(self._memory, source, target, 0, end)
 
+    def state(self, sequence: int) -> bytes:
+        """All that the cache holds of a sequence, in llama.cpp's own format."""
+        size = ll.llama_state_seq_get_size(self._ctx, sequence)
+        buffer = (ctypes.c_uint8 * size)()
+        written = ll.llama_state_seq_get_data(self._ctx, buffer, size, sequence)
+        if written != size:
+            raise EngineError(f"llama.cpp gave {written} bytes of state where it announced {size}")
+        return bytes(buffer)
+
+    def restore(self, sequence: int, state: bytes) -> bool:
+        """Put a state into an empty sequence; False where there are no cells for it, and the sequence is empty then."""
+        buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+        if ll.llama_state_seq_set_data(self._ctx, buffer, len(state), sequence) == len(state):
+            return True
+        self.remove(sequence)
+        return False
+
     def close(self) -> None:
         if self._ctx:
             ll.llama_free(self._ctx)

@@ -9,6 +9,7 @@ the golden texts give their token ids, which takes the loaded vocabulary.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 
@@ -45,6 +46,9 @@ SCALING = "rope.scaling.type"  # text; "linear" is the one that ChatGLM2 models 
 # Token types of the vocabulary, by llama.cpp's numbers: normal, unknown, control, user-defined, unused, byte.
 NORMAL, BYTE = 1, 6
 BYTE_TEXTS = frozenset(f"<0x{byte:02X}>" for byte in range(256))
+
+# How much of the weights a fingerprint reads.
+SAMPLES, SAMPLE_BYTES = 64, 4096
 
 
 def check_model(file: GgufFile) -> None:
@@ -97,6 +101,17 @@ def model_id(file: GgufFile) -> str:
     """What clients call the model: the name in the file, or the file's own where it has none."""
     name = file.metadata.get("general.name")
     return name if isinstance(name, str) and name else file.path.stem
+
+
+def fingerprint(file: GgufFile) -> bytes:
+    """A digest that tells models apart without reading gigabytes: the header whole, the weights in samples."""
+    digest = hashlib.sha256(file.size.to_bytes(8, "little"))
+    with open(file.path, "rb") as content:
+        digest.update(content.read(file.data_offset))
+        for sample in range(SAMPLES):
+            content.seek(file.data_offset + (file.size - file.data_offset) * sample // SAMPLES)
+            digest.update(content.read(SAMPLE_BYTES))
+    return digest.digest()
 
 
 def _is_golden(pair: object) -> bool:

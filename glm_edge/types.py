@@ -87,6 +87,8 @@ class EngineConfig:
     queue: int = 16  # answers that may wait for a slot
     kv_type: Literal["f16", "f32"] = "f16"
     flash_attention: bool = False
+    cache_folder: Path | None = None  # where computed prefixes are kept over restarts; None: nowhere
+    cache_bytes: int = 2 << 30  # what they may take there
 
 
 @dataclass(frozen=True)

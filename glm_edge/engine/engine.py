@@ -5,6 +5,7 @@ Submitting tokenizes in the caller's thread, so that a prompt which cannot fit i
 
 from __future__ import annotations
 
+import hashlib
 import queue
 import threading
 from collections.abc import Callable
@@ -14,11 +15,12 @@ from ..errors import ContextLengthError, EngineClosedError, EngineError, GlmEdge
 from ..generation import Generation
 from ..gguf import read_gguf
 from ..gguf_values import GgufFile
-from ..llama import Batch, Context, Model
-from ..model_file import check_model, context_length, model_id
+from ..llama import Batch, Context, Model, versions
+from ..model_file import check_model, context_length, fingerprint, model_id
 from ..types import Chunk, EngineConfig, ModelInfo, Request
 from .answer import Answer
 from .scheduler import Scheduler, sequences
+from .store import Store
 from .tokenizer import Tokenizer
 
 # ChatGLM2-6B was aligned for chat at this length; its position encoding goes further, its manners do not.
@@ -50,7 +52,8 @@ class LlamaEngine:
             raise
         self.info = ModelInfo(model_id(file), config.model, self._model.n_params, n_ctx)
         self._batch = Batch(min(_BATCH, n_ctx))
-        self._scheduler = Scheduler(self._context, self._batch, config.slots)
+        self._store = _open_store(config, file)
+        self._scheduler = Scheduler(self._context, self._batch, config.slots, self._store)
         self._places = config.slots + config.queue
         self._vocabulary = threading.Lock()  # tokenizing; the model is freed under it
         self._lock = threading.Lock()  # guards _answers and _ended
@@ -103,6 +106,8 @@ class LlamaEngine:
         self._abort = True
         self._inbox.put(None)
         self._thread.join()
+        if self._store is not None:
+            self._store.close()
         self._batch.close()
         self._context.close()
         with self._vocabulary:
@@ -160,3 +165,13 @@ def _context_length(config: EngineConfig, file: GgufFile) -> int:
     if not 1 <= config.n_ctx <= trained:
         raise UsageError(f"--ctx {config.n_ctx}: this model's context is 1 to {trained} tokens")
     return config.n_ctx
+
+
+def _open_store(config: EngineConfig, file: GgufFile) -> Store | None:
+    """The prefixes on disk that fit this model, in this configuration, with this llama.cpp."""
+    shipped = config.model.with_name(config.model.name + ".prefixes")
+    if config.cache_folder is None:
+        return None
+    identity = hashlib.sha256(f"{versions()} {config.kv_type} {config.flash_attention}".encode())
+    identity.update(fingerprint(file))
+    return Store(config.cache_folder, identity.digest(), limit=config.cache_bytes, shipped=(shipped,))

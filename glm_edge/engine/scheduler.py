@@ -15,25 +15,30 @@ from ..errors import EngineError, GlmEdgeError
 from ..llama import Batch, Context
 from .answer import Answer
 from .prefixes import Prefixes, common_prefix
+from .store import Store
 
 _KEPT = 16  # prefixes kept at most, beside the answers being computed
 _PATIENCE_S = 1.0  # how long answers being written may wait for the slices of prompts in one batch
 _SLICE = 16  # prompt tokens beside them while nothing is known of the speed
 _WORTH_WAITING = 16  # tokens that another prompt is about to compute for us
+_WORTH_READING = 64  # tokens that a file holds and the cache does not
+_WORTH_SAVING = 128  # tokens that the cache holds and no file does
 
 
 class Scheduler:
     """Args:
     slots: answers computed at the same time.
     context: with `sequences(slots)` sequences.
+    store: prefixes on disk, if there are any.
     """
 
-    def __init__(self, context: Context, batch: Batch, slots: int) -> None:
+    def __init__(self, context: Context, batch: Batch, slots: int, store: Store | None = None) -> None:
         self._context = context
         self._batch = batch
         self._slots = slots
         self._free = list(range(sequences(slots)))
         self._prefixes = Prefixes(context)
+        self._store = store
         self._waiting: deque[Answer] = deque()
         self._running: list[Answer] = []  # in the order they were admitted
         self._full = False  # an answer was sent back: admit nobody until another ends
@@ -98,21 +103,40 @@ class Scheduler:
         return False
 
     def _start(self, answer: Answer) -> None:
-        """Give the answer a sequence, with the longest prefix of its prompt that is in the cache."""
+        """Give the answer a sequence, with the longest prefix of its prompt that is known."""
+        if not self._free:
+            self._evict()
+        answer.sequence = self._free.pop()
+        _, known = self._longest(answer)
+        if not self._read_stored(answer, known):
+            source, length = self._longest(answer)  # again: reading may have cost kept prefixes
+            if length > 0:
+                self._context.copy(source, answer.sequence, length)
+                answer.cached(length)
+        self._running.append(answer)
+
+    def _longest(self, answer: Answer) -> tuple[int, int]:
+        """(sequence, length) of the longest prefix in the cache; the last token is always computed, for its logits."""
         source, length = self._prefixes.longest(answer.tokens)
         for other in self._running:
             n = min(common_prefix(other.tokens, answer.tokens), other.n_past)
             if n > length:
                 source, length = other.sequence, n
-        length = min(length, len(answer.tokens) - 1)  # the last token is computed, for its logits
-        if not self._free:
-            # never the source: it was just used, and a pool of kept ones larger than one always has an older one
-            self._evict()
-        answer.sequence = self._free.pop()
-        if length > 0:
-            self._context.copy(source, answer.sequence, length)
-            answer.cached(length)
-        self._running.append(answer)
+        return source, min(length, len(answer.tokens) - 1)
+
+    def _read_stored(self, answer: Answer, known: int) -> bool:
+        """Take the prompt's beginning from disk, where that has enough more of it than the `known` tokens here."""
+        if self._store is None:
+            return False
+        length = min(self._store.longest(answer.tokens), len(answer.tokens) - 1)
+        if length - known < _WORTH_READING or (state := self._store.load(answer.tokens)) is None:
+            return False
+        while not self._context.restore(answer.sequence, state):
+            if not self._evict():
+                return False
+        self._context.remove(answer.sequence, length)
+        answer.cached(length)
+        return True
 
     def _fill(self) -> list[tuple[Answer, int, int]]:
         """Put tokens into the batch; returns (answer, how many of its tokens, index of the last) for each."""
@@ -175,9 +199,17 @@ class Scheduler:
         self._running.remove(answer)
         self._full = False
         self._context.remove(answer.sequence, answer.n_past)  # an aborted batch may have left more
+        self._save(answer)
         self._free += self._prefixes.keep(answer.sequence, answer.tokens[: answer.n_past])
         if len(self._prefixes) > _KEPT:
             self._evict()
+
+    def _save(self, answer: Answer) -> None:
+        if self._store is None:
+            return
+        tokens = answer.tokens[: answer.n_past]
+        if len(tokens) - self._store.longest(tokens) >= _WORTH_SAVING:
+            self._store.save(tokens, self._context.state(answer.sequence))
 
 
 def sequences(slots: int) -> int:
