@@ -30,7 +30,7 @@ from .types import Engine
 _OTHER_FILES = 100  # that the process has open besides connections
 _ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # localhost has an IPv6 address even where there is no IPv6
 
-ABORT_S = 2.0  # after the grace: for errors to reach the clients, and for the engine to stop
+_ABORT_S = 1.5  # after the grace: for errors to reach the clients, and for the engine to stop
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ class _Run:
         for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), self._on_signal)
+        _say(f"listening at {self._url}, loading the model")
         loader = threading.Thread(target=self._load_engine, name="loader", daemon=True)
         loader.start()
         while not self._stop and self._failure is None:
@@ -139,7 +140,7 @@ class _Run:
             self._turn_while_busy(self._grace)
         if self._server.busy:
             self._service.abort()
-            self._turn_while_busy(ABORT_S)
+            self._turn_while_busy(_ABORT_S / 2)
 
     def _turn_while_busy(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -152,7 +153,7 @@ class _Run:
             return False  # still loading
         closer = threading.Thread(target=self._engine.close, name="closer", daemon=True)
         closer.start()
-        closer.join(ABORT_S)
+        closer.join(_ABORT_S / 2)
         return not closer.is_alive()
 
 

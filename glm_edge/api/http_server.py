@@ -83,7 +83,7 @@ class HttpServer:
 
     def close(self) -> None:
         """Close every connection. Threads that still serve are left behind; they end with the process."""
-        self._dispatcher.shutdown(timeout=1)
+        self._dispatcher.set_thread_count(0)
         wasyncore.close_all(self._map, ignore_all=True)
 
     def _channels(self) -> list[Channel]:
