@@ -43,7 +43,11 @@ def check_space(path: Path, size: int) -> None:
     with _storage_errors(path, size):
         free = shutil.disk_usage(path.parent).free
     if free < size:
-        raise StorageError(f"{path}: needs {size / 1e9:.3f} GB and the disk has {free / 1e9:.3f} GB free")
+        raise StorageError(f"{path}: needs {_amount(size)} and the disk has {_amount(free)} free")
+
+
+def _amount(size: int) -> str:
+    return f"{size / 1e9:.3f} GB" if size >= 10**9 else f"{size / 1e6:.3f} MB"
 
 
 @contextlib.contextmanager
@@ -51,7 +55,7 @@ def _storage_errors(path: Path, size: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = f"; the file needs {size / 1e9:.3f} GB in all" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        advice = f"; the file needs {_amount(size)} in all" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         raise StorageError(f"{path}: cannot be written: {error.strerror or error}{advice}") from error
 
 
