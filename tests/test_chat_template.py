@@ -18,9 +18,8 @@ from glm_edge.types import Message, Role
 PREFIX = "[gMASK]<sop>"
 ENVIRONMENTS = {
     "plain": jinja2.Environment(),
-    "trimmed": jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True
-    ),  # as transformers does
+    # as transformers does
+    "trimmed": jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True),
 }
 
 

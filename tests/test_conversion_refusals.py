@@ -132,8 +132,8 @@ def test_v6_a_full_disk_is_noticed_before_weights_are_read(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=123_000))
     message = refused(checkpoint, out, StorageError)
-    assert "0.000 GB free" not in message
     assert "0.123 MB free" in message
+    assert "needs 0." in message
 
 
 def test_v7_an_existing_output_is_kept_and_nothing_is_read(tmp_path: Path, out: Path) -> None:
@@ -194,9 +194,7 @@ def test_v7_a_read_only_folder_is_refused(small_checkpoint: Path, out: Path, mon
     assert "not writable" in refused(small_checkpoint, out, StorageError)
 
 
-@pytest.mark.parametrize(
-    "name", ["with space.gguf", "模型-😀.gguf", "模" * 80 + ".gguf"], ids=["space", "chinese", "long"]
-)
+@pytest.mark.parametrize("name", ["with space.gguf", "模型-😀.gguf", "模" * 80 + ".gguf"], ids=["space", "han", "long"])
 def test_v7_unusual_output_names_work(small_checkpoint: Path, out: Path, name: str) -> None:
     convert(small_checkpoint, out.with_name(name))
     assert [path.name for path in out.parent.iterdir()] == [name]

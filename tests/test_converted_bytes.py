@@ -1,4 +1,4 @@
-"""What is in a converted file: the same bytes as llama.cpp's own quantizer makes, whatever the threads, nothing lost."""
+"""What is in a converted file: the bytes that llama.cpp's own quantizer makes, whatever the threads; nothing lost."""
 
 from __future__ import annotations
 
