@@ -10,9 +10,11 @@ from collections.abc import Iterator
 import pytest
 from fake_engine import FakeEngine
 from live_server import BODY, CHAT, LiveServer, eventually, get, post
+from waitress.adjustments import Adjustments
 
 from glm_edge.api.gate import Gate
 from glm_edge.api.http_channel import Deadlines
+from glm_edge.api.http_parser import StrictParser
 from glm_edge.api.keys import Keys
 
 LIMIT = 1000
@@ -73,6 +75,14 @@ def test_a7_without_a_key_a_huge_body_is_401(guarded: LiveServer) -> None:
         wire.send(post(BODY, "API-KEY: key"))  # the body went by, the connection goes on
         assert wire.reply().status == 200
     assert guarded.exchange(chunked(b"x" * 900)).status == 401
+
+
+def test_a7_without_a_key_a_body_is_not_kept() -> None:
+    parser = StrictParser(Gate(Keys(["key"])), Adjustments())
+    data = post(b"x" * 900)
+    assert parser.received(data[:-900]) + parser.received(data[-900:]) == len(data)
+    assert parser.completed
+    assert parser.get_body_stream().read() == b""
 
 
 def test_a3_a_huge_or_odd_key_is_refused(guarded: LiveServer) -> None:

@@ -91,6 +91,10 @@ def test_h23_an_ambiguous_request_is_refused_and_what_follows_is_not_run(server:
     assert len(server.engine.requests) == before
 
 
+def test_h23_a_request_with_bare_line_ends_is_refused_without_waiting_for_more(server: LiveServer) -> None:
+    assert server.exchange(REFUSED["bare-line-ends"]).status == 400
+
+
 GOOD = {
     "length": request(LENGTH),
     "chunked": request("Transfer-Encoding: chunked", body=CHUNKS),
