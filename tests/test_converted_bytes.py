@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from small_checkpoint import CONFIG, PIECES, random_weights, shapes, write_checkpoint
 from torchfile import Tensor, write_shard
 
+from glm_edge.gguf import read_gguf
+from glm_edge.model_file import check_model
+
 # Rows of 80 and 208 weights: no quantized type divides the first, none the second.
 ODD = CONFIG | {"hidden_size": 80, "kv_channels": 20, "ffn_hidden_size": 208, "_name_or_path": "odd"}
 # Rows of 64 and 224: whole blocks of 32, none of 256.
@@ -115,6 +118,11 @@ def test_f32_and_bf16_checkpoints_keep_their_values(tmp_path: Path, dtype: str) 
 
 
 LAYER_1 = "transformer.encoder.layers.1"
+
+
+@pytest.mark.parametrize("type_name", RECIPES)
+def test_the_runtime_takes_the_file(small_checkpoint: Path, tmp_path: Path, type_name: str) -> None:
+    check_model(read_gguf(convert(small_checkpoint, tmp_path / "x.gguf", type=type_name).path))
 
 
 def test_keys_say_what_the_model_is(small_checkpoint: Path, tmp_path: Path) -> None:
