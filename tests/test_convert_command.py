@@ -88,7 +88,7 @@ def test_an_error_is_one_line_and_its_code(
 @pytest.mark.parametrize(
     "options",
     [["--threads", "0"], ["--threads", "1000000"], ["--type", "q9"], ["--what"], []],
-    ids=lambda o: "_".join(o),
+    ids=" ".join,
 )
 def test_c1_bad_options_are_exit_2(tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*options, str(tmp_path)] if options else []
