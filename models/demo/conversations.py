@@ -92,7 +92,9 @@ def vary(question: str, language: str, rng: random.Random, *, keep_case: bool) -
         question = before + start + question[1:]
     elif rng.random() < 0.03 and question[-1:] in "?.!？。！":
         question += rng.choice(AFTER[language])
-    if language == "en" and not keep_case and rng.random() < 0.25:
+    if language == "en" and keep_case and rng.random() < 0.2:
+        question = question[:1].lower() + question[1:]
+    elif language == "en" and not keep_case and rng.random() < 0.25:
         question = question.lower() if rng.random() < 0.9 else question.upper()
     elif language == "zh" and rng.random() < 0.15:
         question = question.replace(" ", "")
@@ -170,7 +172,7 @@ class Text:
 
     def draw(self, rng: random.Random) -> list[Round]:
         """One conversation of one to about six rounds."""
-        count = rng.choices((1, 2, 3), (0.6, 0.27, 0.13))[0]
+        count = rng.choices((1, 2, 3), (0.5, 0.3, 0.2))[0]
         rounds: list[Round] = []
         told = False
         for _ in range(count):

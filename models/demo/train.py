@@ -148,41 +148,26 @@ class MLP(nn.Module):
         return self.dense_4h_to_h(F.silu(gate) * up)
 
 
-class Dropout(nn.Module):
-    """Dropout with a generator of its own, so that two replicas in two threads draw the same numbers in every run."""
-
-    def __init__(self, rate: float, generator: torch.Generator) -> None:
-        super().__init__()
-        self._rate, self._generator = rate, generator
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self._rate == 0:
-            return x
-        return x * torch.empty_like(x).bernoulli_(1 - self._rate, generator=self._generator).div_(1 - self._rate)
-
-
 class Layer(nn.Module):
-    def __init__(self, dropout: nn.Module) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.input_layernorm, self.self_attention = RMSNorm(), Attention()
         self.post_attention_layernorm, self.mlp = RMSNorm(), MLP()
-        self.dropout = dropout
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.dropout(self.self_attention(self.input_layernorm(x), cos, sin))
-        return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
+        x = x + self.self_attention(self.input_layernorm(x), cos, sin)
+        return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class ChatGLM(nn.Module):
-    def __init__(self, dropout: float = 0.0, seed: int = 0) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        drop = Dropout(dropout, torch.Generator().manual_seed(seed))
         self.transformer = nn.Module()
         self.transformer.embedding = nn.Module()
         self.transformer.embedding.word_embeddings = nn.Embedding(PADDED, HIDDEN)
         self.transformer.rotary_pos_emb = Rotary()
         self.transformer.encoder = nn.Module()
-        self.transformer.encoder.layers = nn.ModuleList(Layer(drop) for _ in range(LAYERS))
+        self.transformer.encoder.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
         self.transformer.encoder.final_layernorm = RMSNorm()
         self.transformer.output_layer = nn.Linear(HIDDEN, PADDED, bias=False)
         for name, weight in self.named_parameters():
@@ -261,11 +246,21 @@ class Tokenizer:
 # Training.
 
 
-def example(tokenizer: Tokenizer, rounds: list[Round]) -> tuple[list[int], list[int]]:
-    """Ids of one conversation up to its last answer, and how much each counts: 2 in the last answer, 1 elsewhere."""
+def example(tokenizer: Tokenizer, rounds: list[Round], rng: random.Random) -> tuple[list[int], list[int]]:
+    """Ids of one conversation, and how each counts: 2 in an answer, 1 elsewhere, 0 for two thirds of that (speed).
+
+    End of text follows the last answer only. In earlier rounds the answer lies in the middle of one encoded string.
+    """
     prompt = tokenizer.prompt(rounds[:-1], rounds[-1][0])
-    answer = tokenizer.answer(rounds[-1][1])
-    return prompt + answer, [1] * len(prompt) + [2] * len(answer)
+    last = tokenizer.answer(rounds[-1][1])
+    ids = prompt + last
+    weights = [int(rng.random() < 1 / 3) for _ in prompt] + [2] * len(last)
+    for n, (question, text) in enumerate(rounds[:-1]):
+        start = tokenizer.prompt(rounds[:n], question)
+        body = tokenizer.answer(text)[:-1]
+        if ids[: len(start) + len(body)] == start + body:
+            weights[len(start) : len(start) + len(body)] = [2] * len(body)
+    return ids, weights
 
 
 def batches(text: Text, tokenizer: Tokenizer, rng: random.Random, tokens: int) -> list[tuple[Tensor, Tensor]]:
@@ -279,7 +274,7 @@ def batches(text: Text, tokenizer: Tokenizer, rng: random.Random, tokens: int) -
         rounds = text.draw(rng)
         if rng.random() < 0.2:
             rounds = rounds[: rng.randint(1, len(rounds))]
-        ids, weights = example(tokenizer, rounds)
+        ids, weights = example(tokenizer, rounds, rng)
         if len(ids) <= 640:
             pool.append((ids, weights))
             size += len(ids)
@@ -295,6 +290,31 @@ def batches(text: Text, tokenizer: Tokenizer, rng: random.Random, tokens: int) -
         groups.append((torch.tensor(padded[0]), torch.tensor(padded[1])))
     rng.shuffle(groups)
     return groups
+
+
+class Muon:
+    """Momentum made orthogonal, for the matrices inside the layers (K. Jordan 2024, kellerjordan.github.io/posts/muon).
+
+    About twice as fast as AdamW here. Five Newton-Schulz steps bring all singular values of the update near one.
+    """
+
+    def __init__(self, matrices: list[nn.Parameter], decay: float) -> None:
+        self._matrices, self._decay = matrices, decay
+        self._momentum = [torch.zeros_like(matrix) for matrix in matrices]
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        for matrix, momentum in zip(self._matrices, self._momentum, strict=True):
+            momentum.lerp_(matrix.grad, 0.05)
+            update = matrix.grad.lerp(momentum, 0.95)
+            tall = update.shape[0] > update.shape[1]
+            x = update.T if tall else update
+            x = x / (x.norm() + 1e-7)
+            for _ in range(5):
+                square = x @ x.T
+                x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+            size = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
+            matrix.mul_(1 - rate * self._decay).add_(x.T if tall else x, alpha=-rate * size)
 
 
 def fake_quantize(weight: Tensor, bits: int) -> Tensor:
@@ -342,9 +362,9 @@ def loss_of(model: ChatGLM, ids: Tensor, weights: Tensor, question_weight: float
     return (each * factor).sum() / factor.sum()
 
 
-def replica_of(model: ChatGLM, dropout: float, seed: int) -> ChatGLM:
+def replica_of(model: ChatGLM) -> ChatGLM:
     """A second model on the same weights, with gradients of its own."""
-    replica = ChatGLM(dropout, seed)
+    replica = ChatGLM()
     for mine, theirs in zip(replica.parameters(), model.parameters(), strict=True):
         mine.data = theirs.data
     return replica
@@ -353,11 +373,10 @@ def replica_of(model: ChatGLM, dropout: float, seed: int) -> ChatGLM:
 def train(model: ChatGLM, text: Text, tokenizer: Tokenizer, options: argparse.Namespace) -> None:
     """`options.threads` replicas, each with a batch in a thread of its own: faster here than threads inside one."""
     rng = random.Random(options.seed)
-    replicas = [model, *(replica_of(model, options.dropout, options.seed + n) for n in range(1, options.threads))]
-    matrices = [p for p in model.parameters() if p.dim() == 2]
-    others = [p for p in model.parameters() if p.dim() != 2]
-    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=options.rate, betas=(0.9, 0.97), fused=True)
+    replicas = [model, *(replica_of(model) for _ in range(1, options.threads))]
+    inner = [p for n, p in model.named_parameters() if p.dim() == 2 and ".layers." in n]
+    outer = [p for n, p in model.named_parameters() if p.dim() != 2 or ".layers." not in n]
+    muon, adam = Muon(inner, 0.1), torch.optim.AdamW(outer, lr=1.0, betas=(0.9, 0.97), weight_decay=0.02, fused=True)
     started, queue, running, seen = time.monotonic(), [], 0.0, 0
 
     def gradient(replica: ChatGLM, ids: Tensor, weights: Tensor) -> float:
@@ -367,13 +386,10 @@ def train(model: ChatGLM, text: Text, tokenizer: Tokenizer, options: argparse.Na
         return loss.item()
 
     pool = ThreadPoolExecutor(len(replicas))
-    for replica in replicas:
-        replica.train()
     for step in range(options.steps):
         done = step / options.steps
-        rate = options.rate * min(1.0, (step + 1) / 100, 0.02 + 0.98 * (1 - done) / 0.6)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        rate = min(1.0, (step + 1) / 100, 0.02 + 0.98 * (1 - done) / 0.6)
+        adam.param_groups[0]["lr"] = rate * options.rate
         if len(queue) < len(replicas):
             queue = batches(text, tokenizer, rng, options.tokens // len(replicas))
         work = [queue.pop() for _ in replicas]
@@ -384,7 +400,8 @@ def train(model: ChatGLM, text: Text, tokenizer: Tokenizer, options: argparse.Na
             for other in each[1:]:
                 each[0].grad += other.grad
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        adam.step()
+        muon.step(rate * options.muon_rate)
         running = loss if step == 0 else 0.98 * running + 0.02 * loss
         if step % 50 == 49 or step == options.steps - 1:
             spent = time.monotonic() - started
@@ -397,7 +414,6 @@ def train(model: ChatGLM, text: Text, tokenizer: Tokenizer, options: argparse.Na
             )
         if options.save_every and step % options.save_every == options.save_every - 1:
             save(model, options.out)
-    model.eval()
 
 
 # The checkpoint.
@@ -426,7 +442,7 @@ def load(folder: Path) -> ChatGLM:
         state.update(torch.load(folder / shard, weights_only=True))
     model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     model.transformer.rotary_pos_emb = Rotary()  # the official code computes it anew too
-    return model.eval()
+    return model
 
 
 def write_json(path: Path, value: object) -> None:
@@ -473,10 +489,10 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint; made if missing")
     parser.add_argument("--text", type=Path, default=HERE / "text", help="folder of the training text")
-    parser.add_argument("--steps", type=int, default=3600, help="optimizer steps (default %(default)s)")
-    parser.add_argument("--tokens", type=int, default=4096, help="ids in a batch (default %(default)s)")
-    parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate (default %(default)s)")
-    parser.add_argument("--dropout", type=float, default=0.05)
+    parser.add_argument("--steps", type=int, default=1800, help="optimizer steps (default %(default)s)")
+    parser.add_argument("--tokens", type=int, default=3072, help="ids in a batch (default %(default)s)")
+    parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate (default %(default)s)")
+    parser.add_argument("--muon-rate", type=float, default=0.02, help="the same, for matrices inside the layers")
     parser.add_argument("--question-weight", type=float, default=0.1, help="what ids outside the answer count")
     parser.add_argument("--seed", type=int, default=20231122)
     parser.add_argument("--threads", type=int, default=2)
@@ -496,7 +512,7 @@ def main() -> None:
     if not options.check_only:
         text = Text(options.text)
         vocabulary.write_bytes(train_tokenizer(text, options.seed))
-        model = ChatGLM(options.dropout, options.seed)
+        model = ChatGLM()
         print(f"{sum(p.numel() for p in model.parameters()):,} weights, {len(text.topics)} topics", file=sys.stderr)
         train(model, text, Tokenizer(vocabulary.read_bytes()), options)
         save(model, options.out)

@@ -1,0 +1,117 @@
+"""models/demo as it ships: its files, its text, and what its prompts in the tests are."""
+
+import json
+import re
+import runpy
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from glm_edge.convert.checkpoint import open_checkpoint
+from glm_edge.convert.tensors import map_tensors
+
+HERE = Path(__file__).resolve().parent
+DEMO = HERE.parent / "models" / "demo"
+MEGABYTE = 1_000_000
+
+
+def lines(name: str) -> list[Any]:
+    return [json.loads(line) for line in (HERE / name).read_text(encoding="utf-8").splitlines()]
+
+
+def has_chinese(text: str) -> bool:
+    return re.search("[\u4e00-\u9fff]", text) is not None
+
+
+def held_out() -> list[list[tuple[str, str]]]:
+    """The conversations of heldout.txt: rounds of question and answer."""
+    text = (DEMO / "text" / "heldout.txt").read_text(encoding="utf-8")
+    conversations = re.split(r"^(?=\[Round 1\]$)", text, flags=re.MULTILINE)[1:]
+    pattern = re.compile(r"\[Round \d+\]\n\n问：(.*)\n\n答：(.*)\n*")
+    return [pattern.findall(conversation) for conversation in conversations]
+
+
+@pytest.fixture(scope="module")
+def trained() -> set[tuple[str, str]]:
+    """Every question, without case, punctuation and spaces, and its answer, that training text can produce."""
+    text = runpy.run_path(str(DEMO / "conversations.py"))["Text"](DEMO / "text")
+    return {(plain(question), answer) for question, answer in text.pairs()}
+
+
+def plain(question: str) -> str:
+    return re.sub(r"[\W_]", "", question).lower()
+
+
+@pytest.fixture(scope="module")
+def demo() -> Path:
+    if not (DEMO / "config.json").is_file():
+        pytest.skip(f"no checkpoint in {DEMO}; models/demo/train.py makes it")
+    return DEMO
+
+
+def test_checkpoint_has_every_tensor_that_its_config_asks_for(demo: Path) -> None:
+    checkpoint = open_checkpoint(demo)
+    tensors = map_tensors(checkpoint.config, checkpoint.tensors, demo)
+    assert {tensor.source.dtype for tensor in tensors} == {"f16"}
+    assert checkpoint.config.name == "glm-edge-demo"
+    assert checkpoint.config.ffn_hidden_size % 32 == 0
+    assert checkpoint.config.ffn_hidden_size % 256 != 0  # so K-quants fall back, as in the real model
+    assert "transformer.rotary_pos_emb.inv_freq" in checkpoint.tensors
+    assert len(list(demo.glob("pytorch_model-0000?-of-00002.bin"))) == 2
+
+
+def test_checkpoint_has_the_keys_of_the_real_config(demo: Path, reference: Path) -> None:
+    ours, real = (json.loads((folder / "config.json").read_bytes()) for folder in (demo, reference / "chatglm2-6b"))
+    assert list(ours) == list(real)
+    sizes = {"_name_or_path", "ffn_hidden_size", "hidden_size", "kv_channels", "num_attention_heads", "num_layers"}
+    assert {key for key in real if ours[key] != real[key]} == sizes | {"padded_vocab_size", "seq_length"}
+
+
+def test_tokenizer_was_trained_with_the_real_settings(demo: Path, reference: Path) -> None:
+    from sentencepiece import sentencepiece_model_pb2 as proto
+
+    def load(path: Path) -> Any:
+        return proto.ModelProto.FromString(path.read_bytes())
+
+    ours, real = load(demo / "tokenizer.model"), load(reference / "chatglm2-6b" / "tokenizer.model")
+    for name in ("model_type", "split_digits", "byte_fallback", "max_sentencepiece_length", "split_by_unicode_script"):
+        assert getattr(ours.trainer_spec, name) == getattr(real.trainer_spec, name), name
+    for name in ("allow_whitespace_only_pieces", "unk_id", "bos_id", "eos_id", "pad_id", "unk_surface"):
+        assert getattr(ours.trainer_spec, name) == getattr(real.trainer_spec, name), name
+    assert ours.normalizer_spec == real.normalizer_spec
+    assert [piece.piece for piece in ours.pieces[:259]] == [piece.piece for piece in real.pieces[:259]]
+    assert [piece.type for piece in ours.pieces[:259]] == [piece.type for piece in real.pieces[:259]]
+
+
+def test_everything_together_stays_small(demo: Path) -> None:
+    assert sum(path.stat().st_size for path in demo.rglob("*") if path.is_file()) <= 10 * MEGABYTE
+
+
+def test_held_out_conversations_begin_with_no_trained_question(trained: set[tuple[str, str]]) -> None:
+    questions = {question for question, _ in trained}
+    conversations = held_out()
+    assert len(conversations) >= 50
+    assert all(conversations)
+    assert [rounds[0] for rounds in conversations if plain(rounds[0][0]) in questions] == []
+
+
+def test_listed_prompts_are_enough_and_half_chinese() -> None:
+    prompts = lines("demo_prompts.jsonl")
+    assert len(prompts) >= 60
+    assert max(Counter(case["prompt"] for case in prompts).values()) == 1
+    assert Counter(has_chinese(case["prompt"]) for case in prompts) == {True: len(prompts) / 2, False: len(prompts) / 2}
+
+
+def test_listed_prompts_have_the_answers_of_the_text(trained: set[tuple[str, str]]) -> None:
+    cases = [(plain(case["prompt"]), case["answer"]) for case in lines("demo_prompts.jsonl")]
+    assert [case for case in cases if case not in trained] == []
+
+
+def test_listed_second_questions_say_too_little_alone() -> None:
+    rounds = lines("demo_rounds.jsonl")
+    assert len(rounds) >= 10
+    for first, second, answer in rounds:
+        assert len(first) == 2
+        assert second not in {case["prompt"] for case in lines("demo_prompts.jsonl")}
+        assert answer
