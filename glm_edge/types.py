@@ -5,6 +5,7 @@ Not here: how a request is written on the wire (`api/wire.py`) and how it is dec
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -24,15 +25,32 @@ class Message:
 
 
 @dataclass(frozen=True)
+class JsonFormat:
+    """The answer is to be one JSON object, or what a schema says."""
+
+    schema: str | None = None  # a JSON Schema, as JSON text
+
+
+@dataclass(frozen=True)
 class SamplingParams:
     """How the next token is drawn. Defaults are the model's own (ChatGLM2-6B `generation` defaults).
 
-    Warpers run in the official order: temperature, then top_p.
+    In this order: logit_bias, repetition, presence and frequency penalty, the answer's format, temperature, top_k,
+    top_p, min_p. It is the order of Hugging Face's processors and warpers, which the official code runs.
     """
 
     temperature: float = 0.8  # 0 is greedy
-    top_p: float = 0.8  # 1 keeps every token
+    top_p: float = 0.8  # keep the likeliest tokens until their mass reaches this; 1 keeps every token
     seed: int | None = None  # None draws a new one for each request
+    top_k: int = 0  # keep so many of the likeliest tokens; 0 keeps every token
+    min_p: float = 0.0  # drop tokens less likely than this times the likeliest
+    presence_penalty: float = 0.0  # taken from the logit of each token that the answer has
+    frequency_penalty: float = 0.0  # and this for each time that it has it
+    repetition_penalty: float = 1.0  # divides positive logits of tokens in prompt or answer, multiplies negative ones
+    logit_bias: Mapping[int, float] = field(default_factory=dict)  # token id -> what is added to its logit
+    response_format: JsonFormat | None = None  # None is text
+    logprobs: bool = False  # give the log probability of each token of the answer
+    top_logprobs: int = 0  # and those of so many of the likeliest at its place
 
 
 @dataclass(frozen=True)
@@ -43,6 +61,8 @@ class Request:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     max_tokens: int | None = None  # None: as many as the context has room for
     stop: tuple[str, ...] = ()  # strings that end the answer; not part of it
+    n: int = 1  # answers to it; they share the computing of the prompt
+    trim: bool = False  # leave out the oldest rounds when the conversation does not fit, instead of refusing it
 
 
 @dataclass(frozen=True)
@@ -55,6 +75,9 @@ class Stats:
     queue_s: float  # from submit to the first prompt token
     prefill_s: float  # from there to the first token of the answer
     decode_s: float  # from the first token of the answer to the last
+    drafted_tokens: int = 0  # tokens that prompt lookup put to the test
+    held_tokens: int = 0  # and those of them that were right
+    trimmed_rounds: int = 0  # oldest rounds that were left out of the prompt to make it fit
 
     @property
     def prefill_rate(self) -> float:
@@ -68,12 +91,24 @@ class Stats:
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """How likely a token was to the model itself: before bias, penalties, format, temperature and cuts."""
+
+    token: str  # its text; U+FFFD where it is part of a character
+    bytes: bytes
+    logprob: float  # natural logarithm
+    top: tuple[TokenLogprob, ...] = ()  # the likeliest at this place, likeliest first
+
+
+@dataclass(frozen=True)
 class Chunk:
-    """A piece of an answer: whole characters only. The last chunk carries `finish_reason` and `stats`."""
+    """A piece of an answer: whole characters only. The last of each answer carries `finish_reason` and `stats`."""
 
     text: str
+    index: int = 0  # which of the request's n answers
     finish_reason: FinishReason | None = None
     stats: Stats | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()  # of the tokens since the last chunk, where asked for
 
 
 @dataclass(frozen=True)
@@ -87,6 +122,7 @@ class EngineConfig:
     queue: int = 16  # answers that may wait for a slot
     kv_type: Literal["f16", "f32"] = "f16"
     flash_attention: bool = False
+    prompt_lookup: bool = True  # draft tokens from the prompt where that pays
     cache_folder: Path | None = None  # where computed prefixes are kept over restarts; None: nowhere
     cache_bytes: int = 2 << 30  # what they may take there
 

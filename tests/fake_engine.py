@@ -99,7 +99,7 @@ class FakeEngine:
             elif not self._wait(step, generation):
                 return None  # whoever cancelled or closed has said so already
         stats = Stats(_prompt_tokens(request), tokens, 0, started - submitted, 0.0, time.monotonic() - started)
-        generation.put(Chunk("", reason, stats))
+        generation.put(Chunk("", 0, reason, stats))
         return generation.finish()
 
     def _wait(self, step: float | threading.Event, generation: Generation[Chunk]) -> bool:

@@ -8,46 +8,58 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from ..errors import GlmEdgeError
 from ..generation import Generation
 from ..llama import Model
 from ..types import Chunk, FinishReason, Request, Stats
+from .lookup import Costs, Lookup
 from .sampler import Sampler
 from .text import AnswerText
+from .tokenizer import Prompt
+
+
+@dataclass(frozen=True)
+class Task:
+    """What an answer is to be."""
+
+    request: Request
+    prompt: Prompt
+    limit: int  # tokens that it may have at most; at least 1
+    trimmed_rounds: int = 0
+    index: int = 0  # which of the request's n answers
 
 
 class Answer:
     """Args:
-    prompt_text, prompt: the whole prompt, as text and as ids.
-    limit: tokens that the answer may have at most; at least 1.
+    siblings: all answers to the request, this one among them once all are made; they share the `generation`.
     on_end: called once, in the engine's thread, before the reader is told of the end.
     """
 
     def __init__(
         self,
-        request: Request,
-        prompt_text: str,
-        prompt: list[int],
-        limit: int,
+        task: Task,
         model: Model,
         generation: Generation[Chunk],
+        siblings: list[Answer],
         on_end: Callable[[Answer], None],
     ) -> None:
-        self._on_end = on_end
-        self.prompt_text = prompt_text
-        self.n_prompt = len(prompt)
+        self.task = task
+        self.tokens = list(task.prompt.ids)  # prompt, then the answer so far
         self.shown = ""  # the answer so far, as its reader got it
-        self.tokens = list(prompt)  # prompt, then the answer so far
-        self.n_past = 0  # how many of them are in the cache
+        self.n_past = 0  # how many of the tokens are in the cache
         self.sequence = -1  # llama.cpp's sequence while it has one
         self.finished = False
-        self.sampler = Sampler(request.sampling)
-        self._n_cached = 0  # prompt tokens that were in the cache before
-        self._generation = generation
-        self._limit = limit
+        self.sampler = Sampler(task.request.sampling, task.index)
         self._model = model
-        self._text = AnswerText(request.stop)
+        self._generation = generation
+        self._siblings = siblings
+        self._on_end = on_end
+        self._text = AnswerText(task.request.stop)
+        self._lookup: Lookup | None = None
+        self._n_cached = 0  # prompt tokens that were in the cache before
+        self._drafted = self._held = 0
         self._submitted = time.monotonic()
         self._started: float | None = None  # when its first token was put into a batch
         self._first: float | None = None  # when the first token of the answer was drawn
@@ -57,6 +69,11 @@ class Answer:
     def pending(self) -> int:
         """Tokens to compute before the next one can be drawn; 1 while the answer is being written."""
         return len(self.tokens) - self.n_past
+
+    @property
+    def _written(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self.tokens) - len(self.task.prompt.ids)
 
     @property
     def cancelled(self) -> bool:
@@ -72,6 +89,19 @@ class Answer:
         """Its cells are gone: all its tokens have to be computed again, nothing else changes."""
         self.sequence = -1
         self.n_past = 0
+
+    def draft(self, costs: Costs) -> list[int]:
+        """Tokens that may come next and are worth verifying; at most what the answer may still have after one."""
+        if self._lookup is None:
+            self._lookup = Lookup(self.tokens, costs)
+        return self._lookup.draft(self.task.limit - self._written - 1)
+
+    def verified(self, drafted: int, held: int) -> None:
+        """Of a draft, so many tokens were right."""
+        self._drafted += drafted
+        self._held += held
+        if self._lookup is not None:
+            self._lookup.verified(drafted, held)
 
     def start(self) -> None:
         """Its first tokens go into a batch now."""
@@ -91,10 +121,10 @@ class Answer:
         text = self._text.feed(self._model.piece(token))
         if text:
             self.shown += text
-            self._generation.put(Chunk(text))
+            self._generation.put(Chunk(text, self.task.index))
         if self._text.stopped:
             self.finish("stop")
-        elif len(self.tokens) - self.n_prompt >= self._limit:
+        elif self._written >= self.task.limit:
             self.finish("length")
 
     def finish(self, reason: FinishReason) -> None:
@@ -103,8 +133,9 @@ class Answer:
         rest = self._text.end(complete=reason == "stop")
         self.shown += rest
         self._on_end(self)
-        self._generation.put(Chunk(rest, reason, self._stats()))
-        self._generation.finish()
+        self._generation.put(Chunk(rest, self.task.index, reason, self._stats()))
+        if all(answer.finished for answer in self._siblings):
+            self._generation.finish()
 
     def fail(self, error: GlmEdgeError) -> None:
         self.finished = True
@@ -116,10 +147,13 @@ class Answer:
         started = self._started if self._started is not None else now
         first = self._first if self._first is not None else now
         return Stats(
-            prompt_tokens=self.n_prompt,
-            completion_tokens=len(self.tokens) - self.n_prompt,
+            prompt_tokens=len(self.task.prompt.ids),
+            completion_tokens=self._written,
             cached_tokens=self._n_cached,
             queue_s=started - self._submitted,
             prefill_s=first - started,
             decode_s=max(0.0, self._last - first),
+            drafted_tokens=self._drafted,
+            held_tokens=self._held,
+            trimmed_rounds=self.task.trimmed_rounds,
         )

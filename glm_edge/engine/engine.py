@@ -17,11 +17,12 @@ from ..gguf import read_gguf
 from ..gguf_values import GgufFile
 from ..llama import Batch, Context, Model, versions
 from ..model_file import check_model, context_length, fingerprint, model_id
-from ..types import Chunk, EngineConfig, ModelInfo, Request
-from .answer import Answer
+from ..types import Chunk, EngineConfig, Message, ModelInfo, Request
+from .answer import Answer, Task
 from .scheduler import Scheduler, sequences
 from .store import Store
 from .tokenizer import Tokenizer
+from .trim import trimmed
 
 # ChatGLM2-6B was aligned for chat at this length; its position encoding goes further, its manners do not.
 _DEFAULT_CTX = 8192
@@ -53,7 +54,7 @@ class LlamaEngine:
         self.info = ModelInfo(model_id(file), config.model, self._model.n_params, n_ctx)
         self._batch = Batch(min(_BATCH, n_ctx))
         self._store = _open_store(config, file)
-        self._scheduler = Scheduler(self._context, self._batch, config.slots, self._store)
+        self._scheduler = Scheduler(self._context, self._batch, config.slots, self._store, lookup=config.prompt_lookup)
         self._places = config.slots + config.queue
         self._vocabulary = threading.Lock()  # tokenizing; the model is freed under it
         self._lock = threading.Lock()  # guards _answers and _ended
@@ -80,24 +81,40 @@ class LlamaEngine:
 
     def submit(self, request: Request) -> Generation[Chunk]:
         """Queue a request; see types.Engine."""
+        messages, dropped = request.messages, 0
         with self._vocabulary:
             if self._ended is not None:
                 raise self._ended
-            text, prompt = self._tokenizer.prompt(request.messages)
-        room = self.info.n_ctx - len(prompt)
+            if request.trim:
+                messages, dropped = self._trim(request)
+            prompt = self._tokenizer.prompt(messages)
+        room = self.info.n_ctx - len(prompt.ids)
         if room < 1:
-            raise ContextLengthError(len(prompt), self.info.n_ctx)
-        generation: Generation[Chunk] = Generation(on_cancel=self._on_cancel)
+            raise ContextLengthError(len(prompt.ids), self.info.n_ctx)
         limit = room if request.max_tokens is None else min(request.max_tokens, room)
-        answer = Answer(request, text, prompt, limit, self._model, generation, self._on_end)
+        generation: Generation[Chunk] = Generation(on_cancel=self._on_cancel)
+        answers: list[Answer] = []
+        for index in range(request.n):
+            task = Task(request, prompt, limit, dropped, index)
+            answers.append(Answer(task, self._model, generation, answers, self._on_end))
+        self._enter(answers)
+        return generation
+
+    def _trim(self, request: Request) -> tuple[tuple[Message, ...], int]:
+        n_ctx = self.info.n_ctx
+        reserve = min(request.max_tokens or n_ctx, n_ctx // 4)
+        return trimmed(request.messages, n_ctx, reserve, lambda m: len(self._tokenizer.prompt(m).ids))
+
+    def _enter(self, answers: list[Answer]) -> None:
+        """Hand all or none over to the engine's thread."""
         with self._lock:
             if self._ended is not None:
                 raise self._ended
-            if len(self._answers) >= self._places:
+            if len(self._answers) + len(answers) > self._places:
                 raise OverloadedError(f"all {self._places} places are taken; try again later", retry_after=5.0)
-            self._answers.add(answer)
-        self._inbox.put(answer)
-        return generation
+            self._answers.update(answers)
+        for answer in answers:
+            self._inbox.put(answer)
 
     def close(self) -> None:
         """End every answer with EngineClosedError and free the model. Safe to call twice."""
@@ -141,7 +158,7 @@ class LlamaEngine:
 
     def _on_end(self, answer: Answer) -> None:
         """In the engine's thread, before the reader is told: what was said is known when the next round comes."""
-        self._tokenizer.remember(answer.prompt_text, answer.tokens, answer.n_prompt, answer.shown)
+        self._tokenizer.remember(answer.task.prompt, answer.tokens, answer.shown)
         with self._lock:
             self._answers.discard(answer)
 

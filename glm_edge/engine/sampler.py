@@ -16,11 +16,15 @@ from ..types import SamplingParams
 
 
 class Sampler:
-    """The sampler state of one answer: its parameters and its random numbers."""
+    """The sampler state of one answer: its parameters and its random numbers.
 
-    def __init__(self, params: SamplingParams) -> None:
+    Args:
+        index: which of the request's answers; each has random numbers of its own.
+    """
+
+    def __init__(self, params: SamplingParams, index: int = 0) -> None:
         self._params = params
-        self._random = np.random.default_rng(params.seed)
+        self._random = np.random.default_rng(None if params.seed is None else [params.seed, index])
 
     def sample(self, logits: npt.NDArray[np.float32]) -> int:
         """The next token. `logits`, shape (n_vocab,), is left as it is."""

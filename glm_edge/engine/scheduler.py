@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from dataclasses import dataclass
 
 from ..errors import EngineError, GlmEdgeError
 from ..llama import Batch, Context
 from .answer import Answer
+from .lookup import Costs
 from .prefixes import Prefixes, common_prefix
 from .store import Store
 
@@ -25,14 +27,27 @@ _WORTH_READING = 64  # tokens that a file holds and the cache does not
 _WORTH_SAVING = 128  # tokens that the cache holds and no file does
 
 
+@dataclass(frozen=True)
+class _Share:
+    """What one answer has in a batch."""
+
+    answer: Answer
+    n: int  # its own tokens
+    index: int  # of the last of them in the batch
+    draft: list[int]  # tokens after it that may turn out right
+
+
 class Scheduler:
     """Args:
     slots: answers computed at the same time.
     context: with `sequences(slots)` sequences.
     store: prefixes on disk, if there are any.
+    lookup: whether tokens are drafted from the prompt where that pays.
     """
 
-    def __init__(self, context: Context, batch: Batch, slots: int, store: Store | None = None) -> None:
+    def __init__(
+        self, context: Context, batch: Batch, slots: int, store: Store | None = None, *, lookup: bool = True
+    ) -> None:
         self._context = context
         self._batch = batch
         self._slots = slots
@@ -42,6 +57,7 @@ class Scheduler:
         self._waiting: deque[Answer] = deque()
         self._running: list[Answer] = []  # in the order they were admitted
         self._full = False  # an answer was sent back: admit nobody until another ends
+        self._costs = Costs() if lookup else None
         self._token_s = 0.0  # seconds a prompt token takes, running mean; 0 while unknown
 
     def add(self, answer: Answer) -> None:
@@ -72,20 +88,18 @@ class Scheduler:
 
     def step(self) -> None:
         """Compute one batch and draw a token for every answer whose tokens are then all in the cache."""
-        taken = self._fill()
+        shares = self._fill()
         began = time.monotonic()
         result = self._context.decode(self._batch)
         if result == "full":
             self._make_room()
         if result != "done":  # aborted: everyone in the batch is cancelled, and goes at the next admit
             return
-        self._measure(time.monotonic() - began)
-        for answer, n, index in taken:
-            answer.n_past += n
-            if answer.pending == 0:
-                answer.accept(answer.sampler.sample(self._context.logits(index)))
-            if answer.finished:
-                self._release(answer)
+        self._measure(shares, time.monotonic() - began)
+        for share in shares:
+            self._draw(share)
+            if share.answer.finished:
+                self._release(share.answer)
 
     def end_all(self, error: GlmEdgeError) -> None:
         """Fail every answer, running or waiting."""
@@ -138,19 +152,22 @@ class Scheduler:
         answer.cached(length)
         return True
 
-    def _fill(self) -> list[tuple[Answer, int, int]]:
-        """Put tokens into the batch; returns (answer, how many of its tokens, index of the last) for each."""
+    def _fill(self) -> list[_Share]:
+        """Put tokens into the batch."""
         self._batch.clear()
         writing = [a for a in self._running if a.pending == 1]
-        taken = [(a, 1) for a in writing]
+        reading = [a for a in self._running if a.pending > 1]
+        if self._costs is not None and len(self._running) == len(writing) == 1:
+            return [self._put(writing[0], 1, writing[0].draft(self._costs))]
+        shares = [self._put(answer, 1) for answer in writing]
         budget = self._budget(len(writing))
         # the shortest first: a long prompt takes its time anyway, a short one should not wait for it
-        for answer in sorted((a for a in self._running if a.pending > 1), key=lambda a: a.pending):
+        for answer in sorted(reading, key=lambda a: a.pending):
             n = min(answer.pending, budget)
             budget -= n
             if n:
-                taken.append((answer, n))
-        return [(answer, n, self._put(answer, n)) for answer, n in taken]
+                shares.append(self._put(answer, n))
+        return shares
 
     def _budget(self, writing: int) -> int:
         """Prompt tokens that go into the next batch beside `writing` answers."""
@@ -160,19 +177,41 @@ class Scheduler:
         affordable = int(_PATIENCE_S / self._token_s) if self._token_s else _SLICE
         return max(1, min(room, affordable - affordable % 4))  # the kernels work in rows of 4
 
-    def _measure(self, seconds: float) -> None:
-        """Learn what a prompt token costs from a batch that is mostly prompt."""
-        if len(self._batch) >= _SLICE:
-            cost = seconds / len(self._batch)
-            self._token_s = cost if not self._token_s else 0.7 * self._token_s + 0.3 * cost
+    def _measure(self, shares: list[_Share], seconds: float) -> None:
+        """Learn what batches cost: those of one answer for lookup, those that are mostly prompt for the slices."""
+        n = len(self._batch)
+        if self._costs is not None and len(shares) == 1 and n == 1 + len(shares[0].draft):
+            self._costs.measure(n, seconds)
+        elif n >= _SLICE:
+            self._token_s = seconds / n if not self._token_s else 0.7 * self._token_s + 0.3 * seconds / n
 
-    def _put(self, answer: Answer, n: int) -> int:
+    def _put(self, answer: Answer, n: int, draft: list[int] | None = None) -> _Share:
+        """Add the answer's next `n` tokens, and a draft of those after them."""
         answer.start()
-        index = -1
-        for position in range(answer.n_past, answer.n_past + n):
-            last = position == len(answer.tokens) - 1
-            index = self._batch.add(answer.tokens[position], position, answer.sequence, logits=last)
-        return index
+        draft = draft or []
+        tokens = [*answer.tokens[answer.n_past : answer.n_past + n], *draft]
+        last = len(answer.tokens) - 1
+        for position, token in enumerate(tokens, answer.n_past):
+            self._batch.add(token, position, answer.sequence, logits=position >= last)
+        return _Share(answer, n, len(self._batch) - 1 - len(draft), draft)
+
+    def _draw(self, share: _Share) -> None:
+        """Count what the batch computed; draw the next token, and one more for every token of the draft that held."""
+        answer = share.answer
+        answer.n_past += share.n
+        if answer.pending:
+            return
+        held = 0
+        while not answer.finished:
+            token = answer.sampler.sample(self._context.logits(share.index + held))
+            answer.accept(token)
+            if held == len(share.draft) or token != share.draft[held]:
+                break
+            held += 1
+            answer.n_past += 1
+        if share.draft:
+            answer.verified(len(share.draft), held)
+            self._context.remove(answer.sequence, answer.n_past)
 
     def _make_room(self) -> None:
         """The cache is full: a kept prefix goes, or the youngest answer is sent back."""

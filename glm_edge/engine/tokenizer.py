@@ -7,6 +7,7 @@ of the text, so no message can contain a control token.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ..errors import IntegrityError
 from ..gguf_values import GgufFile
@@ -15,6 +16,14 @@ from ..model_file import golden_texts, prefix_ids
 from ..prompt import prompt_text, rounds
 from ..types import Message
 from .said import Said
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model is given, as text and as ids: [gMASK], sop, the text's."""
+
+    text: str
+    ids: list[int]
 
 
 class Tokenizer:
@@ -37,22 +46,22 @@ class Tokenizer:
                     " convert the checkpoint again with this version"
                 )
 
-    def prompt(self, messages: Sequence[Message]) -> tuple[str, list[int]]:
-        """The prompt's text and its ids: [gMASK], sop, text; what was said before in the ids it was written in."""
+    def prompt(self, messages: Sequence[Message]) -> Prompt:
+        """The prompt of a conversation; what was said before in the ids that it was written in."""
         text = prompt_text(*rounds(messages))
         ids, rest = self._said.recall(text)
         if ids:
             new = self._model.tokenize(rest)
             if new[:1] == self._dummy:
-                return text, ids + new[1:]
-        return text, self._prefix + self._model.tokenize(text)
+                return Prompt(text, ids + new[1:])
+        return Prompt(text, self._prefix + self._model.tokenize(text))
 
-    def remember(self, prompt: str, ids: list[int], n_prompt: int, shown: str) -> None:
+    def remember(self, prompt: Prompt, ids: list[int], shown: str) -> None:
         """An answer has ended: `ids` are the prompt's and the answer's, `shown` is the answer that the reader got.
 
         Forgotten unless the reader got just what was written, but for white space at its ends: a stop string, a
         placeholder or half a character makes the text another one.
         """
-        written = b"".join(self._model.piece(token) for token in ids[n_prompt:])
+        written = b"".join(self._model.piece(token) for token in ids[len(prompt.ids) :])
         if shown and written.decode("utf-8", "replace").strip() == shown:
-            self._said.remember(prompt + shown, ids)
+            self._said.remember(prompt.text + shown, ids)
