@@ -22,6 +22,7 @@ _VERBS = {
     "convert": ("glm_edge.convert.cli", "Turn a ChatGLM2 checkpoint folder into one GGUF file."),
     "serve": ("glm_edge.cli.serve", "Serve a model over HTTP."),
     "chat": ("glm_edge.cli.chat", "Chat in the terminal, or answer one prompt."),
+    "perplexity": ("glm_edge.cli.perplexity", "How well a model predicts a text."),
     "tokenize": ("glm_edge.cli.tokenize", "Token ids of texts, as JSON lines."),
 }
 

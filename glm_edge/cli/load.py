@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 
+import click
 from tqdm import tqdm
 
 from ..engine.engine import LlamaEngine
 from ..types import EngineConfig
+from .demo import DEMO_ID, banner
 
 
 def load_engine(config: EngineConfig) -> LlamaEngine:
@@ -19,4 +21,7 @@ def load_engine(config: EngineConfig) -> LlamaEngine:
             bar.update(int(done * 100) - bar.n)
             return True
 
-        return LlamaEngine(config, progress)
+        engine = LlamaEngine(config, progress)
+    if engine.info.id == DEMO_ID:
+        click.echo(banner(engine.info.n_params), err=True)
+    return engine

@@ -8,12 +8,14 @@ from ..errors import StorageError, UsageError
 
 
 def resolve_model(path: Path | None) -> Path:
-    """The GGUF file to load.
+    """The GGUF file to load: the one named, or the demo model.
 
-    Raises UsageError when none was named or a folder was, StorageError when the file is not there.
+    Raises UsageError when a folder was named, StorageError when the file is not there.
     """
     if path is None:
-        raise UsageError("no model: make one with `glm-edge convert CHECKPOINT`, then name it with --model FILE")
+        from .demo import demo_model
+
+        return demo_model()
     if path.is_dir():
         hint = "convert it first: glm-edge convert" if (path / "config.json").exists() else "name a GGUF file in it:"
         raise UsageError(f"--model {path}: is a folder; {hint} {path}")

@@ -1,0 +1,79 @@
+"""The model that runs when the user has none: the demo checkpoint of the package, converted on first use.
+
+The file goes into the user's data folder under a name made of the checkpoint's contents, so that a new version of the
+package makes a new one. Two programs that start at once both convert; whichever is last puts the same bytes there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import tempfile
+from pathlib import Path
+
+import platformdirs
+
+from .. import __version__
+from ..errors import StorageError
+
+DEMO_ID = "glm-edge-demo"
+
+
+def demo_model() -> Path:
+    """The GGUF file of the demo model; made now if this is the first use.
+
+    Raises StorageError when the package came without the checkpoint or the data folder cannot be written.
+    """
+    checkpoint = _checkpoint()
+    folder = Path(platformdirs.user_data_dir("glm-edge", appauthor=False))
+    target = folder / f"{DEMO_ID}-{_version(checkpoint)}.gguf"
+    if target.exists():
+        return target
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".demo-") as temporary:
+            made = _convert(checkpoint, Path(temporary) / target.name)
+            os.replace(made, target)
+    except OSError as error:
+        raise StorageError(f"{target}: cannot put the demo model there: {error.strerror}") from error
+    return target
+
+
+def banner(n_params: int) -> str:
+    """What the user is told while the demo model answers."""
+    return (
+        f"demo model, {n_params / 1e6:.0f} million weights, knows a few dozen things;"
+        " for ChatGLM2-6B: glm-edge convert CHECKPOINT, then --model FILE"
+    )
+
+
+def _checkpoint() -> Path:
+    spec = importlib.util.find_spec("glm_edge.demo")
+    for place in (spec.submodule_search_locations or ()) if spec is not None else ():
+        if (Path(place) / "config.json").exists():
+            return Path(place)
+    raise StorageError("this installation has no demo model; name one with --model FILE")
+
+
+def _version(checkpoint: Path) -> str:
+    """A name for what the file will contain: it changes with the checkpoint and with what converts it."""
+    digest = hashlib.sha256(__version__.encode())
+    for path in sorted(checkpoint.iterdir()):
+        if path.suffix in {".json", ".bin", ".model"}:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _convert(checkpoint: Path, out: Path) -> Path:
+    from tqdm import tqdm
+
+    from glm_edge.convert.convert import convert
+
+    with tqdm(desc="preparing the demo model", unit="B", unit_scale=True, disable=None, leave=False) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return convert(checkpoint, out, type="f16", progress=progress).path
