@@ -33,7 +33,7 @@ class LiveServer:
         gate: Gate | None = None,
         body: int = 2**20,
         deadlines: Deadlines | None = None,
-        connections: int = 800,
+        connections: int = 1500,
         ping_s: float = 10.0,
     ) -> None:
         self.engine = engine

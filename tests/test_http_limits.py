@@ -1,4 +1,4 @@
-"""The server on the wire: sizes, deadlines, keep-alive (CASES A3, A7, H10, H24 to H27, O4)."""
+"""The server on the wire: sizes, deadlines, keep-alive (CASES A3, A7, H10, H24 to H27, O4, O5)."""
 
 from __future__ import annotations
 
@@ -185,6 +185,27 @@ def test_o4_an_idle_connection_is_closed_and_a_used_one_is_not() -> None:
             time.sleep(0.2)
         assert wire.closed
         assert time.monotonic() - begin > 1
+
+
+def test_o5_a_flood_of_connections_does_not_keep_a_health_check_waiting_and_leaves_nothing() -> None:
+    with LiveServer(FakeEngine()) as server:
+        flood = [server.connect() for _ in range(400)]
+        begin = time.monotonic()
+        assert server.exchange(get("/health")).status == 200
+        assert time.monotonic() - begin < 1
+        for wire in flood:
+            wire.__exit__()
+        assert eventually(lambda: server.server.connections == 0)
+
+
+def test_a_connection_over_the_limit_waits_for_a_free_place() -> None:
+    with LiveServer(FakeEngine(), connections=12) as server:
+        some = [server.connect() for _ in range(15)]
+        some[-1].send(get("/health"))
+        for wire in some[:-1]:
+            wire.__exit__()
+        assert some[-1].reply().status == 200
+        some[-1].__exit__()
 
 
 def test_o4_200_idle_connections_do_not_keep_a_good_request_waiting() -> None:

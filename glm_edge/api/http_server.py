@@ -25,13 +25,15 @@ from .http_parser import MAX_HEADER
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
+_ACCEPTS = 64  # a turn, so that a flood of connections cannot keep the others waiting
+
 
 @dataclass(frozen=True)
 class Limits:
     """What the server takes at most."""
 
     threads: int = 40  # must be above the answers at once (Service), so that health checks find one free
-    connections: int = 400 if sys.platform == "win32" else 800  # select() takes 512 there
+    connections: int = 400 if sys.platform == "win32" else 1500  # select() takes 512 there
     body: int = MAX_BODY  # bytes
     deadlines: Deadlines = field(default_factory=Deadlines)
 
@@ -100,8 +102,17 @@ class _Listener(TcpWSGIServer):
     ) -> None:
         self.gate = gate
         self.deadlines = deadlines
+        self._connections = map
         info = (sock.family, sock.type, sock.proto, sock.getsockname())
         super().__init__(app, map, True, sock, dispatcher, adj, info, bind_socket=False)
+
+    def handle_accept(self) -> None:
+        """As many connections as wait; waitress takes one a turn, and a turn costs more the more there are."""
+        for _ in range(_ACCEPTS):
+            before = len(self._connections)
+            super().handle_accept()
+            if len(self._connections) == before:
+                return
 
     def set_reuse_addr(self) -> None:
         """Whoever bound the socket has decided."""
