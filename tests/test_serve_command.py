@@ -46,12 +46,6 @@ def outcome(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
     return code, output.err
 
 
-def test_without_a_model_it_says_how_to_make_one(capsys: pytest.CaptureFixture[str]) -> None:
-    code, message = outcome(capsys)
-    assert code == 2
-    assert "glm-edge convert CHECKPOINT" in message
-
-
 def test_a_folder_or_a_missing_file_is_no_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert outcome(capsys, "--model", tmp_path)[0] == 2
     code, message = outcome(capsys, "--model", tmp_path / "none.gguf")
