@@ -5,6 +5,8 @@ The work is `convert.py`'s, imported when the command runs, so that help is inst
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +44,10 @@ def command(checkpoint: Path, type_: str, out: Path | None, force: bool, threads
             bar.update(done - bar.n)
 
         report = convert(checkpoint, out, type=type_.lower(), force=force, threads=threads, progress=progress)
-    _show(report)
+    try:
+        _show(report)
+    except BrokenPipeError:  # the reader of our output left, as `| head` does; the file is in place all the same
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show(report: Report) -> None:

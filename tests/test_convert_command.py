@@ -132,3 +132,15 @@ def test_converting_never_loads_llama_cpp(small_checkpoint: Path, tmp_path: Path
         check=True,
     )
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("start", [["-m", "convert"], ["-c", "from glm_edge.cli import main; main()", "convert"]])
+def test_v14_a_reader_that_leaves_changes_nothing(small_checkpoint: Path, tmp_path: Path, start: list[str]) -> None:
+    out = tmp_path / "x.gguf"
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, *start, str(small_checkpoint), "--out", str(out)]
+    done = subprocess.run(command, cwd=PROJECT, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert out.is_file()

@@ -8,6 +8,8 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import gguf
+import jinja2
 import pytest
 from glm_edge.convert.convert import convert
 from glm_edge.convert.golden import TEXTS
@@ -16,7 +18,7 @@ from small_checkpoint import BYTES, CONTROL, FIRST, NORMAL, PIECES, tokenizer_pr
 
 from glm_edge.errors import UnsupportedModelError
 
-Tokenize = Callable[[str], list[int]]
+Tokenize = Callable[..., list[int]]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,7 @@ def real(reference: Path) -> Vocabulary:
 
 @pytest.fixture(scope="module")
 def open_vocab() -> Iterator[Callable[[Path], Tokenize]]:
-    """Opens a GGUF file's vocabulary in llama.cpp; the result tokenizes plain text, as a runtime has to."""
+    """Opens a GGUF file's vocabulary in llama.cpp; the result tokenizes plain text unless told to parse."""
     import llama_cpp
 
     opened = []
@@ -39,10 +41,10 @@ def open_vocab() -> Iterator[Callable[[Path], Tokenize]]:
         opened.append(model)
         vocab = llama_cpp.llama_model_get_vocab(model)
 
-        def tokenize(text: str) -> list[int]:
+        def tokenize(text: str, parse_special: bool = False) -> list[int]:
             data = text.encode()
             ids = (ctypes.c_int32 * (len(data) + 8))()
-            count = llama_cpp.llama_tokenize(vocab, data, len(data), ids, len(ids), False, False)
+            count = llama_cpp.llama_tokenize(vocab, data, len(data), ids, len(ids), parse_special, parse_special)
             assert count >= 0
             return list(ids[:count])
 
@@ -158,3 +160,21 @@ def test_llama_cpp_makes_no_special_token_of_any_mix_of_their_names(
     for _ in range(2000):
         text = "".join(draw.choices(names, k=draw.randint(1, 6)))
         assert set(tokenize(text)) <= normal, text
+
+
+def test_another_program_gets_the_official_ids_out_of_the_embedded_template(
+    reference: Path, tiny_q4_0: Path, open_vocab: Callable[[Path], Tokenize]
+) -> None:
+    """A program that renders the template and then parses special tokens, as llama-server does."""
+    template = gguf.GGUFReader(tiny_q4_0).fields["tokenizer.chat_template"].contents()
+    render, tokenize = jinja2.Environment().from_string(template).render, open_vocab(tiny_q4_0)
+    compared = 0
+    for line in (reference / "prompts.jsonl").read_text("utf-8").strip("\n").split("\n"):
+        row = json.loads(line)
+        if any(name in row["prompt"] for name in ("[gMASK]", "<s>", "</s>", "<unk>", "<sop>")):
+            continue  # such a program takes these for the tokens, whoever wrote them
+        turns = [turn for q, a in row["history"] for turn in (("user", q), ("assistant", a))]
+        messages = [{"role": role, "content": content} for role, content in [*turns, ("user", row["query"])]]
+        assert tokenize(render(messages=messages, add_generation_prompt=True), parse_special=True) == row["ids"]
+        compared += 1
+    assert compared >= 30
