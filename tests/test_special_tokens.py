@@ -8,7 +8,6 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import gguf
 import jinja2
 import pytest
 from glm_edge.convert.convert import convert
@@ -17,6 +16,7 @@ from glm_edge.convert.vocab import SPECIAL, Vocabulary, load_sentencepiece, reac
 from small_checkpoint import BYTES, CONTROL, FIRST, NORMAL, PIECES, tokenizer_proto, write_checkpoint
 
 from glm_edge.errors import UnsupportedModelError
+from glm_edge.gguf import read_gguf
 
 Tokenize = Callable[..., list[int]]
 
@@ -166,7 +166,8 @@ def test_another_program_gets_the_official_ids_out_of_the_embedded_template(
     reference: Path, tiny_q4_0: Path, open_vocab: Callable[[Path], Tokenize]
 ) -> None:
     """A program that renders the template and then parses special tokens, as llama-server does."""
-    template = gguf.GGUFReader(tiny_q4_0).fields["tokenizer.chat_template"].contents()
+    template = read_gguf(tiny_q4_0).metadata["tokenizer.chat_template"]
+    assert isinstance(template, str)
     render, tokenize = jinja2.Environment().from_string(template).render, open_vocab(tiny_q4_0)
     compared = 0
     for line in (reference / "prompts.jsonl").read_text("utf-8").strip("\n").split("\n"):
