@@ -3,7 +3,7 @@
 Accepted is what torch's writer makes (torch 1.6 and later, miniz): stored members in one folder, one behind the other,
 sizes in a descriptor behind the data, zip64 where 4 GiB are passed. Refused are compression, encryption, comments,
 gaps, overlaps, repeated names, and headers that contradict the directory. Layout: PKWARE APPNOTE 6.3.10, 4.3 and 4.5.
-CRCs are checked where a member is read whole; those of tensor data only by `verify`. What members mean: `shard.py`.
+CRCs are checked where a member is read whole, and by `verify`. What members mean, and the CRCs of rows: `shard.py`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from glm_edge.errors import InvalidFileError
 
+from .checksum import damaged
 from .files import StableFile, is_plain, refuse_download_error, shown
 
 MAX_MEMBERS = 1 << 14  # the largest shard of the real checkpoint has 60
@@ -72,7 +73,7 @@ class Archive:
 
     def _check(self, member: Member, crc: int) -> None:
         if crc != member.crc:
-            _refuse(self.file.path, f"{member.name} is damaged: CRC {crc:08x}, recorded {member.crc:08x}")
+            raise damaged(self.file.path, member.name, crc, member.crc)
 
 
 @dataclass(frozen=True)

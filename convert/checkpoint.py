@@ -1,14 +1,15 @@
 """A checkpoint folder: which files it consists of, and the tensors in them by name.
 
-Everything that can be wrong with the files is found before a value is read. Which tensors the model needs, and in which
-shape, is checked by `tensors.py`. Only .bin files (torch.save) are read so far.
+Everything that can be wrong with the files is found before a value is read. Weights may be safetensors or files of
+torch.save, in one file or in shards with an index, as floats or quantized to 4 or 8 bits. Which tensors the model
+needs, and in which shape, is checked by `tensors.py`.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,18 +17,44 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from glm_edge.errors import InvalidFileError, StorageError, UnsupportedModelError
+from glm_edge.errors import InvalidFileError
 
 from .config import ModelConfig, read_config
-from .files import inside, is_plain, open_regular, raise_all, read_json, refuse_download_error, shown, unreadable
+from .files import inside, is_plain, names_in, open_regular, raise_all, read_json, refuse_download_error, shown
+from .quantized import dequantized
+from .safetensors import open_safetensors
 from .shard import StoredTensor, open_shard
-
-SINGLE = "pytorch_model.bin"
-INDEX = "pytorch_model.bin.index.json"
 
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", re.ASCII)
 # Names that open a device on Windows, whatever follows the first dot.
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.ASCII | re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class _Format:
+    """What the files of one format are called, and what reads them."""
+
+    single: str
+    index: str
+    shard: re.Pattern[str]
+    open: Callable[[Path], dict[str, StoredTensor]]
+
+
+# The first that a folder has is read, as transformers does: many on the hub have both.
+FORMATS = (
+    _Format(
+        "model.safetensors",
+        "model.safetensors.index.json",
+        re.compile(r"model-\d+-of-\d+\.safetensors", re.ASCII),
+        open_safetensors,
+    ),
+    _Format(
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+        re.compile(r"pytorch_model-\d+-of-\d+\.bin", re.ASCII),
+        open_shard,
+    ),
+)
 
 
 class SourceTensor(Protocol):
@@ -39,7 +66,7 @@ class SourceTensor(Protocol):
     def shape(self) -> tuple[int, ...]: ...
     @property
     def dtype(self) -> str:
-        """What is stored: "f32", "f16", "bf16", or another name for what `read_rows` refuses."""
+        """What the values are: "f32", "f16", "bf16", or another name for what `read_rows` refuses."""
         ...
 
     def read_rows(self, start: int, stop: int) -> NDArray[np.float32]:
@@ -65,29 +92,25 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     format, InvalidFileError for files that are missing, broken or hostile; problems of shards and tensors are listed
     together.
     """
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        raise StorageError(f"{folder}: no such folder; give the folder of a checkpoint, with its config.json") from None
-    except NotADirectoryError:
-        raise InvalidFileError(f"{folder}: is not a folder; give the folder of a checkpoint") from None
-    except OSError as error:
-        raise unreadable(folder, error) from error
+    names = names_in(folder, "a checkpoint, with its config.json")
     config = read_config(inside(folder, "config.json"))
     tokenizer = inside(folder, "tokenizer.model")
     _refuse_no_tokenizer(tokenizer)
-    if INDEX in names and SINGLE in names:
-        raise InvalidFileError(f"{folder}: holds {INDEX} and {SINGLE}; remove the one that does not belong to it")
-    if INDEX in names:
-        tensors, files = _open_sharded(folder, names)
-    elif SINGLE in names:
-        path = inside(folder, SINGLE)
-        tensors, files = open_shard(path), (path,)
-    elif any(name.endswith(".safetensors") for name in names):
-        raise UnsupportedModelError(f"{folder}: its weights are safetensors; this version reads {SINGLE} or its shards")
+    form = next((form for form in FORMATS if {form.index, form.single} & set(names)), None)
+    if form is None:
+        wanted = ", ".join(f"{form.index} or {form.single}" for form in FORMATS)
+        raise InvalidFileError(f"{folder}: the weights are missing; there is none of {wanted}")
+    if form.index in names and form.single in names:
+        raise InvalidFileError(
+            f"{folder}: holds {form.index} and {form.single}; remove the one that does not belong to it"
+        )
+    if form.index in names:
+        stored, files = _open_sharded(folder, form, names)
     else:
-        raise InvalidFileError(f"{folder}: holds neither {INDEX} nor {SINGLE}; the weights are missing")
-    return Checkpoint(folder, config, tokenizer, tensors, files)
+        path = inside(folder, form.single)
+        stored, files = form.open(path), (path,)
+    bits = config.quantization_bit
+    return Checkpoint(folder, config, tokenizer, dequantized(stored, bits, folder) if bits else stored, files)
 
 
 def _refuse_no_tokenizer(path: Path) -> None:
@@ -95,36 +118,36 @@ def _refuse_no_tokenizer(path: Path) -> None:
         refuse_download_error(path, file.read(512))
 
 
-def _open_sharded(folder: Path, names: list[str]) -> tuple[dict[str, StoredTensor], tuple[Path, ...]]:
+def _open_sharded(folder: Path, form: _Format, names: list[str]) -> tuple[dict[str, StoredTensor], tuple[Path, ...]]:
     """The tensors of all shards, in the order of the shards' names, and the files read."""
-    index = inside(folder, INDEX)
+    index = inside(folder, form.index)
     weight_map, total = _read_index(index)
     shards = sorted(set(weight_map.values()))
     tensors: dict[str, StoredTensor] = {}
     problems = [
-        f"{name} is a shard that {INDEX} does not list"
+        f"{name} is a shard that {form.index} does not list"
         for name in sorted(names)
-        if re.fullmatch(r"pytorch_model-\d+-of-\d+\.bin", name) and name not in shards
+        if form.shard.fullmatch(name) and name not in shards
     ]
     for shard in shards:
         wanted = [name for name, place in weight_map.items() if place == shard]
         try:
-            found = open_shard(inside(folder, shard))
+            found = form.open(inside(folder, shard))
         except InvalidFileError as error:
             problems.append(str(error).removeprefix(f"{folder}{os.sep}"))
             continue
-        problems += [f"{name} is not in {shard}, where {INDEX} has it" for name in wanted if name not in found]
+        problems += [f"{name} is not in {shard}, where {form.index} has it" for name in wanted if name not in found]
         for name, tensor in found.items():
             if name in tensors:
                 problems.append(f"{name} is in {tensors[name].file.path.name} and in {shard}")
             elif name not in weight_map:
-                problems.append(f"{name} in {shard} is not listed in {INDEX}")
+                problems.append(f"{name} in {shard} is not listed in {form.index}")
             elif weight_map[name] != shard:
-                problems.append(f"{name} is in {shard}, and {INDEX} has it in {weight_map[name]}")
+                problems.append(f"{name} is in {shard}, and {form.index} has it in {weight_map[name]}")
             tensors[name] = tensor
     stored = sum(tensor.nbytes for tensor in tensors.values())
     if not problems and total not in (None, stored):
-        problems.append(f"total_size in {INDEX} is {shown(total)}, and the tensors have {stored} bytes")
+        problems.append(f"total_size in {form.index} is {shown(total)}, and the tensors have {stored} bytes")
     raise_all(folder, problems)
     return tensors, (index, *(folder / shard for shard in shards))
 

@@ -24,13 +24,16 @@ if TYPE_CHECKING:
     "--type", "type_", type=click.Choice(list(RECIPES), case_sensitive=False), default="q4_0", show_default=True
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Output file.  [default: models/NAME-TYPE.gguf]")
+@click.option("--lora", type=click.Path(path_type=Path), metavar="DIR", help="PEFT LoRA folder to merge.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @click.option("--threads", type=click.IntRange(1, 256), help="Threads that quantize.  [default: one for each core]")
-def command(checkpoint: Path, type_: str, out: Path | None, force: bool, threads: int | None) -> None:
+def command(
+    checkpoint: Path, type_: str, out: Path | None, lora: Path | None, force: bool, threads: int | None
+) -> None:
     """Turn a ChatGLM2 checkpoint folder into one GGUF file.
 
-    CHECKPOINT holds config.json, tokenizer.model and the shards, as downloaded from Hugging Face. Its Python files are
-    never run.
+    CHECKPOINT holds config.json, tokenizer.model and the weights (.safetensors or .bin, floats or int4 or int8), as
+    downloaded from Hugging Face. Its Python files are never run.
     """
     from tqdm import tqdm
 
@@ -43,7 +46,9 @@ def command(checkpoint: Path, type_: str, out: Path | None, force: bool, threads
             bar.total = total
             bar.update(done - bar.n)
 
-        report = convert(checkpoint, out, type=type_.lower(), force=force, threads=threads, progress=progress)
+        report = convert(
+            checkpoint, out, type=type_.lower(), lora=lora, force=force, threads=threads, progress=progress
+        )
     try:
         _show(report)
     except BrokenPipeError:  # the reader of our output left, as `| head` does; the file is in place all the same

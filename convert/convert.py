@@ -20,6 +20,7 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .compare import compare
 from .golden import golden
 from .layout import Layout, lay_out
+from .lora import merge_lora
 from .metadata import build_metadata
 from .recipes import RECIPES, Recipe
 from .tensors import map_tensors
@@ -49,11 +50,13 @@ def convert(
     out: Path | None = None,
     *,
     type: str = "q4_0",
+    lora: Path | None = None,
     force: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Convert the checkpoint in a folder; `out` defaults to NAME-TYPE.gguf in ./models or, without that folder, here.
+    `lora` is a folder of PEFT whose LoRA is merged on the way.
 
     Raises UsageError, InvalidFileError, UnsupportedModelError, StorageError, IntegrityError (the file did not read back
     as it was written) or OutOfMemoryError. Whatever ends it, a signal's exception too, leaves no temporary file, and
@@ -70,6 +73,8 @@ def convert(
         check_output(out, (), force=force)
     try:
         source = open_checkpoint(checkpoint)
+        if lora is not None:
+            source = merge_lora(source, lora)
         out = default_output(source.config.name, type) if out is None else out
         inputs = (*source.files, source.tokenizer, source.folder / "config.json")
         check_output(out, inputs, force=force)

@@ -30,6 +30,19 @@ _KINDS = {
 }
 
 
+def names_in(folder: Path, what: str) -> list[str]:
+    """The names in a folder that holds `what`. Raises StorageError where it is missing or cannot be read,
+    InvalidFileError where it is something else."""
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        raise StorageError(f"{folder}: no such folder; give the folder of {what}") from None
+    except NotADirectoryError:
+        raise InvalidFileError(f"{folder}: is not a folder; give the folder of {what}") from None
+    except OSError as error:
+        raise unreadable(folder, error) from error
+
+
 def inside(folder: Path, name: str) -> Path:
     """The path of a checkpoint's file, links followed no further than the folder.
 
@@ -145,7 +158,11 @@ def refuse_download_error(path: Path, head: bytes) -> None:
 
 def read_json(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
     """The object that a JSON file holds, read strictly. Raises InvalidFileError."""
-    content = read_small(path, limit)
+    return parse_json(read_small(path, limit), path)
+
+
+def parse_json(content: bytes, path: Path) -> dict[str, Any]:
+    """The object that `content` holds, read as strictly; `path` is for messages. Raises InvalidFileError."""
     try:
         value = json.loads(
             content.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant, parse_float=_float

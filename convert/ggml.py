@@ -37,7 +37,8 @@ class _TypeTraits(ctypes.Structure):
     )
 
 
-def _library_folder() -> Path:
+def library_folder() -> Path:
+    """Where llama-cpp-python keeps its libraries. Raises UnsupportedModelError where it is not installed."""
     # The same override that llama_cpp itself obeys.
     if override := os.environ.get("LLAMA_CPP_LIB_PATH"):
         return Path(override)
@@ -56,7 +57,7 @@ def _library() -> ctypes.CDLL:
         "win32": ("ggml-base.dll", "libggml-base.dll"),
         "darwin": ("libggml-base.dylib", "libggml-base.so"),
     }.get(sys.platform, ("libggml-base.so",))
-    folder = _library_folder()
+    folder = library_folder()
     path = next((folder / name for name in names if (folder / name).is_file()), None)
     if path is None:
         raise UnsupportedModelError(f"{folder}: no {names[0]}; reinstall llama-cpp-python, 0.3.36 or newer")

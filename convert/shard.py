@@ -2,12 +2,13 @@
 
 Joins the archive's members (`archive.py`) with what the pickle says of them (`unpickle.py`). Nothing is loaded here; a
 read takes exactly the rows asked for. Values are little endian, as torch writes them on every machine it supports.
+Checksums: small members when the shard is opened, the others' as soon as all their rows have been read once.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,13 @@ from numpy.typing import NDArray
 from glm_edge.errors import InvalidFileError
 
 from .archive import Archive, open_archive
+from .checksum import Checksum
 from .files import StableFile, raise_all
+from .floats import to_float32
 from .storage import NUMPY, PickledTensor
 from .unpickle import MAX_PICKLE, read_state_dict
+
+SMALL = 1 << 14  # bytes; norms and biases are smaller
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class StoredTensor:
     dtype: str  # a key of storage.NUMPY: "f32", "f16", "bf16", "i8", ...
     file: StableFile
     offset: int  # bytes, of the first value
+    checksum: Checksum | None = field(default=None, compare=False)  # of exactly these bytes, where there is one
 
     @property
     def rows(self) -> int:
@@ -39,7 +45,7 @@ class StoredTensor:
 
     @property
     def columns(self) -> int:
-        return math.prod(self.shape) // self.rows
+        return math.prod(self.shape[1:] if len(self.shape) > 1 else self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -48,14 +54,18 @@ class StoredTensor:
     def read_raw(self, start: int, stop: int) -> NDArray[Any]:
         """Rows [start, stop) as they are stored, shape (stop - start, columns); bf16 as uint16.
 
-        Raises IntegrityError when the file has changed since it was opened, StorageError when it cannot be read.
+        Raises IntegrityError when the file has changed since it was opened, StorageError when it cannot be read,
+        InvalidFileError when these were the last rows to be read and the checksum of all is another.
         """
         if not 0 <= start <= stop <= self.rows:
             raise ValueError(f"rows {start} to {stop} of {self.name}, which has {self.rows}")
         values = np.empty((stop - start, self.columns), NUMPY[self.dtype])
         row_bytes = self.columns * values.itemsize
         if values.size:
-            self.file.read_into(values.reshape(-1).view(np.uint8).data, self.offset + start * row_bytes)
+            data, offset = values.reshape(-1).view(np.uint8).data, self.offset + start * row_bytes
+            self.file.read_into(data, offset)
+            if self.checksum is not None:
+                self.checksum.add(offset, data)
         return values
 
     def read_rows(self, start: int, stop: int) -> NDArray[np.float32]:
@@ -63,10 +73,7 @@ class StoredTensor:
         values of another type."""
         if self.dtype not in ("f32", "f16", "bf16"):
             raise InvalidFileError(f"{self.file.path}: {self.name} holds {self.dtype} values, not f32, f16 or bf16")
-        values = self.read_raw(start, stop)
-        if self.dtype == "bf16":
-            return (values.astype(np.uint32) << 16).view(np.float32)
-        return values.astype(np.float32, copy=False)
+        return to_float32(self.dtype, self.read_raw(start, stop))
 
 
 def open_shard(path: Path) -> dict[str, StoredTensor]:
@@ -83,6 +90,7 @@ def open_shard(path: Path) -> dict[str, StoredTensor]:
         raise InvalidFileError(f"{path}: not little endian; load it with torch on a PC and torch.save it again")
     pickled = read_state_dict(archive.read("data.pkl", MAX_PICKLE), path)
     raise_all(path, _misfits(archive, pickled))
+    checksums = _checksums(archive, pickled)
     return {
         name: StoredTensor(
             name,
@@ -90,9 +98,27 @@ def open_shard(path: Path) -> dict[str, StoredTensor]:
             tensor.storage.dtype,
             archive.file,
             archive.members[f"data/{tensor.storage.key}"].offset + tensor.offset * tensor.storage.itemsize,
+            checksums.get(f"data/{tensor.storage.key}"),
         )
         for name, tensor in pickled.items()
     }
+
+
+def _checksums(archive: Archive, pickled: dict[str, PickledTensor]) -> dict[str, Checksum]:
+    """Checks every member that is small, or that no tensor fills; the others' checksums are returned by member.
+
+    Raises InvalidFileError, StorageError, IntegrityError.
+    """
+    filled = {
+        f"data/{tensor.storage.key}" for tensor in pickled.values() if math.prod(tensor.shape) == tensor.storage.length
+    }
+    later = {}
+    for name, member in archive.members.items():
+        if member.size <= SMALL or name not in filled:
+            archive.verify(name)
+        else:
+            later[name] = Checksum(archive.file.path, name, member.offset, member.size, member.crc)
+    return later
 
 
 def _misfits(archive: Archive, pickled: dict[str, PickledTensor]) -> list[str]:

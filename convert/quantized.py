@@ -1,0 +1,84 @@
+"""Checkpoints whose weights are stored as 4 or 8 bits, with one scale a row: THUDM/chatglm2-6b-int4 and its like.
+
+A weight NAME is int8 and comes with NAME_scale. With 8 bits a value is the weight's; with 4 a byte holds two columns,
+the even one in its high half and the odd one in its low half, both signed. Weight = value x scale of the row, computed
+in float32, which holds the product exactly. Source: `quantization.py` of that repository, `W8A16Linear`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .files import raise_all
+from .shard import StoredTensor
+
+SCALE = "_scale"
+_HALVES = np.arange(256, dtype=np.uint8).view(np.int8)
+# byte -> its two weights, as one 8-byte value, so that a row is unpacked by one look-up a byte
+_UNPACKED = np.stack([_HALVES >> 4, (_HALVES << 4) >> 4], axis=1).astype(np.float32).view(np.uint64).reshape(256)
+
+
+@dataclass(frozen=True)
+class QuantizedTensor:
+    """A weight of 4 or 8 bits; looks like a tensor of floats."""
+
+    stored: StoredTensor  # i8, (rows, columns) or (rows, columns / 2)
+    scale: StoredTensor  # (rows,)
+    bits: int
+
+    dtype = "f32"  # what the values are read as
+
+    @property
+    def name(self) -> str:
+        return self.stored.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        rows, columns = self.stored.shape
+        return rows, columns * 8 // self.bits
+
+    def read_rows(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows [start, stop) as float32, shape (stop - start, columns). Raises as `StoredTensor.read_raw`."""
+        raw = self.stored.read_raw(start, stop)
+        rows = _UNPACKED[raw.view(np.uint8)].view(np.float32) if self.bits == 4 else raw.astype(np.float32)
+        with np.errstate(all="ignore"):  # a scale that is not finite shows in the weights, where it is refused
+            rows *= self.scale.read_rows(0, 1)[0, start:stop, None]
+        return rows
+
+
+def dequantized(
+    tensors: Mapping[str, StoredTensor], bits: int, where: Path
+) -> dict[str, StoredTensor | QuantizedTensor]:
+    """The tensors of a checkpoint of `bits` bits as its model means them: weights with their scales, the rest as it is.
+
+    Raises InvalidFileError, listing every weight and scale that do not fit together. `where` names the checkpoint.
+    """
+    found: dict[str, StoredTensor | QuantizedTensor] = {}
+    problems = []
+    for name, tensor in tensors.items():
+        scale = tensors.get(name + SCALE)
+        if name.endswith(SCALE):
+            if name.removesuffix(SCALE) not in tensors:
+                problems.append(f"{name} is there without the weights it scales")
+            continue
+        if scale is None and tensor.dtype != "i8":
+            found[name] = tensor
+        elif scale is None:
+            problems.append(f"{name} holds i8 and there is no {name}{SCALE}")
+        elif tensor.dtype != "i8" or len(tensor.shape) != 2 or not math.prod(tensor.shape):
+            problems.append(f"{name} has a scale and is {tensor.dtype} of shape {tensor.shape}, not a matrix of i8")
+        elif scale.dtype not in ("f16", "bf16", "f32") or scale.shape != tensor.shape[:1]:
+            problems.append(
+                f"{name}{SCALE} is {scale.dtype} of shape {scale.shape} and has to be a float for each of"
+                f" {tensor.shape[0]} rows"
+            )
+        else:
+            found[name] = QuantizedTensor(tensor, scale, bits)
+    raise_all(where, problems)
+    return found
