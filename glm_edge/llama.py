@@ -1,15 +1,18 @@
 """The only module that imports llama_cpp: a typed, small binding that frees what it allocates.
 
-Three things: a Model (weights and vocabulary), a Context (KV cache of many sequences) and a Batch (what one decode
-call computes). All of llama.cpp's checks stay on its side; what it cannot say in a return code it logs, and the log's
-last lines are added to our errors. Nothing here is thread-safe but Model.tokenize and Model.piece.
+Four things: a Model (weights and vocabulary), a Context (KV cache of many sequences), a Batch (what one decode call
+computes) and a Grammar (what an answer may look like). All of llama.cpp's checks stay on its side; what it cannot say
+in a return code it logs, and the log's last lines are added to our errors. Nothing here is thread-safe but
+Model.tokenize and Model.piece.
 """
 
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections import deque
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,12 +20,14 @@ import llama_cpp as ll
 import numpy as np
 import numpy.typing as npt
 
-from .errors import EngineError, InvalidFileError, OutOfMemoryError
+from .errors import EngineError, InvalidFileError, OutOfMemoryError, RequestError
 
 LoadMode = Literal["none", "mmap", "direct"]
 _LOAD_MODES = {"none": ll.LLAMA_LOAD_MODE_NONE, "mmap": ll.LLAMA_LOAD_MODE_MMAP, "direct": ll.LLAMA_LOAD_MODE_DIRECT_IO}
 _KV_TYPES = {"f16": ll.GGML_TYPE_F16, "f32": ll.GGML_TYPE_F32}
 _WARN = 3  # GGML_LOG_LEVEL_WARN; errors are 4
+
+_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 
 # llama.cpp's warnings and errors, newest last, for the message of the error that follows them.
 _log: deque[str] = deque(maxlen=8)
@@ -101,6 +106,11 @@ class Model:
                 return buffer.raw[:n]
             size = -n
 
+    @cached_property
+    def silent(self) -> npt.NDArray[np.bool_]:
+        """Which tokens have no bytes, shape (n_vocab,): control tokens and padding. Takes a tenth of a second once."""
+        return np.array([not self.piece(token) for token in range(self.n_vocab)])
+
     def close(self) -> None:
         if self._model:
             ll.llama_model_free(self._model)
@@ -137,6 +147,50 @@ class Batch:
         if self._batch is not None:
             ll.llama_batch_free(self._batch)
             self._batch = None
+
+
+class Grammar:
+    """What an answer may look like, and how far it has come; freed by `close`, or with the object.
+
+    Args:
+        text: in llama.cpp's GBNF; its rule `root` is the answer. llama.cpp's own cost is not bounded: a grammar in
+            which many rules fit the same text may take any time and memory, so it must not come from a stranger.
+
+    Raises RequestError when llama.cpp refuses the text. Creating one needs the model; using it must end before
+    the model is closed.
+    """
+
+    def __init__(self, model: Model, text: str) -> None:
+        sampler = ll.llama_sampler_init_grammar(model._vocab, text.encode(), b"root")
+        if not sampler:
+            raise RequestError(
+                f"response_format: llama.cpp cannot use the grammar made of it{_said()}", param="response_format"
+            )
+        self.eos = model.eos
+        # llama.cpp would match a control token by its text, which no reader gets
+        self._silent = model.silent
+        self._sampler = sampler
+        self.close = weakref.finalize(self, ll.llama_sampler_free, sampler)
+
+    def allowed(self, tokens: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+        """Which of `tokens` may come next; end of text only where the answer is complete."""
+        if not self.close.alive:
+            raise EngineError("this grammar has been freed")
+        candidates = np.zeros(len(tokens), _CANDIDATE)
+        candidates["id"] = tokens
+        data: Any = candidates.ctypes.data_as(ctypes.POINTER(ll.llama_token_data))
+        array = ll.llama_token_data_array(data, len(tokens), -1, False)
+        ll.llama_sampler_apply(self._sampler, ctypes.byref(array))
+        allowed: npt.NDArray[np.bool_] = np.isfinite(candidates["logit"])
+        allowed &= ~self._silent[tokens] | (tokens == self.eos)
+        return allowed
+
+    def accept(self, token: int) -> None:
+        """`token` has come."""
+        # llama.cpp ends the process over a token that does not fit
+        if not self.allowed(np.array([token], np.int32))[0]:
+            raise EngineError(f"token {token} does not fit the answer's format")
+        ll.llama_sampler_accept(self._sampler, token)
 
 
 class Context:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from ..errors import GlmEdgeError
 from ..generation import Generation
 from ..llama import Model
-from ..types import Chunk, FinishReason, Request, Stats
+from ..types import Chunk, FinishReason, Request, Stats, TokenLogprob
+from .logprobs import token_logprob
 from .lookup import Costs, Lookup
 from .sampler import Sampler
 from .text import AnswerText
@@ -40,6 +41,7 @@ class Answer:
     def __init__(
         self,
         task: Task,
+        sampler: Sampler,
         model: Model,
         generation: Generation[Chunk],
         siblings: list[Answer],
@@ -51,12 +53,13 @@ class Answer:
         self.n_past = 0  # how many of the tokens are in the cache
         self.sequence = -1  # llama.cpp's sequence while it has one
         self.finished = False
-        self.sampler = Sampler(task.request.sampling, task.index)
+        self.sampler = sampler
         self._model = model
         self._generation = generation
         self._siblings = siblings
         self._on_end = on_end
         self._text = AnswerText(task.request.stop)
+        self._logprobs: list[TokenLogprob] = []  # of tokens whose text the reader has not got yet
         self._lookup: Lookup | None = None
         self._n_cached = 0  # prompt tokens that were in the cache before
         self._drafted = self._held = 0
@@ -118,10 +121,13 @@ class Answer:
             self.finish("stop")
             return
         self.tokens.append(token)
+        self.sampler.accept(token)
+        if self.sampler.scores is not None:
+            self._logprobs.append(token_logprob(self._model, self.sampler.scores))
         text = self._text.feed(self._model.piece(token))
         if text:
             self.shown += text
-            self._generation.put(Chunk(text, self.task.index))
+            self._generation.put(Chunk(text, self.task.index, logprobs=self._take_logprobs()))
         if self._text.stopped:
             self.finish("stop")
         elif self._written >= self.task.limit:
@@ -130,17 +136,26 @@ class Answer:
     def finish(self, reason: FinishReason) -> None:
         """Give the reader the rest of the text, the reason and the figures."""
         self.finished = True
+        self.sampler.close()
         rest = self._text.end(complete=reason == "stop")
         self.shown += rest
         self._on_end(self)
-        self._generation.put(Chunk(rest, self.task.index, reason, self._stats()))
+        if self._text.stopped:  # the tokens of a stop string are no part of the answer
+            self._logprobs.clear()
+        self._generation.put(Chunk(rest, self.task.index, reason, self._stats(), self._take_logprobs()))
         if all(answer.finished for answer in self._siblings):
             self._generation.finish()
 
     def fail(self, error: GlmEdgeError) -> None:
         self.finished = True
+        self.sampler.close()
         self._on_end(self)
         self._generation.fail(error)
+
+    def _take_logprobs(self) -> tuple[TokenLogprob, ...]:
+        taken = tuple(self._logprobs)
+        self._logprobs.clear()
+        return taken
 
     def _stats(self) -> Stats:
         now = time.monotonic()

@@ -19,6 +19,7 @@ from ..llama import Batch, Context, Model, versions
 from ..model_file import check_model, context_length, fingerprint, model_id
 from ..types import Chunk, EngineConfig, Message, ModelInfo, Request
 from .answer import Answer, Task
+from .sampler import samplers
 from .scheduler import Scheduler, sequences
 from .store import Store
 from .tokenizer import Tokenizer
@@ -88,15 +89,16 @@ class LlamaEngine:
             if request.trim:
                 messages, dropped = self._trim(request)
             prompt = self._tokenizer.prompt(messages)
+            drawing = samplers(request, prompt.ids, self._model)
         room = self.info.n_ctx - len(prompt.ids)
         if room < 1:
             raise ContextLengthError(len(prompt.ids), self.info.n_ctx)
         limit = room if request.max_tokens is None else min(request.max_tokens, room)
         generation: Generation[Chunk] = Generation(on_cancel=self._on_cancel)
         answers: list[Answer] = []
-        for index in range(request.n):
+        for index, sampler in enumerate(drawing):
             task = Task(request, prompt, limit, dropped, index)
-            answers.append(Answer(task, self._model, generation, answers, self._on_end))
+            answers.append(Answer(task, sampler, self._model, generation, answers, self._on_end))
         self._enter(answers)
         return generation
 
