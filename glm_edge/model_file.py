@@ -59,7 +59,7 @@ def check_model(file: GgufFile) -> None:
     """
     _check_origin(file)
     _refuse_unknown_keys(file)
-    sizes = _check_sizes(file)
+    sizes = model_sizes(file)
     _check_vocabulary(file, sizes.vocab)
     _check_special_ids(file, sizes.vocab)
     if problems := tensor_problems(file.tensors, sizes):
@@ -193,7 +193,7 @@ def _refuse_unknown_keys(file: GgufFile) -> None:
             )
 
 
-def _check_sizes(file: GgufFile) -> Sizes:
+def model_sizes(file: GgufFile) -> Sizes:
     """The numbers under "chatglm.": in their ranges and in agreement with each other."""
     start = f"{ARCHITECTURE}."
     known = REQUIRED | OPTIONAL

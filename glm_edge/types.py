@@ -14,6 +14,7 @@ from .generation import Generation
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "cancelled"]
+LoadMode = Literal["direct", "none", "mmap"]  # read past the page cache, read, map
 
 
 @dataclass(frozen=True)
@@ -117,11 +118,14 @@ class EngineConfig:
 
     model: Path
     n_ctx: int | None = None  # tokens, prompt and answer together
-    n_threads: int | None = None
+    n_threads: int | None = None  # to write answers with, and to read prompts unless the next says otherwise
+    n_threads_batch: int | None = None  # to read prompts with
+    n_batch: int | None = None  # tokens computed at once, at most; also the size of the compute buffers
+    load_mode: LoadMode | None = None  # "mmap" without repacked weights, the others with them
     slots: int = 1  # answers computed at the same time
     queue: int = 16  # answers that may wait for a slot
     kv_type: Literal["f16", "f32"] = "f16"
-    flash_attention: bool = False
+    flash_attention: bool | None = None  # None: off, which is the official computation to the last rounding
     prompt_lookup: bool = True  # draft tokens from the prompt where that pays
     cache_folder: Path | None = None  # where computed prefixes are kept over restarts; None: nowhere
     cache_bytes: int = 2 << 30  # what they may take there

@@ -33,7 +33,7 @@ def command(file: Path, model: Path | None, n_ctx: int, threads: int | None) -> 
     path = resolve_model(model)
     header = read_gguf(path)
     check_model(header)
-    n_threads = threads or processors()
+    n_threads = threads or processors().best
     loaded = Model(path)
     context = Context(
         loaded,

@@ -10,24 +10,21 @@ import queue
 import threading
 from collections.abc import Callable
 
-from ..device import processors
-from ..errors import ContextLengthError, EngineClosedError, EngineError, GlmEdgeError, OverloadedError, UsageError
+from ..device import memory_available, processors
+from ..errors import ContextLengthError, EngineClosedError, EngineError, GlmEdgeError, OverloadedError
 from ..generation import Generation
 from ..gguf import read_gguf
 from ..gguf_values import GgufFile
 from ..llama import Batch, Context, Model, versions
-from ..model_file import check_model, context_length, fingerprint, model_id
+from ..model_file import check_model, context_length, fingerprint, model_id, model_sizes
 from ..types import Chunk, EngineConfig, Message, ModelInfo, Request
 from .answer import Answer, Task
+from .plan import MemoryPlan, Weights, plan_memory
 from .sampler import samplers
 from .scheduler import Scheduler, sequences
 from .store import Store
 from .tokenizer import Tokenizer
 from .trim import trimmed
-
-# ChatGLM2-6B was aligned for chat at this length; its position encoding goes further, its manners do not.
-_DEFAULT_CTX = 8192
-_BATCH = 256  # tokens; larger ones are hardly faster on a CPU and cost compute buffers
 
 
 class LlamaEngine:
@@ -43,17 +40,17 @@ class LlamaEngine:
     def __init__(self, config: EngineConfig, progress: Callable[[float], bool] | None = None) -> None:
         file = read_gguf(config.model)
         check_model(file)
-        n_ctx = _context_length(config, file)
+        self.plan = _plan(config, file)
         self._abort = False  # read by llama.cpp between graph nodes
-        self._model = Model(config.model, progress=progress)
+        self._model = Model(config.model, load_mode=self.plan.load_mode, repack=self.plan.repack, progress=progress)
         try:
             self._tokenizer = Tokenizer(self._model, file)
-            self._context = self._open_context(config, n_ctx)
+            self._context = self._open_context(config)
         except BaseException:
             self._model.close()
             raise
-        self.info = ModelInfo(model_id(file), config.model, self._model.n_params, n_ctx)
-        self._batch = Batch(min(_BATCH, n_ctx))
+        self.info = ModelInfo(model_id(file), config.model, self._model.n_params, self.plan.n_ctx)
+        self._batch = Batch(self.plan.n_batch)
         self._store = _open_store(config, file)
         self._scheduler = Scheduler(self._context, self._batch, config.slots, self._store, lookup=config.prompt_lookup)
         self._places = config.slots + config.queue
@@ -65,18 +62,18 @@ class LlamaEngine:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    def _open_context(self, config: EngineConfig, n_ctx: int) -> Context:
-        threads = config.n_threads or processors()
+    def _open_context(self, config: EngineConfig) -> Context:
+        threads = config.n_threads or processors().best
         return Context(
             self._model,
-            n_ctx=n_ctx,
-            n_batch=min(_BATCH, n_ctx),
+            n_ctx=self.plan.n_ctx,
+            n_batch=self.plan.n_batch,
             n_sequences=sequences(config.slots),
             n_outputs=config.slots,
             n_threads=threads,
-            n_threads_batch=threads,
+            n_threads_batch=config.n_threads_batch or threads,
             kv_type=config.kv_type,
-            flash_attention=config.flash_attention,
+            flash_attention=bool(config.flash_attention),
             should_abort=lambda: self._abort,
         )
 
@@ -176,14 +173,9 @@ class LlamaEngine:
             self._scheduler.add(answer)
 
 
-def _context_length(config: EngineConfig, file: GgufFile) -> int:
-    """Tokens of context: what was asked for, within the model's limit."""
-    trained = context_length(file)
-    if config.n_ctx is None:
-        return min(trained, _DEFAULT_CTX)
-    if not 1 <= config.n_ctx <= trained:
-        raise UsageError(f"--ctx {config.n_ctx}: this model's context is 1 to {trained} tokens")
-    return config.n_ctx
+def _plan(config: EngineConfig, file: GgufFile) -> MemoryPlan:
+    weights = Weights(file.path, file.size, context_length(file), model_sizes(file))
+    return plan_memory(config, weights, sequences=sequences(config.slots), available=memory_available())
 
 
 def _open_store(config: EngineConfig, file: GgufFile) -> Store | None:
@@ -191,6 +183,6 @@ def _open_store(config: EngineConfig, file: GgufFile) -> Store | None:
     shipped = config.model.with_name(config.model.name + ".prefixes")
     if config.cache_folder is None:
         return None
-    identity = hashlib.sha256(f"{versions()} {config.kv_type} {config.flash_attention}".encode())
+    identity = hashlib.sha256(f"{versions()} {config.kv_type} {bool(config.flash_attention)}".encode())
     identity.update(fingerprint(file))
     return Store(config.cache_folder, identity.digest(), limit=config.cache_bytes, shipped=(shipped,))
