@@ -21,7 +21,8 @@ KEY = "sk-test"
 def url(tiny_q4_0: Path) -> Iterator[str]:
     """Where a server listens; afterwards it must end on SIGTERM with 0 and have said nothing of what it was asked."""
     main = [sys.executable, "-c", "from glm_edge.cli import main; main()"]
-    options = ["serve", "--model", str(tiny_q4_0), "--port", "0", "--ctx", "256"]
+    # one thread: on a busy machine, two that wait for each other at every layer are a hundred times slower
+    options = ["serve", "--model", str(tiny_q4_0), "--port", "0", "--ctx", "256", "--threads", "1"]
     environment = {**os.environ, "GLM_EDGE_API_KEY": KEY}
     with subprocess.Popen(
         [*main, *options], stderr=subprocess.PIPE, text=True, encoding="utf-8", env=environment
