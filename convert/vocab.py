@@ -69,8 +69,8 @@ def read_vocabulary(path: Path, padded_vocab_size: int) -> Vocabulary:
             f"{path}: its {len(model.texts)} pieces and {len(SPECIAL)} special tokens do not belong to"
             f" padded_vocab_size {padded_vocab_size} of config.json, which may hold up to {PADDING_LIMIT - 1} more"
         )
-    # llama.cpp finds byte tokens by their text, so these keep theirs. No other special token ends up with a text that is
-    # reachable, so none of them makes another one reachable either.
+    # llama.cpp finds byte tokens by their text, so these keep theirs. No other special token ends up with a text that
+    # is reachable, so none of them makes another one reachable either.
     kept = [text for text, kind in zip(model.texts, model.types, strict=True) if kind in (NORMAL, BYTE)]
     reachable = reachable_texts(kept)
     if byte := next((text for text in BYTE_PIECES if text in reachable), None):
