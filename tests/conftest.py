@@ -49,6 +49,28 @@ def tiny_f16(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
+def tiny_int4_checkpoint(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny reference checkpoint with its layers in 4 bits, as a complete folder."""
+    folder = tmp_path_factory.mktemp("tiny") / "chatglm2-tiny-int4"
+    folder.mkdir()
+    for source in [*(reference / "tiny-int4").iterdir(), reference / "chatglm2-6b" / "tokenizer.model"]:
+        shutil.copyfile(source, folder / source.name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_int4_f32(tiny_int4_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint of 4 bits as a GGUF file of f32 weights."""
+    return convert(tiny_int4_checkpoint, tmp_path_factory.mktemp("gguf") / "tiny-int4-f32.gguf", type="f32").path
+
+
+@pytest.fixture(scope="session")
+def tiny_int4_f16(tiny_int4_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint of 4 bits as a GGUF file of f16 weights."""
+    return convert(tiny_int4_checkpoint, tmp_path_factory.mktemp("gguf") / "tiny-int4-f16.gguf", type="f16").path
+
+
+@pytest.fixture(scope="session")
 def tiny_q4_0(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny checkpoint as a GGUF file of type q4_0."""
     return convert(tiny_checkpoint, tmp_path_factory.mktemp("gguf") / "tiny-q4_0.gguf", type="q4_0").path

@@ -63,12 +63,13 @@ def test_no_user_text_becomes_a_special_token(reference: Path, model: Model, tex
     assert max(ids) < 64789  # from there on: [MASK], [gMASK], [sMASK], sop, eop and padding
 
 
+@pytest.mark.parametrize("name", ["tiny", "tiny-int4"])
 @pytest.mark.parametrize(("kind", "bound"), [pytest.param("f32", 1e-4, id="f32"), pytest.param("f16", 1e-2, id="f16")])
 def test_logits_and_greedy_text_equal_the_official_code(
-    reference: Path, request: pytest.FixtureRequest, kind: Any, bound: float
+    reference: Path, request: pytest.FixtureRequest, name: str, kind: Any, bound: float
 ) -> None:
-    expected = np.load(reference / "tiny" / "reference.npz")
-    model = Model(request.getfixturevalue(f"tiny_{kind}"))
+    expected = np.load(reference / name / "reference.npz")
+    model = Model(request.getfixturevalue(f"{name.replace('-', '_')}_{kind}"))
     context = Context(
         model, n_ctx=512, n_batch=64, n_sequences=1, n_outputs=64, n_threads=1, n_threads_batch=1, kv_type=kind
     )
