@@ -52,7 +52,7 @@ def refused(folder: Path) -> str:
 
 
 def parts(checkpoint: Path, file: Path) -> tuple[dict[str, Any], bytes]:
-    """(keys but for the names of the sources, all bytes behind the head) of the file that was made from a checkpoint."""
+    """(keys but for the names of the sources, all bytes behind the head) of the file made from a checkpoint."""
     layout = plan(open_checkpoint(checkpoint), RECIPES["q4_0"])
     content = file.read_bytes()
     assert content.startswith(layout.head)
