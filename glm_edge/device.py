@@ -169,7 +169,7 @@ def peak_memory() -> int:
     return int(peak) if sys.platform == "darwin" else int(peak) * 1024
 
 
-def machine() -> dict[str, str | int]:
+def machine() -> dict[str, str | int | float]:
     """What identifies the kind of machine, for measurements and their profile."""
     cpus = processors()
     return {
@@ -179,7 +179,8 @@ def machine() -> dict[str, str | int]:
         "logical": cpus.logical,
         "physical": cpus.physical,
         "big": cpus.big,
-        "memory": memory_total(),
+        "quota": cpus.quota or 0.0,  # processors; 0 is none
+        "memory_gib": round(memory_total() / (1 << 30)),
     }
 
 

@@ -239,6 +239,10 @@ class Context:
         self._n_vocab = model.n_vocab
         self.n_ctx: int = ll.llama_n_ctx(self._ctx)
 
+    def set_threads(self, n_threads: int, n_threads_batch: int) -> None:
+        """Threads of the next calls: for single tokens, and for several."""
+        ll.llama_set_n_threads(self._ctx, n_threads, n_threads_batch)
+
     def decode(self, batch: Batch) -> Literal["done", "full", "aborted"]:
         """Compute one batch. "full": no cells for it, nothing changed. "aborted": part of it may be in the cache."""
         code = ll.llama_decode(self._ctx, batch._batch)
@@ -286,6 +290,11 @@ class Context:
         if self._ctx:
             ll.llama_free(self._ctx)
             self._ctx = None
+
+
+def high_level(path: Path, *, n_ctx: int, n_threads: int, n_threads_batch: int) -> Any:
+    """llama-cpp-python's own `Llama`, all else at its defaults: what the benchmark compares with."""
+    return ll.Llama(str(path), n_ctx=n_ctx, n_threads=n_threads, n_threads_batch=n_threads_batch, verbose=False)
 
 
 def versions() -> dict[str, str]:

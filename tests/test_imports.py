@@ -23,9 +23,10 @@ LAYERS: dict[str, set[str]] = {
     "engine": {"types", "errors", "generation", "prompt", "gguf", "llama", "device"},
     "api": {"types", "errors", "generation"},
     "serve": {"api", "engine", "types", "errors", "generation", "device"},
+    "bench": {"engine", "generation", "types", "errors", "gguf", "llama", "device"},
     "cli": {"*"},
 }
-ROOMS = {"gguf_values": "gguf", "model_file": "gguf", "model_tensors": "gguf"}  # files that share a room
+ROOMS = {"gguf_values": "gguf", "model_file": "gguf", "model_tensors": "gguf", "profile": "device"}  # sharing a room
 
 
 def room(module: str) -> str:

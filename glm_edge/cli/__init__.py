@@ -23,6 +23,7 @@ _VERBS = {
     "serve": ("glm_edge.cli.serve", "Serve a model over HTTP."),
     "chat": ("glm_edge.cli.chat", "Chat in the terminal, or answer one prompt."),
     "perplexity": ("glm_edge.cli.perplexity", "How well a model predicts a text."),
+    "bench": ("glm_edge.cli.bench", "Measure speed and memory; --tune finds the fastest settings."),
     "tokenize": ("glm_edge.cli.tokenize", "Token ids of texts, as JSON lines."),
 }
 

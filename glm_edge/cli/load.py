@@ -7,9 +7,22 @@ import sys
 import click
 from tqdm import tqdm
 
+from ..device import machine
 from ..engine.engine import LlamaEngine
+from ..llama import versions
+from ..profile import load_profile, profile_path, tuned
 from ..types import EngineConfig
 from .demo import DEMO_ID, banner
+
+
+def profile_key() -> dict[str, object]:
+    """What a profile holds for: this kind of machine, and this llama.cpp as it was built."""
+    return {**machine(), **versions()}
+
+
+def with_profile(config: EngineConfig) -> EngineConfig:
+    """`config` with what it leaves open as `glm-edge bench --tune` found it best here, if it was run."""
+    return tuned(config, load_profile(profile_path(), profile_key()))
 
 
 def load_engine(config: EngineConfig) -> LlamaEngine:
@@ -21,7 +34,9 @@ def load_engine(config: EngineConfig) -> LlamaEngine:
             bar.update(int(done * 100) - bar.n)
             return True
 
-        engine = LlamaEngine(config, progress)
+        engine = LlamaEngine(with_profile(config), progress)
+    if engine.plan.slow:
+        click.echo(f"warning: {engine.plan.warning}", err=True)
     if engine.info.id == DEMO_ID:
         click.echo(banner(engine.info.n_params), err=True)
     return engine

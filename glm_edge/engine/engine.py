@@ -11,15 +11,15 @@ import threading
 from collections.abc import Callable
 
 from ..device import memory_available, processors
-from ..errors import ContextLengthError, EngineClosedError, EngineError, GlmEdgeError, OverloadedError
+from ..errors import ContextLengthError, EngineClosedError, EngineError, GlmEdgeError, OverloadedError, RequestError
 from ..generation import Generation
 from ..gguf import read_gguf
 from ..gguf_values import GgufFile
 from ..llama import Batch, Context, Model, versions
-from ..model_file import check_model, context_length, fingerprint, model_id, model_sizes
+from ..model_file import check_model, fingerprint, model_id
 from ..types import Chunk, EngineConfig, Message, ModelInfo, Request
 from .answer import Answer, Task
-from .plan import MemoryPlan, Weights, plan_memory
+from .plan import plan_memory, weights_of
 from .sampler import samplers
 from .scheduler import Scheduler, sequences
 from .store import Store
@@ -40,7 +40,8 @@ class LlamaEngine:
     def __init__(self, config: EngineConfig, progress: Callable[[float], bool] | None = None) -> None:
         file = read_gguf(config.model)
         check_model(file)
-        self.plan = _plan(config, file)
+        n_sequences = sequences(config.slots)
+        self.plan = plan_memory(config, weights_of(file), sequences=n_sequences, available=memory_available())
         self._abort = False  # read by llama.cpp between graph nodes
         self._model = Model(config.model, load_mode=self.plan.load_mode, repack=self.plan.repack, progress=progress)
         try:
@@ -61,6 +62,11 @@ class LlamaEngine:
         self._inbox: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()  # None only wakes the thread
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
+
+    @property
+    def model(self) -> Model:
+        """The loaded weights, for what is measured beside the engine."""
+        return self._model
 
     def _open_context(self, config: EngineConfig) -> Context:
         threads = config.n_threads or processors().best
@@ -83,13 +89,12 @@ class LlamaEngine:
         with self._vocabulary:
             if self._ended is not None:
                 raise self._ended
-            if request.trim:
+            if request.trim and request.prompt is None:
                 messages, dropped = self._trim(request)
-            prompt = self._tokenizer.prompt(messages)
+            raw = request.prompt
+            prompt = self._tokenizer.prompt(messages) if raw is None else self._tokenizer.raw(raw)
             drawing = samplers(request, prompt.ids, self._model)
-        room = self.info.n_ctx - len(prompt.ids)
-        if room < 1:
-            raise ContextLengthError(len(prompt.ids), self.info.n_ctx)
+        room = self._room(request, len(prompt.ids))
         limit = room if request.max_tokens is None else min(request.max_tokens, room)
         generation: Generation[Chunk] = Generation(on_cancel=self._on_cancel)
         answers: list[Answer] = []
@@ -99,6 +104,28 @@ class LlamaEngine:
         self._enter(answers)
         return generation
 
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of plain text; see types.Engine."""
+        with self._vocabulary:
+            if self._ended is not None:
+                raise self._ended
+            return self._model.tokenize(text)
+
+    def _room(self, request: Request, prompt_tokens: int) -> int:
+        """Tokens that the answer may have at most; at least 1."""
+        param = "messages" if request.prompt is None else "prompt"
+        if prompt_tokens >= self.info.n_ctx:
+            raise ContextLengthError(prompt_tokens, self.info.n_ctx, param=param)
+        if request.max_length is None:
+            return self.info.n_ctx - prompt_tokens
+        if prompt_tokens >= request.max_length:
+            raise RequestError(
+                f"max_length is {request.max_length} tokens and the {param} alone take {prompt_tokens}; raise it",
+                param="max_length",
+                code="context_length_exceeded",
+            )
+        return min(request.max_length, self.info.n_ctx) - prompt_tokens
+
     def _trim(self, request: Request) -> tuple[tuple[Message, ...], int]:
         n_ctx = self.info.n_ctx
         reserve = min(request.max_tokens or n_ctx, n_ctx // 4)
@@ -106,6 +133,12 @@ class LlamaEngine:
 
     def _enter(self, answers: list[Answer]) -> None:
         """Hand all or none over to the engine's thread."""
+        if len(answers) > self._places:
+            raise RequestError(
+                f"n: {len(answers)} answers at once are more than the {self._places} that this engine has places for",
+                param="n",
+                code="invalid_value",
+            )
         with self._lock:
             if self._ended is not None:
                 raise self._ended
@@ -171,11 +204,6 @@ class LlamaEngine:
     def _hand_over(self, answer: Answer | None) -> None:
         if answer is not None:
             self._scheduler.add(answer)
-
-
-def _plan(config: EngineConfig, file: GgufFile) -> MemoryPlan:
-    weights = Weights(file.path, file.size, context_length(file), model_sizes(file))
-    return plan_memory(config, weights, sequences=sequences(config.slots), available=memory_available())
 
 
 def _open_store(config: EngineConfig, file: GgufFile) -> Store | None:

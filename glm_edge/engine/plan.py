@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import OutOfMemoryError, UsageError
+from ..gguf_values import GgufFile
+from ..model_file import context_length, model_sizes
 from ..model_tensors import Sizes
 from ..types import EngineConfig, LoadMode
 
@@ -63,6 +65,19 @@ class MemoryPlan:
     def slow(self) -> bool:
         """Whether weights are read from the disk again for every token, because they do not fit either."""
         return self.total > self.available
+
+    @property
+    def warning(self) -> str:
+        """What to tell the user when it is `slow`."""
+        return (
+            f"the model needs {self.total / GIB:.2f} GiB of memory and {self.available / GIB:.2f} GiB are available:"
+            " parts of it are read from the disk again for every token"
+        )
+
+
+def weights_of(file: GgufFile) -> Weights:
+    """What a file that `check_model` has passed asks of the memory."""
+    return Weights(file.path, file.size, context_length(file), model_sizes(file))
 
 
 def plan_memory(config: EngineConfig, weights: Weights, *, sequences: int, available: int) -> MemoryPlan:

@@ -1,0 +1,273 @@
+"""What is measured, each in one function that runs in a process of its own and returns figures by name.
+
+Names end with their unit: _s seconds, _bytes, _rate tokens per second, _ms. Where the bare loop runs beside the engine,
+both use the same weights in the same process, block by block in turn, so that they see the same machine.
+Prompts are random digits, different in each run, so that nothing of them is in a cache unless it is meant to be.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass, replace
+
+from ..device import peak_memory, processors
+from ..engine.engine import LlamaEngine
+from ..engine.tokenizer import Tokenizer
+from ..errors import EngineError
+from ..generation import Generation
+from ..gguf import read_gguf
+from ..llama import high_level
+from ..types import Chunk, EngineConfig, Message, Request, SamplingParams, Stats
+from .bare import Bare
+from .child import Tell
+
+Figures = dict[str, float]
+_BLOCKS = 4  # decode is measured in so many blocks, the bare loop between them
+_QUESTION = 32  # tokens of a second turn, about
+_ARRIVING = 1500  # tokens of the prompt that arrives while another answer is being written
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to measure. Lengths are tokens."""
+
+    config: EngineConfig
+    prompt: int
+    answer: int
+    streams: tuple[int, ...] = ()
+    depths: tuple[int, ...] = ()  # contexts after which prefill and decode are measured again
+    bare: bool = False
+    seed: int = 0
+
+
+def threads(config: EngineConfig) -> tuple[int, int]:
+    """Threads for single tokens and for prompts, as the engine chooses them."""
+    n = config.n_threads or processors().best
+    return n, config.n_threads_batch or n
+
+
+def measure_engine(task: Task, tell: Tell) -> Figures:
+    """Everything that one loaded engine shows, as asked for in `task`."""
+    began = time.perf_counter()
+    engine = LlamaEngine(task.config)
+    figures = {"load_s": time.perf_counter() - began}
+    try:
+        _Measurement(engine, task, figures, tell).run()
+    finally:
+        engine.close()
+    return figures
+
+
+def measure_restart(task: Task, tell: Tell) -> Figures:
+    """The first answer of a new process, to the prompt that `measure_engine` answered with the same cache folder."""
+    engine = LlamaEngine(task.config)
+    try:
+        tokenizer = Tokenizer(engine.model, read_gguf(task.config.model))
+        stats = _last(engine, Request(prompt(tokenizer, task.prompt, task.seed), SamplingParams(0), 1))
+    finally:
+        engine.close()
+    tell(task.prompt)
+    return {"restart_ttft_s": stats.queue_s + stats.prefill_s, "restart_cached_tokens": stats.cached_tokens}
+
+
+def measure_llama_cpp(task: Task, tell: Tell) -> Figures:
+    """llama_cpp.Llama on the same file, with its own defaults but for threads and context; no server, no chat."""
+    began = time.perf_counter()
+    one, many = threads(task.config)
+    llama = high_level(task.config.model, n_ctx=task.config.n_ctx or 0, n_threads=one, n_threads_batch=many)
+    figures = {"load_s": time.perf_counter() - began}
+    ids = [(1000 + 37 * i + task.seed) % llama.n_vocab() for i in range(task.prompt)]
+    for name, tokens in (("cold", ids), ("warm", [*ids, *ids[:_QUESTION]])):
+        began = time.perf_counter()
+        answer = llama.generate(tokens, temp=0.0)
+        next(answer)
+        seconds = time.perf_counter() - began
+        figures[f"{name}_ttft_s"] = seconds
+        if name == "cold":
+            figures["prefill_rate"] = task.prompt / seconds
+        tell(task.prompt if name == "cold" else _QUESTION)
+    began = time.perf_counter()
+    for _ in range(task.answer):
+        next(answer)
+    figures["decode_rate"] = task.answer / (time.perf_counter() - began)
+    tell(3 * task.answer)
+    figures["peak_bytes"] = peak_memory()
+    return figures
+
+
+def prompt(tokenizer: Tokenizer, n: int, seed: int, *before: Message) -> tuple[Message, ...]:
+    """A conversation of `n` tokens, or as near as the vocabulary allows, that ends with random digits."""
+    digits = random.Random(seed)
+    text = "".join(digits.choice("0123456789") for _ in range(8 * n))
+    low, high = 1, len(text)
+    while low < high:  # the longest that is not above n
+        middle = (low + high + 1) // 2
+        if len(tokenizer.prompt((*before, Message("user", text[:middle]))).ids) <= n:
+            low = middle
+        else:
+            high = middle - 1
+    return (*before, Message("user", text[:low]))
+
+
+def _last(engine: LlamaEngine, request: Request) -> Stats:
+    """The figures of a whole answer."""
+    return _stats(list(engine.submit(request)))
+
+
+def _stats(chunks: list[Chunk]) -> Stats:
+    if not chunks or (stats := chunks[-1].stats) is None:
+        raise EngineError("an answer ended without its figures")
+    return stats
+
+
+class _Measurement:
+    """The stages, in the order that lets each find in the cache what it needs."""
+
+    def __init__(self, engine: LlamaEngine, task: Task, figures: Figures, tell: Tell) -> None:
+        self._engine = engine
+        self._task = task
+        self._figures = figures
+        self._tell = tell
+        self._tokenizer = Tokenizer(engine.model, read_gguf(task.config.model))
+        self._bare: Bare | None = None
+
+    def run(self) -> None:
+        task = self._task
+        # the very first batch also touches memory for the first time
+        _last(self._engine, Request(prompt(self._tokenizer, 32, task.seed + 5000), SamplingParams(0), 2))
+        first = prompt(self._tokenizer, task.prompt, task.seed)
+        cold, text = self._cold(first)
+        self._figures["peak_bytes"] = peak_memory()  # before the bare loop adds its own cache
+        if task.bare:
+            n_ctx = min(2 * task.prompt + 2 * task.answer + 256, self._engine.info.n_ctx)
+            n_batch = self._engine.plan.n_batch
+            self._bare = Bare(
+                self._engine.model, task.config, n_ctx=n_ctx, n_batch=n_batch, threads=threads(task.config)
+            )
+            self._prefill_ratio(self._bare, cold)
+        self._second_turn(first, text)
+        self._decode(first)
+        if self._bare is not None:
+            self._bare.close()
+        for n in task.streams:
+            self._figures[f"streams_{n}_rate"] = self._streams(n)
+        self._arrival()
+        for depth in task.depths:
+            self._at(depth)
+        if self._bare is None:
+            self._figures["peak_bytes"] = peak_memory()
+
+    def _cold(self, messages: tuple[Message, ...]) -> tuple[Stats, str]:
+        """A prompt that nothing is known of; returns its answer too."""
+        chunks = list(self._engine.submit(Request(messages, SamplingParams(0), 8)))
+        stats = _stats(chunks)
+        self._figures["cold_ttft_s"] = stats.queue_s + stats.prefill_s
+        self._figures["prefill_rate"] = stats.prefill_rate
+        self._tell(self._task.prompt)
+        return stats, "".join(chunk.text for chunk in chunks)
+
+    def _prefill_ratio(self, bare: Bare, cold: Stats) -> None:
+        """The bare loop on as many tokens, then the engine on another prompt, then the bare loop again."""
+        n = cold.prompt_tokens - cold.cached_tokens
+        bare.prefill(32)
+        bare.cut(0)
+        before = bare.prefill(n)
+        bare.cut(0)
+        self._tell(n)
+        again = prompt(self._tokenizer, self._task.prompt, self._task.seed + 500)
+        between = _last(self._engine, Request(again, SamplingParams(0), 1))
+        self._tell(n)
+        after = bare.prefill(between.prompt_tokens - between.cached_tokens)
+        self._tell(n)
+        rate = n / ((before + after) / 2)
+        self._figures["bare_prefill_rate"] = rate
+        self._figures["prefill_to_bare"] = between.prefill_rate / rate
+
+    def _second_turn(self, first: tuple[Message, ...], text: str) -> None:
+        """The next question of the same conversation, whose beginning is in the cache."""
+        before = (*first, Message("assistant", text))
+        length = len(self._tokenizer.prompt((*before, Message("user", "0"))).ids) + _QUESTION
+        stats = _last(self._engine, Request(prompt(self._tokenizer, length, 1, *before), SamplingParams(0), 1))
+        new = stats.prompt_tokens - stats.cached_tokens
+        self._figures["warm_ttft_s"] = stats.queue_s + stats.prefill_s
+        self._figures["warm_new_tokens"] = new
+        self._tell(new)
+        if self._bare is not None:
+            self._figures["warm_ttft_to_bare"] = self._figures["warm_ttft_s"] / self._bare.prefill(new)
+
+    def _decode(self, messages: tuple[Message, ...]) -> None:
+        """One stream, in blocks; the bare loop at about the same depth between them."""
+        block = max(2, self._task.answer // _BLOCKS)
+        engine_s, bare_s, tokens, bare_tokens = 0.0, 0.0, 0, 0
+        for _ in range(_BLOCKS):
+            stats = _last(self._engine, Request(messages, SamplingParams(0), block + 1))
+            engine_s += stats.decode_s
+            tokens += stats.completion_tokens - 1
+            if self._bare is not None:
+                self._bare.cut(stats.prompt_tokens)
+                n = max(1, stats.completion_tokens - 1)
+                bare_s += self._bare.decode(n)
+                bare_tokens += n
+            self._tell(3 * block * (2 if self._bare else 1))
+        if tokens > 0 and engine_s > 0:
+            self._figures["decode_rate"] = tokens / engine_s
+            if bare_tokens:
+                self._figures["bare_decode_rate"] = bare_tokens / bare_s
+                self._figures["decode_to_bare"] = (tokens / engine_s) / (bare_tokens / bare_s)
+                self._figures["own_ms"] = 1000 * (engine_s / tokens - bare_s / bare_tokens)
+
+    def _streams(self, n: int) -> float:
+        """Tokens per second of `n` answers together, their prompts being in the cache already."""
+        requests = [
+            Request(prompt(self._tokenizer, 32, self._task.seed + 1000 + i), SamplingParams(0), self._task.answer)
+            for i in range(n)
+        ]
+        for request in requests:
+            _last(self._engine, replace(request, max_tokens=1))
+        generations = [self._engine.submit(request) for request in requests]
+        rate = sum(_stats(list(generation)).decode_rate for generation in generations)
+        self._tell(n * (32 + self._task.answer))
+        return rate
+
+    def _arrival(self) -> None:
+        """The longest wait between two pieces of an answer while a long prompt arrives."""
+        length = min(_ARRIVING, self._engine.info.n_ctx // 2)
+        if self._task.config.slots < 2 or self._task.seed > 0:  # once is enough
+            return
+        running = self._engine.submit(Request(prompt(self._tokenizer, 32, self._task.seed + 2000), SamplingParams(0)))
+        running.get()
+        long = prompt(self._tokenizer, length, self._task.seed + 3000)
+        arriving = self._engine.submit(Request(long, SamplingParams(0), 1))
+        longest, last = 0.0, time.perf_counter()
+        while not _over(arriving) and (chunk := running.get()) is not None:
+            now = time.perf_counter()
+            longest, last = max(longest, now - last), now
+            if chunk.finish_reason is not None:  # it ended too early to tell
+                longest = 0.0
+                break
+        running.cancel()
+        for _ in (*running, *arriving):
+            pass
+        if longest:
+            self._figures["arrival_wait_s"] = longest
+        self._tell(length)
+
+    def _at(self, depth: int) -> None:
+        """Prefill and decode where the context holds `depth` tokens; each depth continues the one before."""
+        request = Request(prompt(self._tokenizer, depth, self._task.seed + 4000), SamplingParams(0), 17)
+        stats = _last(self._engine, request)
+        self._figures[f"depth_{depth}_prefill_rate"] = stats.prefill_rate
+        self._figures[f"depth_{depth}_decode_rate"] = stats.decode_rate
+        self._tell(stats.prompt_tokens - stats.cached_tokens)
+
+
+def _over(generation: Generation[Chunk]) -> bool:
+    """Whether an answer has come to its end; takes what has come of it."""
+    try:
+        while (chunk := generation.get(timeout=0)) is not None:
+            if chunk.finish_reason is not None:
+                return True
+    except TimeoutError:
+        return False
+    return True

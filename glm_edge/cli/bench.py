@@ -1,0 +1,149 @@
+"""`glm-edge bench`: how fast a model runs on this machine, beside other ways to run it; and what runs it fastest."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import UsageError
+from ..types import EngineConfig
+
+_DEPTHS = (512, 1024, 2048, 4096, 8192)  # tokens of context that --plot shows, as far as the context goes
+_ROOM = 64  # tokens that a prompt needs beside it: a second turn, an answer's start
+
+
+@click.command("bench")
+@click.option("--model", type=click.Path(path_type=Path), help="The GGUF file.  [default: the demo model]")
+@click.option("--ctx", "n_ctx", type=click.IntRange(256), help="Tokens of context.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Processors to use; the profile's or all without it.")
+@click.option("--runs", type=click.IntRange(1, 100), default=3, show_default=True, help="The table shows medians.")
+@click.option("--prompt", type=click.IntRange(32), default=512, show_default=True, help="Tokens of the long prompt.")
+@click.option("--tokens", type=click.IntRange(8), default=64, show_default=True, help="Tokens of an answer.")
+@click.option("--streams", default="1,2,4,8", show_default=True, help="Answers at the same time; empty for none.")
+@click.option("--bare", is_flag=True, help="Measure a bare llama_decode loop beside the engine.")
+@click.option("--compare", is_flag=True, help="Measure llama_cpp.Llama on the same file, in turn.")
+@click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Also draw a PNG; needs glm-edge[plot].")
+@click.option("--tune", is_flag=True, help="Only find the fastest settings for this machine, and keep them.")
+def command(
+    model: Path | None,
+    n_ctx: int | None,
+    threads: int | None,
+    runs: int,
+    prompt: int,
+    tokens: int,
+    streams: str,
+    bare: bool,
+    compare: bool,
+    plot_file: Path | None,
+    tune: bool,
+) -> None:
+    """Measure a model on this machine: a table, then one JSON line.
+
+    Each run loads the model twice, in processes of their own. Close other programs: they change the figures more than
+    anything else.
+    """
+    from .load import with_profile
+    from .model import resolve_model
+
+    counts = _counts(streams)
+    path = resolve_model(model)
+    if tune:
+        _tune(EngineConfig(path, n_ctx=n_ctx))
+        return
+    if plot_file is not None:
+        from ..bench.plot import check_plot
+
+        check_plot(plot_file)
+    config = EngineConfig(
+        path, n_ctx=n_ctx, n_threads=threads, slots=max(counts, default=1), queue=32, prompt_lookup=False
+    )
+    config = with_profile(config)
+    _bench(config, runs, prompt, tokens, counts, bare=bare, compare=compare, plot_file=plot_file)
+
+
+def _bench(
+    config: EngineConfig,
+    runs: int,
+    prompt: int,
+    tokens: int,
+    streams: tuple[int, ...],
+    *,
+    bare: bool,
+    compare: bool,
+    plot_file: Path | None,
+) -> None:
+    from dataclasses import replace
+
+    from ..bench.report import describe, json_line, load_average, table, with_shares
+    from ..bench.run import benchmark, units
+    from ..bench.subjects import Task
+    from ..device import memory_available
+    from ..engine.plan import plan_memory, weights_of
+    from ..engine.scheduler import sequences
+    from ..gguf import read_gguf
+    from ..model_file import check_model
+
+    file = read_gguf(config.model)
+    check_model(file)
+    # planned once, so that every subject has the same context
+    plan = plan_memory(config, weights_of(file), sequences=sequences(config.slots), available=memory_available())
+    if prompt + tokens + _ROOM > plan.n_ctx:
+        raise UsageError(
+            f"--prompt {prompt} and --tokens {tokens}: must leave {_ROOM} of the context's {plan.n_ctx} tokens free"
+        )
+    depths = tuple(n for n in (*_DEPTHS, plan.n_ctx - _ROOM) if n <= plan.n_ctx - _ROOM) if plot_file else ()
+    task = Task(replace(config, n_ctx=plan.n_ctx), prompt, tokens, streams, tuple(sorted(set(depths))), bare)
+    before = load_average()
+    with _progress("measuring", units(task, runs, compare=compare)) as bar:
+        result = benchmark(task, runs, compare=compare, tell=bar.update)
+    after = load_average()
+    with _progress("hashing", file.size) as bar:
+        about = describe(task, file, bar.update)
+    figures = with_shares(result.medians)
+    click.echo(
+        f"{file.path.name}, {about['recipe']}, threads {about['threads']}, context {plan.n_ctx}, batch {plan.n_batch},"
+        f" {plan.load_mode}; medians of {runs}; load average {before:.1f} before, {after:.1f} after"
+    )
+    click.echo(table(figures, prompt))
+    click.echo(json_line(about, result, (before, after)))
+    if plot_file is not None:
+        from ..bench.plot import plot
+
+        plot(plot_file, figures["engine"], about)
+
+
+def _tune(config: EngineConfig) -> None:
+    from dataclasses import asdict
+
+    from ..bench.child import in_child
+    from ..bench.tune import tune, units
+    from ..profile import profile_path, save_profile
+    from .load import profile_key
+
+    with _progress("tuning", units()) as bar:
+        tuning = in_child(tune, config, tell=bar.update)
+    for name, tried in tuning.figures.items():
+        click.echo(f"{name}: " + ", ".join(f"{value} {1 / seconds:.2f} tokens/s" for value, seconds in tried.items()))
+    save_profile(profile_path(), tuning.profile, profile_key())
+    click.echo(f"kept in {profile_path()}", err=True)
+    click.echo(json.dumps({"profile": asdict(tuning.profile), "seconds_per_token": tuning.figures}))
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """The numbers of a list like 1,2,4."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() and 1 <= int(part) <= 16 for part in parts):
+        raise UsageError(f"--streams {text}: must be numbers from 1 to 16 with commas between them")
+    return tuple(int(part) for part in parts)
+
+
+def _progress(what: str, total: float) -> AbstractContextManager[Any]:
+    """A bar on stderr, with the time left; nothing where stderr is no terminal."""
+    from tqdm import tqdm
+
+    shown = "{desc}: {percentage:3.0f}% |{bar}| {elapsed} so far, {remaining} left"
+    return tqdm(desc=what, total=total, disable=None, leave=False, bar_format=shown)
