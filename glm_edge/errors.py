@@ -62,11 +62,12 @@ class RequestError(GlmEdgeError):
 class ContextLengthError(RequestError):
     """The prompt does not fit the context; raised by `submit`, before any chunk."""
 
-    def __init__(self, prompt_tokens: int, n_ctx: int) -> None:
+    def __init__(self, prompt_tokens: int, n_ctx: int, *, param: str = "messages") -> None:
+        shorten = "shorten the messages or drop the oldest" if param == "messages" else f"shorten the {param}"
         super().__init__(
-            f"this model's context is {n_ctx} tokens and the messages take {prompt_tokens}, leaving no room for an"
-            " answer; shorten the messages or drop the oldest",
-            param="messages",
+            f"this model's context is {n_ctx} tokens and the {param} take{'' if param == 'messages' else 's'}"
+            f" {prompt_tokens}, leaving no room for an answer; {shorten}",
+            param=param,
             code="context_length_exceeded",
         )
         self.prompt_tokens = prompt_tokens

@@ -56,7 +56,7 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class Request:
-    """What `Engine.submit` takes: a conversation whose last message is the user's."""
+    """What `Engine.submit` takes: a conversation whose last message is the user's, or a prompt as it is."""
 
     messages: tuple[Message, ...]
     sampling: SamplingParams = field(default_factory=SamplingParams)
@@ -64,6 +64,8 @@ class Request:
     stop: tuple[str, ...] = ()  # strings that end the answer; not part of it
     n: int = 1  # answers to it; they share the computing of the prompt
     trim: bool = False  # leave out the oldest rounds when the conversation does not fit, instead of refusing it
+    prompt: str | None = None  # text to go on with, instead of messages: no round template, the control ids in front
+    max_length: int | None = None  # tokens of prompt and answer together, as ChatGLM counts; may be below the context
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,10 @@ class Engine(Protocol):
         Raises RequestError (ContextLengthError among them) for a request that can never run, OverloadedError when the
         queue is full, EngineClosedError after close().
         """
+        ...
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of plain text, without the control ids of a prompt. Raises EngineClosedError after close()."""
         ...
 
     def close(self) -> None:

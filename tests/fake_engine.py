@@ -59,6 +59,12 @@ class FakeEngine:
         self._jobs.put((request, generation, time.monotonic()))
         return generation
 
+    def tokenize(self, text: str) -> list[int]:
+        """A token for each character."""
+        if self._closed.is_set():
+            raise EngineClosedError("closed")
+        return [ord(character) for character in text]
+
     def close(self) -> None:
         self._closed.set()
         with self._lock:
@@ -114,4 +120,4 @@ class FakeEngine:
 
 
 def _prompt_tokens(request: Request) -> int:
-    return sum(len(message.content) for message in request.messages)
+    return len(request.prompt or "") + sum(len(message.content) for message in request.messages)

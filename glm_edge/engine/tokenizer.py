@@ -56,6 +56,10 @@ class Tokenizer:
                 return Prompt(text, ids + new[1:])
         return Prompt(text, self._prefix + self._model.tokenize(text))
 
+    def raw(self, text: str) -> Prompt:
+        """A prompt of plain text alone."""
+        return Prompt(text, self._prefix + self._model.tokenize(text))
+
     def remember(self, prompt: Prompt, ids: list[int], shown: str) -> None:
         """An answer has ended: `ids` are the prompt's and the answer's, `shown` is the answer that the reader got.
 
