@@ -26,6 +26,10 @@ def lines(name: str) -> list[Any]:
     return [json.loads(line) for line in (HERE / name).read_bytes().split(b"\n") if line]
 
 
+pytestmark = pytest.mark.skipif(
+    not (DEMO / "config.json").exists(), reason="models/demo has no weights; models/demo/train.py makes them"
+)
+
 PROMPTS = [(case["prompt"], case["answer"]) for case in lines("demo_prompts.jsonl")]
 
 

@@ -7,15 +7,13 @@ line and an exit code (`errors.py`); `--debug` shows the traceback.
 from __future__ import annotations
 
 import importlib
-import signal
 import sys
-from types import FrameType
 from typing import cast
 
 import click
 
 from .. import __version__
-from ..errors import GlmEdgeError
+from .run import run
 
 # verb -> (module with `command`, the line that `glm-edge --help` shows)
 _VERBS = {
@@ -53,34 +51,4 @@ def glm_edge(debug: bool) -> None:
 
 def main() -> None:
     """Entry point of `glm-edge`."""
-    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(run(glm_edge, sys.argv[1:], prog_name="glm-edge"))
-
-
-def run(command: click.Command, args: list[str], *, prog_name: str) -> int:
-    """Run a command and turn what it raises into one line on stderr and an exit code."""
-    try:
-        result = command.main(args=args, prog_name=prog_name, standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except click.exceptions.Abort:
-        return 130
-    except KeyboardInterrupt:
-        return 130
-    except click.ClickException as error:
-        click.echo(f"error: {error.format_message()}", err=True)
-        if isinstance(error, click.UsageError) and error.ctx is not None:
-            click.echo(f"see: {error.ctx.command_path} --help", err=True)
-        return error.exit_code
-    except GlmEdgeError as error:
-        if "--debug" in args:
-            raise
-        click.echo(f"error: {error}", err=True)
-        return error.exit_code
-    except BrokenPipeError:  # the reader of our output left, as `| head` does
-        sys.stderr.close()
-        return 0
-
-
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    """SIGTERM unwinds like Ctrl-C, so that temporary files go, and exits with its own code."""
-    raise SystemExit(128 + signum)
