@@ -11,11 +11,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from glm_edge.errors import ContextLengthError, EngineClosedError, GlmEdgeError, OverloadedError
 from glm_edge.generation import Generation
-from glm_edge.types import Chunk, FinishReason, ModelInfo, Request, Stats
+from glm_edge.types import Chunk, FinishReason, ModelInfo, Request, Stats, TokenLogprob
 
 Step = str | float | threading.Event | GlmEdgeError
 Script = Sequence[Step] | Callable[[Request], Sequence[Step]]
@@ -90,23 +91,29 @@ class FakeEngine:
 
     def _play(self, request: Request, generation: Generation[Chunk], submitted: float) -> None:
         generation.start()
+        if all(self._answer(index, request, generation, submitted) for index in range(request.n)):
+            generation.finish()
+
+    def _answer(self, index: int, request: Request, generation: Generation[Chunk], submitted: float) -> bool:
+        """Play the script for one of n answers, one after the other; False when that was ended from outside."""
         script = self._script(request) if callable(self._script) else self._script
         started, tokens = time.monotonic(), 0
         reason: FinishReason = "stop"
         for step in script:
             if isinstance(step, GlmEdgeError):
-                return generation.fail(step)
+                generation.fail(step)
+                return False
             if isinstance(step, str):
                 if tokens == request.max_tokens:
                     reason = "length"
                     break
-                generation.put(Chunk(step))
+                generation.put(Chunk(step, index, logprobs=_logprobs(step, request)))
                 tokens += 1
             elif not self._wait(step, generation):
-                return None  # whoever cancelled or closed has said so already
+                return False  # whoever cancelled or closed has said so already
         stats = Stats(_prompt_tokens(request), tokens, 0, started - submitted, 0.0, time.monotonic() - started)
-        generation.put(Chunk("", 0, reason, stats))
-        return generation.finish()
+        generation.put(Chunk("", index, reason, stats))
+        return True
 
     def _wait(self, step: float | threading.Event, generation: Generation[Chunk]) -> bool:
         """False when the answer was cancelled, or the engine closed, meanwhile."""
@@ -117,6 +124,14 @@ class FakeEngine:
             if not isinstance(step, threading.Event):
                 time.sleep(0.002)
         return True
+
+
+def _logprobs(text: str, request: Request) -> tuple[TokenLogprob, ...]:
+    """As likely as not, with the text itself as the only alternative, where they are asked for."""
+    if not request.sampling.logprobs:
+        return ()
+    one = TokenLogprob(text, text.encode(), -0.5)
+    return (replace(one, top=(one,) * min(1, request.sampling.top_logprobs)),)
 
 
 def _prompt_tokens(request: Request) -> int:

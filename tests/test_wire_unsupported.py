@@ -26,15 +26,7 @@ UNSUPPORTED = {
     "store": True,
     "chat_template": "{{ x }}",
     "chat_template_kwargs": {"a": 1},
-    "n": 2,
-    "logprobs": True,
-    "top_logprobs": 3,
-    "logit_bias": {"5": 1},
-    "response_format": {"type": "json_object"},
-    "frequency_penalty": 0.5,
-    "presence_penalty": -0.5,
-    "top_k": 40,
-    "min_p": 0.1,
+    "repeat_penalty": 1.1,
 }
 
 NOTHING = [
@@ -51,6 +43,9 @@ NOTHING = [
     {"frequency_penalty": 0},
     {"presence_penalty": 0.0},
     {"response_format": {"type": "text"}},
+    {"top_logprobs": 0},
+    {"top_k": 0, "min_p": 0, "repetition_penalty": 1},
+    {"repeat_penalty": 1},
     {"modalities": ["text"]},
     {"store": False},
     {"user": "u-1", "safety_identifier": "s"},

@@ -1,4 +1,4 @@
-"""One answer on its way to one client: waits for chunks, notices a client that has left, pings one that waits.
+"""What one request gets, on its way to the client: waits for chunks, notices a client that left, pings one that waits.
 
 Free of Flask: it reads a Generation and asks two questions, whether the client is gone and whether the server is
 ending. How events look stands in `wire.py`.
@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from ..errors import EngineClosedError, EngineError, GlmEdgeError
 from ..generation import Generation
-from ..types import Chunk, FinishReason, Stats
+from ..types import Chunk, FinishReason, Stats, TokenLogprob
 from . import wire
 from .service import Service
 
@@ -24,17 +23,8 @@ class ClientGoneError(ConnectionAbortedError):
     """The client has closed the connection; there is nobody to answer."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How an answer ended."""
-
-    text: str
-    finish_reason: FinishReason
-    stats: Stats
-
-
 class Answer:
-    """Follows one generation to its end.
+    """Follows one generation to its end: `n` answers to one request, in chunks that say which they belong to.
 
     Args:
         client_gone: whether the client has closed the connection.
@@ -42,25 +32,34 @@ class Answer:
     """
 
     def __init__(
-        self, generation: Generation[Chunk], service: Service, client_gone: Callable[[], bool], request_id: str
+        self,
+        generation: Generation[Chunk],
+        n: int,
+        service: Service,
+        client_gone: Callable[[], bool],
+        request_id: str,
     ) -> None:
         self._generation = generation
         self._service = service
         self._client_gone = client_gone
         self._request_id = request_id
+        self._n = n
         self._first: Chunk | None = None  # read ahead by `begin`
-        self.last: Chunk | None = None  # the one with finish reason and counts, once it came
+        self._ended: dict[int, Stats] = {}  # by the index of the answer
         self.error: GlmEdgeError | None = None  # what a stream ended with
 
-    def whole(self) -> Outcome:
+    def whole(self) -> list[wire.Choice]:
         """Wait for the end. Raises the engine's error, or ClientGoneError."""
-        text = []
-        while True:
+        texts = [""] * self._n
+        reasons: list[FinishReason] = ["stop"] * self._n
+        logprobs: list[list[TokenLogprob]] = [[] for _ in texts]
+        while not self.complete:
             chunk = self._next(POLL_S)
             if chunk is not None:
-                text.append(chunk.text)
-                if chunk.finish_reason is not None and chunk.stats is not None:
-                    return Outcome("".join(text), chunk.finish_reason, chunk.stats)
+                texts[chunk.index] += chunk.text
+                logprobs[chunk.index] += chunk.logprobs
+                reasons[chunk.index] = chunk.finish_reason or "stop"
+        return [wire.Choice(texts[i], reasons[i], self._ended[i], logprobs[i]) for i in range(self._n)]
 
     def begin(self) -> None:
         """Wait for the first chunk, but not longer than a client should sit before silence.
@@ -77,7 +76,8 @@ class Answer:
         Raises ConnectionAbortedError after an error event: the response must not look complete.
         """
         try:
-            yield wire.role_event(head)
+            for index in range(self._n):
+                yield wire.role_event(head, index)
             yield from self._chunks(head)
         except GlmEdgeError as error:
             self.error = error
@@ -89,13 +89,14 @@ class Answer:
         sent = time.monotonic()
         chunk, self._first = self._first, None
         while True:
-            if chunk is not None and chunk.text:
+            if chunk is not None and (chunk.text or chunk.logprobs):
                 sent = time.monotonic()
-                yield wire.text_event(head, chunk.text)
-            if chunk is not None and chunk.finish_reason is not None and chunk.stats is not None:
-                yield wire.finish_event(head, chunk.finish_reason)
+                yield wire.text_event(head, chunk.index, chunk.text, chunk.logprobs)
+            if chunk is not None and chunk.finish_reason is not None:
+                yield wire.finish_event(head, chunk.index, chunk.finish_reason)
+            if self.complete:
                 if head.include_usage:
-                    yield wire.usage_event(head, chunk.stats)
+                    yield wire.usage_event(head, self._total)
                 return
             if time.monotonic() - sent >= self._service.ping_s:
                 sent = time.monotonic()
@@ -116,20 +117,28 @@ class Answer:
             raise EngineError("the engine ended an answer without its reason and counts")
         if chunk.finish_reason == "cancelled":
             raise EngineClosedError("the answer was cancelled")
-        if chunk.finish_reason is not None:
-            self.last = chunk
+        if chunk.stats is not None:
+            self._ended[chunk.index] = chunk.stats
         return chunk
+
+    @property
+    def complete(self) -> bool:
+        return len(self._ended) == self._n
+
+    @property
+    def _total(self) -> Stats:
+        return wire.total(list(self._ended.values()))
 
     def close(self) -> None:
         """Nobody reads any more: let the engine stop, if it has not."""
-        if self.last is None:
+        if not self.complete:
             self._generation.cancel()
 
     def summary(self) -> str:
         """For the log: counts, or why there are none."""
         if self.error is not None:
             return f" failed={type(self.error).__name__}"
-        stats = None if self.last is None else self.last.stats
-        if stats is None:
+        if not self.complete:
             return " unfinished"
+        stats = self._total
         return f" prompt={stats.prompt_tokens} cached={stats.cached_tokens} completion={stats.completion_tokens}"

@@ -120,16 +120,22 @@ class _Api:
         engine = self._service.engine
         call = wire.parse_chat(_body())
         wire.check_model(call.model, engine.info.id, self._aliases)
-        head = wire.Head(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), engine.info.id, call.include_usage)
+        asked = call.request
+        head = wire.Head(
+            f"chatcmpl-{uuid.uuid4().hex}",
+            int(time.time()),
+            engine.info.id,
+            call.include_usage,
+            asked.sampling.logprobs,
+        )
         with ExitStack() as stack:
             self._service.enter()
             stack.callback(self._service.leave)
             gone: Callable[[], bool] = request.environ.get("waitress.client_disconnected", lambda: False)
-            answer = g.answer = Answer(engine.submit(call.request), self._service, gone, g.request_id)
+            answer = g.answer = Answer(engine.submit(asked), asked.n, self._service, gone, g.request_id)
             stack.callback(answer.close)
             if not call.stream:
-                outcome = answer.whole()
-                return _json(200, wire.completion(head, outcome.text, outcome.finish_reason, outcome.stats))
+                return _json(200, wire.completion(head, answer.whole()))
             answer.begin()
             response = Response(answer.events(head), content_type="text/event-stream; charset=utf-8")
             response.headers["Cache-Control"] = "no-cache"

@@ -1,18 +1,23 @@
 """The fields of a chat completion, one line each: what is read, what is accepted without effect, what is refused.
 
-Names and limits are those of OpenAI's API reference for POST /v1/chat/completions; `history` is ours. To support a
+Names and limits are those of OpenAI's API reference for POST /v1/chat/completions; `history` is ours, and top_k, min_p
+and repetition_penalty are named as other servers of open models have them. To support a
 field, give it a check here and use its value in `wire.py`.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
-from ..types import Message, Role
+from ..types import JsonFormat, Message, Role
 from .checks import Check, array, boolean, fail, integer, kind, number, only, show, string, strings_by_name, table
 
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 256  # characters
+MAX_ANSWERS = 8  # to one request
+MAX_BIASES = 1024
 
 
 def content(value: Any, path: str) -> str:
@@ -66,6 +71,46 @@ def message(value: Any, path: str) -> Message:
     return Message(fields["role"], fields.get("content", ""))
 
 
+def logit_bias(value: Any, path: str) -> dict[int, float]:
+    """Token id -> bias; which ids there are only the engine knows."""
+    if not isinstance(value, dict):
+        raise fail(path, "invalid_type", f"must be an object, not {kind(value)}")
+    if len(value) > MAX_BIASES:
+        raise fail(path, "invalid_value", f"has {len(value)} entries; at most {MAX_BIASES} are allowed")
+    for name in value:
+        if not re.fullmatch("[0-9]{1,9}", name):
+            raise fail(path, "invalid_value", f"must have token ids for names, not {show(name)}")
+    return {int(name): _bias(bias, f"{path}.{name}") for name, bias in value.items()}
+
+
+def response_format(value: Any, path: str) -> JsonFormat | None:
+    """{"type": "text"}, {"type": "json_object"} or {"type": "json_schema", "json_schema": {…}}."""
+    wanted = _FORMAT(value, path)
+    if wanted["type"] not in _FORMATS:
+        raise fail(f"{path}.type", "invalid_value", f"must be one of {', '.join(_FORMATS)}, not {show(wanted['type'])}")
+    if (wanted["type"] == "json_schema") != ("json_schema" in wanted):
+        raise fail(f"{path}.json_schema", "invalid_value", "is for the type json_schema, and required there")
+    if wanted["type"] == "text":
+        return None
+    schema = wanted.get("json_schema", {}).get("schema")
+    return JsonFormat(None if schema is None else json.dumps(schema, ensure_ascii=False))
+
+
+def _schema(value: Any, path: str) -> dict[str, Any]:
+    """An object; what it means is the engine's to say."""
+    if not isinstance(value, dict):
+        raise fail(path, "invalid_type", f"must be an object, not {kind(value)}")
+    return value
+
+
+_FORMATS = ("text", "json_object", "json_schema")
+_bias = number(-100, 100)
+_JSON_SCHEMA = table(
+    {"name": string(pattern="[a-zA-Z0-9_-]{1,64}"), "description": string(), "schema": _schema, "strict": boolean},
+    required=("name",),
+)
+_FORMAT = table({"type": string(), "json_schema": _JSON_SCHEMA}, required=("type",))
+
 _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _text = string()
 _TEXT_PART = table({"type": string(), "text": string()}, required=("type", "text"))
@@ -96,6 +141,16 @@ CHAT: dict[str, Check[Any]] = {
     "top_p": number(0, 1),
     "seed": integer(-(2**63), 2**63 - 1),
     "stop": stop,
+    "n": integer(1, MAX_ANSWERS),
+    "top_k": integer(0, 2**31 - 1),
+    "min_p": number(0, 1),
+    "presence_penalty": number(-2, 2),
+    "frequency_penalty": number(-2, 2),
+    "repetition_penalty": number(0.1, 10),
+    "logit_bias": logit_bias,
+    "logprobs": boolean,
+    "top_logprobs": integer(0, 20),
+    "response_format": response_format,
     # Checked and of no effect: they concern billing, storage and who asks.
     "user": string(),
     "safety_identifier": string(),
@@ -107,16 +162,7 @@ CHAT: dict[str, Check[Any]] = {
     "prompt_cache_options": only({}),
     "parallel_tool_calls": boolean,
     # Known and not supported: only the values that ask for nothing pass.
-    "n": only(1),
-    "logprobs": only(False),
-    "top_logprobs": only(0),
-    "logit_bias": only({}),
-    "frequency_penalty": only(0, 0.0),
-    "presence_penalty": only(0, 0.0),
-    "top_k": only(0),
-    "min_p": only(0, 0.0),
     "repeat_penalty": only(1, 1.0),
-    "response_format": only({"type": "text"}),
     "tools": only([]),
     "tool_choice": only("none", "auto"),
     "functions": only([]),

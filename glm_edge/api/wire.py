@@ -7,8 +7,8 @@ takes which values stands in `fields.py`; strict parsing of bytes in `strict_jso
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import (
@@ -18,12 +18,14 @@ from ..errors import (
     OverloadedError,
     RequestError,
 )
-from ..types import Message, ModelInfo, Request, SamplingParams, Stats
+from ..types import Message, ModelInfo, Request, SamplingParams, Stats, TokenLogprob
 from . import strict_json
 from .checks import fail, show, table
 from .fields import CHAT
 
 DEFAULT_TEMPERATURE = 1.0  # the contract's; the model's own is in SamplingParams
+
+LEAST_LOGPROB = -9999.0  # how the contract writes what is hardly possible; JSON has no infinity
 
 DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"  # a comment: every reader of event streams skips it
@@ -47,6 +49,17 @@ class Head:
     created: int  # seconds since 1970
     model: str
     include_usage: bool = False
+    logprobs: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One whole answer."""
+
+    text: str
+    finish_reason: str
+    stats: Stats
+    logprobs: Sequence[TokenLogprob] = ()
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,7 @@ def parse_chat(body: Any) -> ChatCall:
         sampling=_sampling(fields),
         max_tokens=_max_tokens(fields),
         stop=fields.get("stop", ()),
+        n=fields.get("n", 1),
     )
     usage = fields.get("stream_options", {}).get("include_usage", False)
     return ChatCall(request, fields.get("model"), stream, usage)
@@ -89,8 +103,25 @@ def _conversation(fields: dict[str, Any]) -> tuple[Message, ...]:
     return history + messages
 
 
+_SAMPLING = (
+    "top_p",
+    "seed",
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "logit_bias",
+    "response_format",
+    "logprobs",
+    "top_logprobs",
+)
+
+
 def _sampling(fields: dict[str, Any]) -> SamplingParams:
-    given = {name: fields[name] for name in ("top_p", "seed") if name in fields}
+    given = {name: fields[name] for name in _SAMPLING if name in fields}
+    if given.get("top_logprobs", 0) and not given.get("logprobs", False):
+        raise fail("top_logprobs", "invalid_value", "is only allowed with logprobs: true")
     return SamplingParams(temperature=fields.get("temperature", DEFAULT_TEMPERATURE), **given)
 
 
@@ -121,22 +152,33 @@ def model_list(info: ModelInfo, created: int) -> dict[str, Any]:
     return {"object": "list", "data": [model_object(info, created)]}
 
 
-def completion(head: Head, text: str, finish_reason: str, stats: Stats) -> dict[str, Any]:
-    """The whole answer at once."""
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": text, "refusal": None},
-        "logprobs": None,
-        "finish_reason": finish_reason,
-    }
+def completion(head: Head, choices: Sequence[Choice]) -> dict[str, Any]:
+    """The whole answers at once."""
     return {
         "id": head.id,
         "object": "chat.completion",
         "created": head.created,
         "model": head.model,
-        "choices": [choice],
-        "usage": usage(stats),
+        "choices": [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": choice.text, "refusal": None},
+                "logprobs": _logprobs(head, choice.logprobs),
+                "finish_reason": choice.finish_reason,
+            }
+            for index, choice in enumerate(choices)
+        ],
+        "usage": usage(total([choice.stats for choice in choices])),
     }
+
+
+def total(stats: Sequence[Stats]) -> Stats:
+    """The counts of several answers to one prompt, which is counted once; one computed it, the others shared it."""
+    return replace(
+        stats[0],
+        completion_tokens=sum(one.completion_tokens for one in stats),
+        cached_tokens=min(one.cached_tokens for one in stats),
+    )
 
 
 def usage(stats: Stats) -> dict[str, Any]:
@@ -148,17 +190,17 @@ def usage(stats: Stats) -> dict[str, Any]:
     }
 
 
-def role_event(head: Head) -> bytes:
-    """The first event of a stream."""
-    return _chunk(head, {"role": "assistant", "content": "", "refusal": None})
+def role_event(head: Head, index: int = 0) -> bytes:
+    """The first event of an answer in a stream."""
+    return _chunk(head, index, {"role": "assistant", "content": "", "refusal": None})
 
 
-def text_event(head: Head, text: str) -> bytes:
-    return _chunk(head, {"content": text})
+def text_event(head: Head, index: int, text: str, logprobs: Sequence[TokenLogprob] = ()) -> bytes:
+    return _chunk(head, index, {"content": text}, logprobs)
 
 
-def finish_event(head: Head, finish_reason: str) -> bytes:
-    return _chunk(head, {}, finish_reason)
+def finish_event(head: Head, index: int, finish_reason: str) -> bytes:
+    return _chunk(head, index, {}, (), finish_reason)
 
 
 def usage_event(head: Head, stats: Stats) -> bytes:
@@ -166,9 +208,28 @@ def usage_event(head: Head, stats: Stats) -> bytes:
     return event({**_chunk_head(head), "choices": [], "usage": usage(stats)})
 
 
-def _chunk(head: Head, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
-    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+def _chunk(
+    head: Head,
+    index: int,
+    delta: dict[str, Any],
+    logprobs: Sequence[TokenLogprob] = (),
+    finish_reason: str | None = None,
+) -> bytes:
+    scores = _logprobs(head, logprobs) if logprobs else None
+    choice = {"index": index, "delta": delta, "logprobs": scores, "finish_reason": finish_reason}
     return event({**_chunk_head(head), "choices": [choice], **({"usage": None} if head.include_usage else {})})
+
+
+def _logprobs(head: Head, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+    """null where they were not asked for."""
+    if not head.logprobs:
+        return None
+    content = [{**_logprob(token), "top_logprobs": [_logprob(one) for one in token.top]} for token in tokens]
+    return {"content": content, "refusal": None}
+
+
+def _logprob(token: TokenLogprob) -> dict[str, Any]:
+    return {"token": token.token, "logprob": max(token.logprob, LEAST_LOGPROB), "bytes": list(token.bytes)}
 
 
 def _chunk_head(head: Head) -> dict[str, Any]:
