@@ -25,6 +25,9 @@ _HELP = "/new starts a new conversation, /exit or Ctrl-D leaves; Ctrl-C stops an
 @click.option("--max-tokens", type=click.IntRange(1), help="Longest answer; the context is the limit without it.")
 @click.option("--ctx", "n_ctx", type=click.IntRange(1), help="Tokens of context, prompt and answers together.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Processors to use; all without it.")
+@click.option(
+    "--cache/--no-cache", default=True, show_default=True, help="Keep computed prompts on disk, for restarts."
+)
 def command(
     model: Path | None,
     prompt: str | None,
@@ -35,17 +38,18 @@ def command(
     max_tokens: int | None,
     n_ctx: int | None,
     threads: int | None,
+    cache: bool,
 ) -> None:
     """Chat with a model in the terminal.
 
     Answers go to stdout, everything else to stderr. Without a terminal on stdin, all of stdin is one prompt.
     """
     from .load import load_engine
-    from .model import resolve_model
+    from .model import cache_folder, resolve_model
 
     if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
         prompt = sys.stdin.read()
-    config = EngineConfig(resolve_model(model), n_ctx=n_ctx, n_threads=threads)
+    config = EngineConfig(resolve_model(model), n_ctx=n_ctx, n_threads=threads, cache_folder=cache_folder(cache))
     engine = load_engine(config)
     try:
         talk = Conversation(engine, system, SamplingParams(temperature, top_p, seed), max_tokens)
@@ -73,7 +77,7 @@ class Conversation:
     def ask(self, question: str) -> Stats | None:
         """Print the answer as it comes. Ctrl-C ends it; what was printed stays part of the conversation."""
         messages = (*self._messages, Message("user", question))
-        generation = self._engine.submit(Request(self._system + messages, self._sampling, self._max_tokens))
+        generation = self._engine.submit(Request(self._system + messages, self._sampling, self._max_tokens, trim=True))
         text = ""
         last: Chunk | None = None
         while True:
@@ -123,6 +127,8 @@ def _converse(talk: Conversation) -> None:
                 continue
             if stats is not None:
                 click.secho(_figures(stats), err=True, dim=True)
+            if stats is not None and stats.trimmed_rounds:
+                click.echo(f"(the oldest {stats.trimmed_rounds} rounds no longer fit and were left out)", err=True)
 
 
 def _figures(stats: Stats) -> str:

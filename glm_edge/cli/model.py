@@ -22,3 +22,12 @@ def resolve_model(path: Path | None) -> Path:
     if not path.exists():
         raise StorageError(f"--model {path}: there is no such file")
     return path
+
+
+def cache_folder(wanted: bool) -> Path | None:
+    """Where computed prefixes are kept over restarts: in the user's cache folder, or nowhere."""
+    if not wanted:
+        return None
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("glm-edge", appauthor=False)) / "prefixes"

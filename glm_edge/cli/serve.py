@@ -20,6 +20,11 @@ import click
 )
 @click.option("--ctx", "n_ctx", type=click.IntRange(1), help="Tokens of context, prompt and answer together.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Processors to use; all without it.")
+@click.option("--slots", type=click.IntRange(1, 64), default=4, show_default=True, help="Answers at the same time.")
+@click.option("--queue", type=click.IntRange(0, 1000), default=16, show_default=True, help="Requests that may wait.")
+@click.option(
+    "--cache/--no-cache", default=True, show_default=True, help="Keep computed prompts on disk, for restarts."
+)
 @click.option("--alias", "aliases", multiple=True, metavar="NAME", help="Another name of the model; repeatable.")
 @click.option("--allow-host", "hosts", multiple=True, metavar="NAME", help="Another Host to answer to; repeatable.")
 @click.option(
@@ -34,6 +39,9 @@ def command(
     api_key_file: Path | None,
     n_ctx: int | None,
     threads: int | None,
+    slots: int,
+    queue: int,
+    cache: bool,
     aliases: tuple[str, ...],
     hosts: tuple[str, ...],
     origins: tuple[str, ...],
@@ -48,12 +56,19 @@ def command(
     from ..serve import ServeConfig, serve
     from ..types import EngineConfig
     from .load import load_engine
-    from .model import resolve_model
+    from .model import cache_folder, resolve_model
 
     keys = Keys.collect(api_keys, api_key_file, os.environ)
     for warning in key_file_warnings(api_key_file) if api_key_file else ():
         click.echo(f"warning: {warning}", err=True)
-    engine = EngineConfig(resolve_model(model), n_ctx=n_ctx, n_threads=threads)
+    engine = EngineConfig(
+        resolve_model(model),
+        n_ctx=n_ctx,
+        n_threads=threads,
+        slots=slots,
+        queue=queue,
+        cache_folder=cache_folder(cache),
+    )
     config = ServeConfig(
         host,
         port,
