@@ -21,6 +21,11 @@ _HELP = "/new starts a new conversation, /exit or Ctrl-D leaves; Ctrl-C stops an
 @click.option("--system", help="Instructions in front of the first question.")
 @click.option("--temperature", type=click.FloatRange(0, 2), default=0.8, show_default=True, help="0 is greedy.")
 @click.option("--top-p", type=click.FloatRange(0, 1), default=0.8, show_default=True, help="1 keeps every token.")
+@click.option("--top-k", type=click.IntRange(0), default=0, help="Keeps so many of the likeliest tokens; 0 keeps all.")
+@click.option(
+    "--min-p", type=click.FloatRange(0, 1), default=0.0, help="Drops what is less likely than this times the likeliest."
+)
+@click.option("--repetition-penalty", type=click.FloatRange(0.1, 10), default=1.0, help="Above 1, repeats less.")
 @click.option("--seed", type=click.IntRange(0), help="Makes answers repeatable.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Longest answer; the context is the limit without it.")
 @click.option("--ctx", "n_ctx", type=click.IntRange(1), help="Tokens of context, prompt and answers together.")
@@ -34,6 +39,9 @@ def command(
     system: str | None,
     temperature: float,
     top_p: float,
+    top_k: int,
+    min_p: float,
+    repetition_penalty: float,
     seed: int | None,
     max_tokens: int | None,
     n_ctx: int | None,
@@ -52,7 +60,8 @@ def command(
     config = EngineConfig(resolve_model(model), n_ctx=n_ctx, n_threads=threads, cache_folder=cache_folder(cache))
     engine = load_engine(config)
     try:
-        talk = Conversation(engine, system, SamplingParams(temperature, top_p, seed), max_tokens)
+        sampling = SamplingParams(temperature, top_p, seed, top_k, min_p, repetition_penalty=repetition_penalty)
+        talk = Conversation(engine, system, sampling, max_tokens)
         if prompt is not None:
             talk.ask(prompt)
         else:
