@@ -22,7 +22,8 @@ from .ggml import quantize
 from .layout import Layout, Placed
 
 BLOCK_WEIGHTS = 1 << 20  # 4 MiB as float32: long enough to make the calls cheap, short enough for the caches
-MAX_F16 = 65504.0  # scales are float16 in every type but f32
+MAX_F16 = 65504.0  # scales are float16 in all types but these
+LIMITS = {"f32": math.inf, "bf16": float(np.uint32(0x7F7F0000).view(np.float32))}
 _ZERO_ALLOWED = frozenset({"bias"})
 
 
@@ -83,7 +84,7 @@ def _encode(where: Path, placed: Placed, start: int, stop: int) -> Block:
     except OSError as error:
         raise StorageError(f"{where}: {source.name} cannot be read: {error.strerror or error}") from error
     lowest, highest = float(rows.min()), float(rows.max())  # both NaN when any weight is
-    limit = math.inf if placed.type == "f32" else MAX_F16
+    limit = LIMITS.get(placed.type, MAX_F16)
     if not -limit <= lowest <= highest <= limit or math.isinf(lowest) or math.isinf(highest):
         raise _bad_weight(where, placed, start, rows, limit)
     return Block(placed, start, stop, quantize(placed.type, rows), lowest == highest == 0)

@@ -12,16 +12,27 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .recipes import RECIPES
+from .recipes import ALIASES, RECIPES
 
 if TYPE_CHECKING:
     from .convert import Report
 
 
-@click.command("convert")
+_TYPES = "\b\nTypes, and the size of ChatGLM2-6B:\n" + "\n".join(
+    f"  {recipe.name:<9}{recipe.gigabytes:6.2f} GB  {recipe.about}" for recipe in RECIPES.values()
+)
+
+
+@click.command("convert", epilog=_TYPES)
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option(
-    "--type", "type_", type=click.Choice(list(RECIPES), case_sensitive=False), default="q4_0", show_default=True
+    "--type",
+    "type_",
+    type=click.Choice([*RECIPES, *ALIASES], case_sensitive=False),
+    metavar="TYPE",
+    default="q4_0",
+    show_default=True,
+    help="What the weights become, as listed below.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Output file.  [default: models/NAME-TYPE.gguf]")
 @click.option("--lora", type=click.Path(path_type=Path), metavar="DIR", help="PEFT LoRA folder to merge.")

@@ -22,7 +22,7 @@ from .golden import golden
 from .layout import Layout, lay_out
 from .lora import merge_lora
 from .metadata import build_metadata
-from .recipes import RECIPES, Recipe
+from .recipes import RECIPES, Recipe, recipe_of
 from .tensors import map_tensors
 from .vocab import load_sentencepiece, read_vocabulary
 from .write import OutputFile, check_output, check_space
@@ -49,21 +49,21 @@ def convert(
     checkpoint: Path,
     out: Path | None = None,
     *,
-    type: str = "q4_0",
+    type: str | Recipe = "q4_0",
     lora: Path | None = None,
     force: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Convert the checkpoint in a folder; `out` defaults to NAME-TYPE.gguf in ./models or, without that folder, here.
-    `lora` is a folder of PEFT whose LoRA is merged on the way.
+    `type` names one of RECIPES or is a recipe; `lora` is a folder of PEFT whose LoRA is merged on the way.
 
     Raises UsageError, InvalidFileError, UnsupportedModelError, StorageError, IntegrityError (the file did not read back
     as it was written) or OutOfMemoryError. Whatever ends it, a signal's exception too, leaves no temporary file, and
     under the output's name what was there before.
     """
     started = time.monotonic()
-    recipe = RECIPES.get(type)
+    recipe = type if isinstance(type, Recipe) else recipe_of(type)
     if recipe is None:
         raise UsageError(f"type {type!r} is unknown; choose one of {', '.join(RECIPES)}")
     threads = available_cores() if threads is None else threads
@@ -75,7 +75,7 @@ def convert(
         source = open_checkpoint(checkpoint)
         if lora is not None:
             source = merge_lora(source, lora)
-        out = default_output(source.config.name, type) if out is None else out
+        out = default_output(source.config.name, recipe.name) if out is None else out
         inputs = (*source.files, source.tokenizer, source.folder / "config.json")
         check_output(out, inputs, force=force)
         layout = plan(source, recipe)

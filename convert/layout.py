@@ -7,6 +7,7 @@ elsewhere (`write.py`), block by block, at the offsets given here.
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from gguf.gguf_writer import WriterState
 
 from .ggml import TYPE_IDS, block_size, row_size
 from .metadata import ARCHITECTURE, Value
-from .recipes import Recipe
+from .recipes import Recipe, Site
 from .tensors import Tensor
 
 ALIGNMENT = 32  # GGUF's default: head and every tensor are padded to a multiple of it
@@ -62,7 +63,7 @@ def padded(size: int) -> int:
 
 def lay_out(metadata: Mapping[str, Value], tensors: Sequence[Tensor], recipe: Recipe) -> Layout:
     """Choose each tensor's type by the recipe, and its place."""
-    types = [recipe.type_of(tensor.kind, tensor.columns, block_size) for tensor in tensors]
+    types = _types(metadata, tensors, recipe)
     head = _head(metadata, tensors, types)
     placed = []
     offset = len(head)
@@ -70,6 +71,19 @@ def lay_out(metadata: Mapping[str, Value], tensors: Sequence[Tensor], recipe: Re
         placed.append(Placed(tensor, type_name, row_size(type_name, tensor.columns), offset))
         offset = placed[-1].end
     return Layout(metadata, head, tuple(placed))
+
+
+def _types(metadata: Mapping[str, Value], tensors: Sequence[Tensor], recipe: Recipe) -> list[str]:
+    heads, groups = (metadata[f"{ARCHITECTURE}.attention.{key}"].value for key in ("head_count", "head_count_kv"))
+    counts = Counter(tensor.kind for tensor in tensors)
+    seen: Counter[str] = Counter()
+    types = []
+    for tensor in tensors:
+        kind = tensor.kind
+        site = Site(kind, tensor.columns, seen[kind], counts[kind], heads // groups)
+        types.append(recipe.type_of(site, block_size))
+        seen[kind] += 1
+    return types
 
 
 def _head(metadata: Mapping[str, Value], tensors: Sequence[Tensor], types: Sequence[str]) -> bytes:

