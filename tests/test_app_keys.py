@@ -1,4 +1,4 @@
-"""Who is let in by key: every route but the health checks, before the body is looked at (CASES A1 to A3, A5 to A7)."""
+"""Who is let in by key: all routes but health checks and page, before the body is looked at (CASES A1 to A3, A5 to A7)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from glm_edge.api.app import create_app
-from glm_edge.api.gate import OPEN_PATHS, Gate
+from glm_edge.api.gate import OPEN_PATHS, PAGE, Gate
 from glm_edge.api.keys import Keys
 
 KEY = "sk-Secret.1"
@@ -93,6 +93,8 @@ def test_a5_every_route_and_method_but_the_health_checks_needs_a_key(app: Flask)
     for rule in [*closed, "/", "/unknown", "/health/", "/livez/x", "/v1"]:
         path = rule.replace("<path:name>", "x")
         for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "FOO"):
+            if path == PAGE and method in ("GET", "HEAD"):
+                continue  # the page is where the user of a browser types the key in
             assert client.open(path, method=method).status_code == 401, (method, path)
 
 
@@ -101,6 +103,19 @@ def test_a6_the_health_checks_are_open_and_say_the_status_alone(client: FlaskCli
     response = client.get(path)
     assert response.status_code == 200
     assert response.get_json() == {"status": "ok"}
+
+
+def test_the_page_is_open_and_holds_nothing_of_the_server(app: Flask) -> None:
+    client = app.test_client()
+    page = client.get("/")
+    assert (page.status_code, page.mimetype) == (200, "text/html")
+    assert KEY not in page.text
+    assert "chatglm2-6b" not in page.text
+    head = client.head("/")
+    assert (head.status_code, head.data) == (200, b"")
+    assert head.headers["Content-Security-Policy"] == page.headers["Content-Security-Policy"]
+    assert client.get("/", headers={"Host": "evil.example"}).status_code == 403
+    assert client.get("/", headers={"Origin": "https://evil.example"}).status_code == 403
 
 
 BODIES: dict[str, dict[str, Any]] = {

@@ -20,7 +20,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTo
 
 from ..errors import GlmEdgeError, RequestError
 from ..types import Engine
-from . import strict_json, wire
+from . import page, strict_json, wire
 from .answer import Answer, ClientGoneError
 from .gate import Gate
 from .service import Service
@@ -50,6 +50,7 @@ def create_app(
     app.register_error_handler(Exception, api.on_error)
     for path, view, method in (
         ("/v1/chat/completions", api.chat, "POST"),
+        ("/", api.page, "GET"),
         ("/v1/models", api.models, "GET"),
         ("/v1/models/<path:name>", api.model, "GET"),
         ("/health", api.health, "GET"),
@@ -64,6 +65,7 @@ class _Api:
         self._service = service
         self._gate = gate
         self._aliases = aliases
+        self._page = page.load()
         self._created = int(time.time())  # of the model, as far as clients are told
 
     # Hooks
@@ -76,7 +78,7 @@ class _Api:
         if request.method == "OPTIONS" and origin and "Access-Control-Request-Method" in request.headers:
             self._gate.check_host(request.environ.get("HTTP_HOST"))
             return self._preflight(origin)
-        self._gate.check(request.path, request.environ, request.scheme)
+        self._gate.check(request.method, request.path, request.environ, request.scheme)
         return None
 
     def _preflight(self, origin: str) -> Response:
@@ -142,6 +144,9 @@ class _Api:
             response.headers["X-Accel-Buffering"] = "no"
             response.call_on_close(stack.pop_all().close)
             return response
+
+    def page(self) -> Response:
+        return Response(self._page.body, headers=self._page.headers)
 
     def models(self) -> Response:
         return _json(200, wire.model_list(self._service.engine.info, self._created))

@@ -2,7 +2,7 @@
 
 Three questions, in this order. Host: a page of another site that has its name point at 127.0.0.1 (DNS rebinding) is
 stopped by the name it sends. Origin: a page of another site that sends a request across is stopped by where it says
-it comes from. Key: everything but the health checks needs one, when there are keys. Not here: limits on size.
+it comes from. Key: everything but the health checks and the page needs one, when there are keys. Not here: limits on size.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from ..errors import RequestError
 from .keys import Keys
 
 OPEN_PATHS = frozenset({"/health", "/livez"})
+PAGE = "/"  # open to GET and HEAD: the page holds nothing, and is where a browser's user types the key in
 
 _HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:/?#@,\s]+))(?::\d{1,5})?")
 
@@ -36,7 +37,7 @@ class Gate:
     hosts: frozenset[str] = frozenset()
     origins: frozenset[str] = frozenset()
 
-    def check(self, path: str, headers: Mapping[str, str], scheme: str = "http") -> None:
+    def check(self, method: str, path: str, headers: Mapping[str, str], scheme: str = "http") -> None:
         """Raise RequestError unless a request for `path` with these headers may come in.
 
         Args:
@@ -44,7 +45,7 @@ class Gate:
         """
         self.check_host(headers.get("HTTP_HOST"))
         self.check_origin(headers, scheme)
-        if path not in OPEN_PATHS:
+        if path not in OPEN_PATHS and not (path == PAGE and method in ("GET", "HEAD")):
             authorization, api_key = (_raw(headers.get(name)) for name in ("HTTP_AUTHORIZATION", "HTTP_API_KEY"))
             if not self.keys.accept(authorization, api_key):
                 raise RequestError(

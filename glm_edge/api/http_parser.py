@@ -76,7 +76,7 @@ class StrictParser(HTTPRequestParser):
 
     def _ask_gate(self) -> None:
         try:
-            self._gate.check(self.path, {f"HTTP_{name}": value for name, value in self.headers.items()})
+            self._gate.check(self.command, self.path, {f"HTTP_{name}": value for name, value in self.headers.items()})
         except RequestError as refusal:
             self.refusal = refusal
             if self.body_rcv is not None:
