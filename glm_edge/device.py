@@ -175,7 +175,7 @@ def machine() -> dict[str, str | int | float]:
     return {
         "cpu": _cpu_name(),
         "architecture": platform.machine(),
-        "system": platform.system(),
+        "os": platform.system(),
         "logical": cpus.logical,
         "physical": cpus.physical,
         "big": cpus.big,
