@@ -53,7 +53,9 @@ def _checkpoint() -> Path:
     for place in (spec.submodule_search_locations or ()) if spec is not None else ():
         if (Path(place) / "config.json").exists():
             return Path(place)
-    raise StorageError("this installation has no demo model; name one with --model FILE")
+    raise StorageError(
+        "this installation has no demo model; make one with: glm-edge convert CHECKPOINT, then name it with --model FILE"
+    )
 
 
 def _version(checkpoint: Path) -> str:
