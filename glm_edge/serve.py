@@ -44,6 +44,7 @@ class ServeConfig:
         origins: pages that may call from elsewhere.
         aliases: names of the model besides its own.
         grace: seconds that running answers have after the first signal.
+        trim: leave out the oldest rounds of conversations that do not fit, instead of refusing them.
     """
 
     host: str = "127.0.0.1"
@@ -53,6 +54,7 @@ class ServeConfig:
     origins: frozenset[str] = frozenset()
     aliases: frozenset[str] = frozenset()
     grace: float = 30.0
+    trim: bool = False
     limits: Limits = field(default_factory=Limits)
 
 
@@ -75,7 +77,7 @@ def serve(load: Callable[[], Engine], config: ServeConfig) -> None:
     log.configure(sys.stderr)
     gate = Gate(config.keys, not local, config.hosts, config.origins)
     service = Service()
-    app = create_app(service, gate=gate, aliases=config.aliases, max_body=config.limits.body)
+    app = create_app(service, gate=gate, aliases=config.aliases, max_body=config.limits.body, trim=config.trim)
     server = HttpServer(app, sockets, gate=gate, limits=_within_file_limit(config.limits))
     _Run(server, service, load, config.grace, _url(sockets[0])).run()
 

@@ -1,7 +1,7 @@
 """What one request gets, on its way to the client: waits for chunks, notices a client that left, pings one that waits.
 
 Free of Flask: it reads a Generation and asks two questions, whether the client is gone and whether the server is
-ending. How events look stands in `wire.py`.
+ending. How events look is said by a Form (`chat_form.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from ..errors import EngineClosedError, EngineError, GlmEdgeError
 from ..generation import Generation
 from ..types import Chunk, FinishReason, Stats, TokenLogprob
 from . import wire
+from .chat_form import ChatForm, Form
 from .service import Service
 
 POLL_S = 0.2  # how soon a client that left, or a server that ends, is noticed
@@ -29,6 +30,7 @@ class Answer:
     Args:
         client_gone: whether the client has closed the connection.
         request_id: for the error a stream may end with.
+        form: how the answers are written; chat completions by default.
     """
 
     def __init__(
@@ -38,12 +40,14 @@ class Answer:
         service: Service,
         client_gone: Callable[[], bool],
         request_id: str,
+        form: Form | None = None,
     ) -> None:
         self._generation = generation
         self._service = service
         self._client_gone = client_gone
         self._request_id = request_id
         self._n = n
+        self._form: Form = form or ChatForm()
         self._first: Chunk | None = None  # read ahead by `begin`
         self._ended: dict[int, Stats] = {}  # by the index of the answer
         self.error: GlmEdgeError | None = None  # what a stream ended with
@@ -77,7 +81,8 @@ class Answer:
         """
         try:
             for index in range(self._n):
-                yield wire.role_event(head, index)
+                if event := self._form.role_event(head, index):
+                    yield event
             yield from self._chunks(head)
         except GlmEdgeError as error:
             self.error = error
@@ -91,12 +96,13 @@ class Answer:
         while True:
             if chunk is not None and (chunk.text or chunk.logprobs):
                 sent = time.monotonic()
-                yield wire.text_event(head, chunk.index, chunk.text, chunk.logprobs)
+                yield self._form.text_event(head, chunk.index, chunk.text, chunk.logprobs)
             if chunk is not None and chunk.finish_reason is not None:
-                yield wire.finish_event(head, chunk.index, chunk.finish_reason)
+                stats = self.total if self.complete else None
+                yield self._form.finish_event(head, chunk.index, chunk.finish_reason, stats)
             if self.complete:
                 if head.include_usage:
-                    yield wire.usage_event(head, self._total)
+                    yield self._form.usage_event(head, self.total)
                 return
             if time.monotonic() - sent >= self._service.ping_s:
                 sent = time.monotonic()
@@ -126,8 +132,9 @@ class Answer:
         return len(self._ended) == self._n
 
     @property
-    def _total(self) -> Stats:
-        return wire.total(list(self._ended.values()))
+    def total(self) -> Stats:
+        """The figures of all answers, once complete."""
+        return wire.total([self._ended[index] for index in range(self._n)])
 
     def close(self) -> None:
         """Nobody reads any more: let the engine stop, if it has not."""
@@ -140,5 +147,5 @@ class Answer:
             return f" failed={type(self.error).__name__}"
         if not self.complete:
             return " unfinished"
-        stats = self._total
+        stats = self.total
         return f" prompt={stats.prompt_tokens} cached={stats.cached_tokens} completion={stats.completion_tokens}"

@@ -13,16 +13,18 @@ import traceback
 import uuid
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
 from ..errors import GlmEdgeError, RequestError
-from ..types import Engine
-from . import page, strict_json, wire
+from ..types import Engine, Request
+from . import chatglm_wire, page, strict_json, text_wire, wire
 from .answer import Answer, ClientGoneError
-from .gate import Gate
+from .chat_form import ChatForm, Form
+from .gate import OPEN_PATHS, Gate
 from .service import Service
 
 MAX_BODY = 2 * 1024 * 1024  # bytes; 32768 tokens of Chinese are about a tenth
@@ -31,7 +33,12 @@ _log = logging.getLogger("glm_edge.http")
 
 
 def create_app(
-    engine: Engine | Service, *, gate: Gate | None = None, aliases: Collection[str] = (), max_body: int = MAX_BODY
+    engine: Engine | Service,
+    *,
+    gate: Gate | None = None,
+    aliases: Collection[str] = (),
+    max_body: int = MAX_BODY,
+    trim: bool = False,
 ) -> Flask:
     """A WSGI app that answers with `engine`, or with what a Service has at the time.
 
@@ -39,17 +46,21 @@ def create_app(
         gate: who may come in; by default everyone on this machine.
         aliases: names that clients may call the model by, besides its own.
         max_body: bytes of a request's body.
+        trim: leave out the oldest rounds of conversations that do not fit, instead of refusing them.
     """
     app = Flask("glm_edge.api", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = max_body
     app.url_map.merge_slashes = False  # it would redirect, and clients drop a POST's body then
     service = engine if isinstance(engine, Service) else Service(engine)
-    api = _Api(service, gate or Gate(), aliases)
+    api = _Api(service, gate or Gate(), aliases, trim)
     app.before_request(api.before)
     app.after_request(api.after)
     app.register_error_handler(Exception, api.on_error)
     for path, view, method in (
         ("/v1/chat/completions", api.chat, "POST"),
+        ("/v1/completions", api.text, "POST"),
+        ("/v1/tokenize", api.tokenize, "POST"),
+        ("/", api.chatglm, "POST"),
         ("/", api.page, "GET"),
         ("/v1/models", api.models, "GET"),
         ("/v1/models/<path:name>", api.model, "GET"),
@@ -61,10 +72,11 @@ def create_app(
 
 
 class _Api:
-    def __init__(self, service: Service, gate: Gate, aliases: Collection[str]) -> None:
+    def __init__(self, service: Service, gate: Gate, aliases: Collection[str], trim: bool) -> None:
         self._service = service
         self._gate = gate
         self._aliases = aliases
+        self._trim = trim
         self._page = page.load()
         self._created = int(time.time())  # of the model, as far as clients are told
 
@@ -99,7 +111,7 @@ class _Api:
             response.headers.add("Vary", "Origin")
         if origin and self._gate.allows(origin):
             response.headers["Access-Control-Allow-Origin"] = origin
-            response.headers["Access-Control-Expose-Headers"] = "x-request-id, Retry-After"
+            response.headers["Access-Control-Expose-Headers"] = "x-request-id, Retry-After, Server-Timing"
         response.call_on_close(_log_line(response.status_code))
         return response
 
@@ -119,31 +131,60 @@ class _Api:
     # Routes
 
     def chat(self) -> Response:
+        return self._complete(wire.parse_chat(_body()), "chatcmpl-", ChatForm())
+
+    def text(self) -> Response:
+        """A prompt gone on with, without a conversation."""
+        return self._complete(text_wire.parse_text(_body()), "cmpl-", text_wire.TextForm())
+
+    def chatglm(self) -> Response:
+        """The contract of ChatGLM2's own demo server."""
+        call = chatglm_wire.parse(_body())
+        with ExitStack() as stack:
+            answer = self._submit(call.request, stack, ChatForm())
+            text = answer.whole()[0].text
+            body = chatglm_wire.answer(call, text, time.time(), answer.total.trimmed_rounds)
+            return _json(200, body, _timing(answer))
+
+    def tokenize(self) -> Response:
         engine = self._service.engine
-        call = wire.parse_chat(_body())
+        call = text_wire.parse_tokenize(_body())
         wire.check_model(call.model, engine.info.id, self._aliases)
-        asked = call.request
+        return _json(200, {"ids": engine.tokenize(call.text)})
+
+    def _complete(self, call: wire.ChatCall, prefix: str, form: Form) -> Response:
+        """The answers to a checked request, at once or as a stream."""
+        engine = self._service.engine
+        wire.check_model(call.model, engine.info.id, self._aliases)
         head = wire.Head(
-            f"chatcmpl-{uuid.uuid4().hex}",
+            f"{prefix}{uuid.uuid4().hex}",
             int(time.time()),
             engine.info.id,
             call.include_usage,
-            asked.sampling.logprobs,
+            call.request.sampling.logprobs,
+            self._trim,
         )
         with ExitStack() as stack:
-            self._service.enter()
-            stack.callback(self._service.leave)
-            gone: Callable[[], bool] = request.environ.get("waitress.client_disconnected", lambda: False)
-            answer = g.answer = Answer(engine.submit(asked), asked.n, self._service, gone, g.request_id)
-            stack.callback(answer.close)
+            answer = self._submit(call.request, stack, form)
             if not call.stream:
-                return _json(200, wire.completion(head, answer.whole()))
+                return _json(200, form.completion(head, answer.whole()), _timing(answer))
             answer.begin()
             response = Response(answer.events(head), content_type="text/event-stream; charset=utf-8")
             response.headers["Cache-Control"] = "no-cache"
             response.headers["X-Accel-Buffering"] = "no"
             response.call_on_close(stack.pop_all().close)
             return response
+
+    def _submit(self, asked: Request, stack: ExitStack, form: Form) -> Answer:
+        """Hand a request to the engine; what ends with `stack` is given back then."""
+        engine = self._service.engine
+        self._service.enter()
+        stack.callback(self._service.leave)
+        gone: Callable[[], bool] = request.environ.get("waitress.client_disconnected", lambda: False)
+        generation = engine.submit(replace(asked, trim=self._trim))
+        answer = g.answer = Answer(generation, asked.n, self._service, gone, g.request_id, form)
+        stack.callback(answer.close)
+        return answer
 
     def page(self) -> Response:
         return Response(self._page.body, headers=self._page.headers)
@@ -182,6 +223,10 @@ def _json(status: int, body: dict[str, Any], headers: tuple[tuple[str, str], ...
     return Response(strict_json.dumps(body), status, list(headers), content_type="application/json")
 
 
+def _timing(answer: Answer) -> tuple[tuple[str, str], ...]:
+    return (("Server-Timing", wire.server_timing(answer.total)),)
+
+
 def _of_http(error: HTTPException) -> RequestError:
     """What routing and reading the body may raise, in our words."""
     if isinstance(error, MethodNotAllowed):
@@ -213,6 +258,10 @@ def _log_line(status: int) -> Callable[[], None]:
         if answer is not None and answer.error is not None and wire.failure(answer.error, request_id).status == 500:
             _log.error("%s %s", request_id, _what_failed(answer.error))
         seconds = time.monotonic() - start
-        _log.info("%s %s %s %d %.3fs %s%s", *what, seconds, request_id, "" if answer is None else answer.summary())
+        # health checks come every few seconds and say the same: they would be all that a log holds
+        level = logging.DEBUG if what[2] in OPEN_PATHS and status in (200, 503) else logging.INFO
+        _log.log(
+            level, "%s %s %s %d %.3fs %s%s", *what, seconds, request_id, "" if answer is None else answer.summary()
+        )
 
     return log

@@ -3,6 +3,8 @@
 A path is what an error calls the field: "messages[2].content[0].type". All failures are RequestError with that path
 and one of the codes invalid_type, invalid_value, unsupported_value, unsupported_parameter, unknown_parameter,
 missing_required_parameter, empty_array and the like. Which fields there are stands in `fields.py`.
+
+A check also knows what it takes as JSON Schema (`says`, `schema_of`), from which `openapi.py` builds its document.
 """
 
 from __future__ import annotations
@@ -14,9 +16,29 @@ from typing import Any, TypeVar
 
 from ..errors import RequestError
 
+NO_NUL = r"^[^\u0000]*$"  # as JSON Schema says it
+
 T = TypeVar("T")
 Check = Callable[[Any, str], T]
 """(value, path) -> the value as we use it."""
+
+
+_SCHEMA = "schema"  # attribute of a check
+
+
+def says(schema: Mapping[str, Any]) -> Callable[[Check[T]], Check[T]]:
+    """Decorator: what a check takes, as JSON Schema. null, where a field is optional, is added by `table`."""
+
+    def mark(check: Check[T]) -> Check[T]:
+        check.__dict__[_SCHEMA] = dict(schema)
+        return check
+
+    return mark
+
+
+def schema_of(check: Check[Any]) -> dict[str, Any]:
+    """What a check takes, as JSON Schema."""
+    return dict(check.__dict__[_SCHEMA])
 
 
 def fail(path: str, code: str, problem: str) -> RequestError:
@@ -27,6 +49,7 @@ def fail(path: str, code: str, problem: str) -> RequestError:
 def number(low: float, high: float) -> Check[float]:
     """A number from low to high; a boolean is not a number."""
 
+    @says({"type": "number", "minimum": low, "maximum": high})
     def check(value: Any, path: str) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise fail(path, "invalid_type", f"must be a number, not {kind(value)}")
@@ -39,8 +62,10 @@ def number(low: float, high: float) -> Check[float]:
 
 def integer(low: int, high: int | None = None) -> Check[int]:
     """A whole number from low to high; 5.0 is one, as in JSON Schema."""
+    limits = {"minimum": low} if high is None else {"minimum": low, "maximum": high}
     span = f"at least {low}" if high is None else f"from {low} to {high}"
 
+    @says({"type": "integer", **limits})
     def check(value: Any, path: str) -> int:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
@@ -53,6 +78,7 @@ def integer(low: int, high: int | None = None) -> Check[int]:
     return check
 
 
+@says({"type": "boolean"})
 def boolean(value: Any, path: str) -> bool:
     """true or false."""
     if not isinstance(value, bool):
@@ -67,7 +93,11 @@ def string(*, longest: int | None = None, pattern: str | None = None) -> Check[s
         longest: in characters.
         pattern: a regular expression for the whole string.
     """
+    schema: dict[str, Any] = {"type": "string", "pattern": NO_NUL if pattern is None else f"^{pattern}$"}
+    if longest is not None:
+        schema["maxLength"] = longest
 
+    @says(schema)
     def check(value: Any, path: str) -> str:
         if not isinstance(value, str):
             raise fail(path, "invalid_type", f"must be a string, not {kind(value)}")
@@ -84,7 +114,9 @@ def string(*, longest: int | None = None, pattern: str | None = None) -> Check[s
 
 def array(item: Check[T], *, fewest: int = 0, most: int | None = None) -> Check[tuple[T, ...]]:
     """An array whose items all pass `item`; comes back as a tuple."""
+    limits = {} if most is None else {"maxItems": most}
 
+    @says({"type": "array", "items": schema_of(item), "minItems": fewest, **limits})
     def check(value: Any, path: str) -> tuple[T, ...]:
         if not isinstance(value, list):
             raise fail(path, "invalid_type", f"must be an array, not {kind(value)}")
@@ -99,7 +131,12 @@ def array(item: Check[T], *, fewest: int = 0, most: int | None = None) -> Check[
 
 def table(fields: Mapping[str, Check[Any]], *, required: tuple[str, ...] = ()) -> Check[dict[str, Any]]:
     """An object with these fields and no others; a null where a field is optional means that it is absent."""
+    properties = {
+        name: schema_of(field) if name in required else {"anyOf": [schema_of(field), {"type": "null"}]}
+        for name, field in fields.items()
+    }
 
+    @says({"type": "object", "properties": properties, "required": [*required], "additionalProperties": False})
     def check(value: Any, path: str) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise fail(path, "invalid_type", f"must be an object, not {kind(value)}")
@@ -123,6 +160,14 @@ def strings_by_name(*, most: int, longest_name: int, longest: int) -> Check[dict
     """An object of strings, as `metadata` is."""
     text = string(longest=longest)
 
+    @says(
+        {
+            "type": "object",
+            "maxProperties": most,
+            "propertyNames": {"maxLength": longest_name},
+            "additionalProperties": schema_of(text),
+        }
+    )
     def check(value: Any, path: str) -> dict[str, str]:
         if not isinstance(value, dict):
             raise fail(path, "invalid_type", f"must be an object, not {kind(value)}")
@@ -138,6 +183,7 @@ def strings_by_name(*, most: int, longest_name: int, longest: int) -> Check[dict
 def only(*accepted: Any) -> Check[None]:
     """A field that is known but not supported, save for the values that ask for nothing."""
 
+    @says({"enum": list(accepted)} if accepted else {"type": "null"})
     def check(value: Any, path: str) -> None:
         if not any(type(value) is type(one) and value == one for one in accepted):
             but = f" other than {' or '.join(show(one) for one in accepted)}" if accepted else ""

@@ -12,7 +12,23 @@ import re
 from typing import Any
 
 from ..types import JsonFormat, Message, Role
-from .checks import Check, array, boolean, fail, integer, kind, number, only, show, string, strings_by_name, table
+from .checks import (
+    NO_NUL,
+    Check,
+    array,
+    boolean,
+    fail,
+    integer,
+    kind,
+    number,
+    only,
+    says,
+    schema_of,
+    show,
+    string,
+    strings_by_name,
+    table,
+)
 
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 256  # characters
@@ -20,6 +36,17 @@ MAX_ANSWERS = 8  # to one request
 MAX_BIASES = 1024
 
 
+_TEXT = {"type": "string", "pattern": NO_NUL}
+_PART = {
+    "type": "object",
+    "properties": {"type": {"const": "text"}, "text": _TEXT},
+    "required": ["type", "text"],
+    "additionalProperties": False,
+}
+_STOP = {**_TEXT, "minLength": 1, "maxLength": MAX_STOP_LENGTH}
+
+
+@says({"anyOf": [_TEXT, {"type": "array", "items": _PART, "minItems": 1}]})
 def content(value: Any, path: str) -> str:
     """A message's content: a string, or an array of text parts, which are joined by line breaks."""
     if isinstance(value, str):
@@ -29,6 +56,7 @@ def content(value: Any, path: str) -> str:
     raise fail(path, "invalid_type", f"must be a string or an array of text parts, not {kind(value)}")
 
 
+@says(_PART)
 def text_part(value: Any, path: str) -> str:
     """{"type": "text", "text": "…"}; other types ask for more than a text model has."""
     name = value.get("type") if isinstance(value, dict) else None
@@ -37,6 +65,7 @@ def text_part(value: Any, path: str) -> str:
     return str(_TEXT_PART(value, path)["text"])
 
 
+@says({"enum": ["system", "developer", "user", "assistant"]})
 def role(value: Any, path: str) -> Role:
     """system, user or assistant; developer is OpenAI's newer word for system."""
     name = string()(value, path)
@@ -47,6 +76,7 @@ def role(value: Any, path: str) -> Role:
     return _ROLES[name]
 
 
+@says({"anyOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": MAX_STOPS}]})
 def stop(value: Any, path: str) -> tuple[str, ...]:
     """One string or up to four."""
     if isinstance(value, str):
@@ -56,6 +86,7 @@ def stop(value: Any, path: str) -> tuple[str, ...]:
     raise fail(path, "invalid_type", f"must be a string or an array of strings, not {kind(value)}")
 
 
+@says(_STOP)
 def _stop_text(value: Any, path: str) -> str:
     text = string(longest=MAX_STOP_LENGTH)(value, path)
     if not text:
@@ -63,6 +94,23 @@ def _stop_text(value: Any, path: str) -> str:
     return text
 
 
+@says(
+    {
+        "type": "object",
+        "properties": {
+            "role": schema_of(role),
+            "content": {"anyOf": [schema_of(content), {"type": "null"}]},
+            "name": {"anyOf": [{"type": "string", "pattern": "^[a-zA-Z0-9_]{1,64}$"}, {"type": "null"}]},
+            "refusal": {"type": "null"},
+            "annotations": {"enum": [[], None]},
+            "audio": {"type": "null"},
+            "function_call": {"type": "null"},
+            "tool_calls": {"enum": [[], None]},
+        },
+        "required": ["role"],
+        "additionalProperties": False,
+    }
+)
 def message(value: Any, path: str) -> Message:
     """One message; only an assistant's may have no content."""
     fields = _MESSAGE(value, path)
@@ -71,6 +119,14 @@ def message(value: Any, path: str) -> Message:
     return Message(fields["role"], fields.get("content", ""))
 
 
+@says(
+    {
+        "type": "object",
+        "maxProperties": MAX_BIASES,
+        "propertyNames": {"pattern": "^[0-9]{1,9}$"},
+        "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+    }
+)
 def logit_bias(value: Any, path: str) -> dict[int, float]:
     """Token id -> bias; which ids there are only the engine knows."""
     if not isinstance(value, dict):
@@ -83,6 +139,27 @@ def logit_bias(value: Any, path: str) -> dict[int, float]:
     return {int(name): _bias(bias, f"{path}.{name}") for name, bias in value.items()}
 
 
+@says(
+    {
+        "type": "object",
+        "properties": {
+            "type": {"enum": ["text", "json_object", "json_schema"]},
+            "json_schema": {
+                "type": "object",
+                "properties": {
+                    "name": {"type": "string", "pattern": "^[a-zA-Z0-9_-]{1,64}$"},
+                    "description": {"type": "string"},
+                    "schema": {"type": "object", "description": "a JSON Schema"},
+                    "strict": {"type": "boolean"},
+                },
+                "required": ["name"],
+                "additionalProperties": False,
+            },
+        },
+        "required": ["type"],
+        "additionalProperties": False,
+    }
+)
 def response_format(value: Any, path: str) -> JsonFormat | None:
     """{"type": "text"}, {"type": "json_object"} or {"type": "json_schema", "json_schema": {…}}."""
     wanted = _FORMAT(value, path)
@@ -96,6 +173,7 @@ def response_format(value: Any, path: str) -> JsonFormat | None:
     return JsonFormat(None if schema is None else json.dumps(schema, ensure_ascii=False))
 
 
+@says({"type": "object"})
 def _schema(value: Any, path: str) -> dict[str, Any]:
     """An object; what it means is the engine's to say."""
     if not isinstance(value, dict):

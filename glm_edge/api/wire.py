@@ -50,6 +50,7 @@ class Head:
     model: str
     include_usage: bool = False
     logprobs: bool = False
+    trim: bool = False  # whether old rounds may have been left out
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def parse_chat(body: Any) -> ChatCall:
         raise fail("stream_options", "invalid_value", "is only allowed with stream: true")
     request = Request(
         messages=_conversation(fields),
-        sampling=_sampling(fields),
+        sampling=sampling(fields),
         max_tokens=_max_tokens(fields),
         stop=fields.get("stop", ()),
         n=fields.get("n", 1),
@@ -118,7 +119,8 @@ _SAMPLING = (
 )
 
 
-def _sampling(fields: dict[str, Any]) -> SamplingParams:
+def sampling(fields: dict[str, Any]) -> SamplingParams:
+    """How to draw, out of checked fields."""
     given = {name: fields[name] for name in _SAMPLING if name in fields}
     if given.get("top_logprobs", 0) and not given.get("logprobs", False):
         raise fail("top_logprobs", "invalid_value", "is only allowed with logprobs: true")
@@ -152,32 +154,13 @@ def model_list(info: ModelInfo, created: int) -> dict[str, Any]:
     return {"object": "list", "data": [model_object(info, created)]}
 
 
-def completion(head: Head, choices: Sequence[Choice]) -> dict[str, Any]:
-    """The whole answers at once."""
-    return {
-        "id": head.id,
-        "object": "chat.completion",
-        "created": head.created,
-        "model": head.model,
-        "choices": [
-            {
-                "index": index,
-                "message": {"role": "assistant", "content": choice.text, "refusal": None},
-                "logprobs": _logprobs(head, choice.logprobs),
-                "finish_reason": choice.finish_reason,
-            }
-            for index, choice in enumerate(choices)
-        ],
-        "usage": usage(total([choice.stats for choice in choices])),
-    }
-
-
 def total(stats: Sequence[Stats]) -> Stats:
-    """The counts of several answers to one prompt, which is counted once; one computed it, the others shared it."""
+    """The figures of several answers to one prompt, which is counted once; one computed it, the others shared it."""
     return replace(
         stats[0],
         completion_tokens=sum(one.completion_tokens for one in stats),
         cached_tokens=min(one.cached_tokens for one in stats),
+        decode_s=max(one.decode_s for one in stats),
     )
 
 
@@ -190,50 +173,27 @@ def usage(stats: Stats) -> dict[str, Any]:
     }
 
 
-def role_event(head: Head, index: int = 0) -> bytes:
-    """The first event of an answer in a stream."""
-    return _chunk(head, index, {"role": "assistant", "content": "", "refusal": None})
+def figures(stats: Stats | None, *, trim: bool = False) -> dict[str, Any]:
+    """What the contract has no place for, under one key of our own: times, and what was left out of the prompt."""
+    if stats is None:
+        return {}
+    ours: dict[str, Any] = {f"{name}_ms": round(1000 * seconds, 3) for name, seconds in times(stats).items()}
+    return {"glm_edge": {**ours, **({"trimmed_rounds": stats.trimmed_rounds} if trim else {})}}
 
 
-def text_event(head: Head, index: int, text: str, logprobs: Sequence[TokenLogprob] = ()) -> bytes:
-    return _chunk(head, index, {"content": text}, logprobs)
+def times(stats: Stats) -> dict[str, float]:
+    """Seconds of each stage of an answer."""
+    return {"queue": stats.queue_s, "prefill": stats.prefill_s, "decode": stats.decode_s}
 
 
-def finish_event(head: Head, index: int, finish_reason: str) -> bytes:
-    return _chunk(head, index, {}, (), finish_reason)
+def server_timing(stats: Stats) -> str:
+    """The value of a Server-Timing header, in milliseconds, as browsers' tools show it."""
+    return ", ".join(f"{name};dur={1000 * seconds:.1f}" for name, seconds in times(stats).items())
 
 
-def usage_event(head: Head, stats: Stats) -> bytes:
-    """The extra event that `stream_options.include_usage` asks for; the others say null."""
-    return event({**_chunk_head(head), "choices": [], "usage": usage(stats)})
-
-
-def _chunk(
-    head: Head,
-    index: int,
-    delta: dict[str, Any],
-    logprobs: Sequence[TokenLogprob] = (),
-    finish_reason: str | None = None,
-) -> bytes:
-    scores = _logprobs(head, logprobs) if logprobs else None
-    choice = {"index": index, "delta": delta, "logprobs": scores, "finish_reason": finish_reason}
-    return event({**_chunk_head(head), "choices": [choice], **({"usage": None} if head.include_usage else {})})
-
-
-def _logprobs(head: Head, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
-    """null where they were not asked for."""
-    if not head.logprobs:
-        return None
-    content = [{**_logprob(token), "top_logprobs": [_logprob(one) for one in token.top]} for token in tokens]
-    return {"content": content, "refusal": None}
-
-
-def _logprob(token: TokenLogprob) -> dict[str, Any]:
-    return {"token": token.token, "logprob": max(token.logprob, LEAST_LOGPROB), "bytes": list(token.bytes)}
-
-
-def _chunk_head(head: Head) -> dict[str, Any]:
-    return {"id": head.id, "object": "chat.completion.chunk", "created": head.created, "model": head.model}
+def finite(logprob: float) -> float:
+    """As the contract writes a logarithm of what is hardly possible."""
+    return max(logprob, LEAST_LOGPROB)
 
 
 def event(data: dict[str, Any]) -> bytes:

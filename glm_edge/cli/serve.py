@@ -31,6 +31,7 @@ import click
     "--allow-origin", "origins", multiple=True, metavar="URL", help="A web page's origin that may call; repeatable."
 )
 @click.option("--grace", type=click.FloatRange(0), default=30, show_default=True, help="Seconds to end answers in.")
+@click.option("--trim-history", "trim", is_flag=True, help="Leave out the oldest rounds of what does not fit.")
 def command(
     model: Path | None,
     host: str,
@@ -46,6 +47,7 @@ def command(
     hosts: tuple[str, ...],
     origins: tuple[str, ...],
     grace: float,
+    trim: bool,
 ) -> None:
     """Serve a model over HTTP, as OpenAI's chat completions.
 
@@ -77,5 +79,6 @@ def command(
         origins=frozenset(origins),
         aliases=frozenset(aliases),
         grace=grace,
+        trim=trim,
     )
     serve(lambda: load_engine(engine), config)
