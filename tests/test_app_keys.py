@@ -1,4 +1,4 @@
-"""Who is let in by key: all routes but health checks and page, before the body is looked at (CASES A1 to A3, A5 to A7)."""
+"""Who is let in by key: all routes but health checks and page, before the body matters (CASES A1 to A3, A5 to A7)."""
 
 from __future__ import annotations
 

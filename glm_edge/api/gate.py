@@ -2,7 +2,7 @@
 
 Three questions, in this order. Host: a page of another site that has its name point at 127.0.0.1 (DNS rebinding) is
 stopped by the name it sends. Origin: a page of another site that sends a request across is stopped by where it says
-it comes from. Key: everything but the health checks and the page needs one, when there are keys. Not here: limits on size.
+it comes from. Key: all but the health checks and the page needs one, when there are keys. Not here: limits on size.
 """
 
 from __future__ import annotations
