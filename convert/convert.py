@@ -6,6 +6,7 @@ checked before any weight is read. The same input gives the same bytes whatever 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import time
@@ -19,7 +20,7 @@ from .blocks import encoded_blocks
 from .checkpoint import Checkpoint, open_checkpoint
 from .compare import compare
 from .golden import golden
-from .layout import Layout, lay_out
+from .layout import Layout, lay_out, sealed
 from .lora import merge_lora
 from .metadata import build_metadata
 from .recipes import RECIPES, Recipe, recipe_of
@@ -81,7 +82,8 @@ def convert(
         layout = plan(source, recipe)
         check_space(out, layout.size)
         with OutputFile(out, layout.size) as file:
-            _write(file, layout, checkpoint, threads, progress)
+            layout = sealed(layout, _write(file, layout, checkpoint, threads, progress))
+            file.rewrite(layout.head)
             file.finish()
             errors = compare(file.temporary, layout)
             file.commit()
@@ -103,16 +105,23 @@ def plan(source: Checkpoint, recipe: Recipe) -> Layout:
     return lay_out(build_metadata(source.config, vocabulary, ids, recipe, files), tensors, recipe)
 
 
-def _write(file: OutputFile, layout: Layout, where: Path, threads: int, progress: Progress | None) -> None:
+def _write(file: OutputFile, layout: Layout, where: Path, threads: int, progress: Progress | None) -> list[str]:
+    """Write head and weights; returns the SHA-256 of each tensor's data, in hexadecimal."""
     file.write(layout.head)
+    hashes = []
+    running = hashlib.sha256()
     for block in encoded_blocks(layout, where, threads):
         file.write(block.data.data)
+        running.update(block.data.data)
         end = block.placed.offset + block.stop * block.placed.row_bytes
         if block.is_last:
             file.write(bytes(block.placed.end - end))
             end = block.placed.end
+            hashes.append(running.hexdigest())
+            running = hashlib.sha256()
         if progress is not None:
             progress(end, layout.size)
+    return hashes
 
 
 def default_output(name: str, type: str) -> Path:

@@ -1,18 +1,20 @@
 """Where everything lies in the GGUF file: its head as bytes, and each tensor's type, offset and size.
 
 The head is serialised by the gguf package's writer, driven with the tensors' sizes alone; their data is written
-elsewhere (`write.py`), block by block, at the offsets given here.
+elsewhere (`write.py`), block by block, at the offsets given here. The head has room for hashes of itself and of every
+tensor's data, filled in by `sealed` when all data is known; `glm-edge verify` compares them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFWriter
+from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 from gguf.gguf_writer import WriterState
 
 from .ggml import TYPE_IDS, block_size, row_size
@@ -20,6 +22,10 @@ from .metadata import ARCHITECTURE, Value
 from .recipes import Recipe, Site
 from .tensors import Tensor
 
+# SHA-256 in hexadecimal, one after the other: of the head with zeros (the digit) in their place, then of each tensor's
+# data in file order, padding not counted.
+HASHES = "glm_edge.sha256"
+HEX = 64  # digits of a hash
 ALIGNMENT = 32  # GGUF's default: head and every tensor are padded to a multiple of it
 
 
@@ -64,6 +70,7 @@ def padded(size: int) -> int:
 def lay_out(metadata: Mapping[str, Value], tensors: Sequence[Tensor], recipe: Recipe) -> Layout:
     """Choose each tensor's type by the recipe, and its place."""
     types = _types(metadata, tensors, recipe)
+    metadata = {**metadata, HASHES: Value(GGUFValueType.STRING, _room(len(tensors)))}
     head = _head(metadata, tensors, types)
     placed = []
     offset = len(head)
@@ -71,6 +78,18 @@ def lay_out(metadata: Mapping[str, Value], tensors: Sequence[Tensor], recipe: Re
         placed.append(Placed(tensor, type_name, row_size(type_name, tensor.columns), offset))
         offset = placed[-1].end
     return Layout(metadata, head, tuple(placed))
+
+
+def _room(tensors: int) -> str:
+    return "0" * HEX * (1 + tensors)
+
+
+def sealed(layout: Layout, hashes: Sequence[str]) -> Layout:
+    """The same layout with the hashes of its tensors' data, in hexadecimal and in file order, in its head."""
+    text = "".join([hashlib.sha256(layout.head).hexdigest(), *hashes])
+    head = layout.head.replace(_room(len(layout.tensors)).encode(), text.encode(), 1)
+    metadata = {**layout.metadata, HASHES: layout.metadata[HASHES]._replace(value=text)}
+    return replace(layout, metadata=metadata, head=head)
 
 
 def _types(metadata: Mapping[str, Value], tensors: Sequence[Tensor], recipe: Recipe) -> list[str]:

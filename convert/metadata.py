@@ -65,6 +65,7 @@ def build_metadata(
         **_model(config),
         **_tokenizer(vocabulary),
         "glm_edge.version": _text(__version__),
+        "glm_edge.recipe": _text(recipe.name),
         "glm_edge.prefix_ids": Value(T.ARRAY, vocabulary.prefix_ids, T.INT32),
         "glm_edge.golden": _text(json.dumps([[text, ids] for text, ids in golden])),
         "glm_edge.sources": _text(json.dumps([[name, size] for name, size in sources])),

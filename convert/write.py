@@ -91,6 +91,12 @@ class OutputFile:
             while view:
                 view = view[os.write(self._fd, view) :]
 
+    def rewrite(self, data: bytes) -> None:
+        """Write `data` over the file's start, where as many bytes have been written before."""
+        with _storage_errors(self._path, self._size):
+            os.lseek(self._fd, 0, os.SEEK_SET)
+        self.write(data)
+
     def finish(self) -> None:
         """Everything is written: send it to the disk and close, so that it can be read back."""
         with _storage_errors(self._path, self._size):
