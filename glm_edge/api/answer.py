@@ -136,6 +136,16 @@ class Answer:
         """The figures of all answers, once complete."""
         return wire.total([self._ended[index] for index in range(self._n)])
 
+    @property
+    def rates(self) -> list[float]:
+        """Tokens per second of each answer that has ended and has more than one."""
+        return [stats.decode_rate for stats in self._ended.values() if stats.decode_rate > 0]
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the engine has not begun with it."""
+        return not self._generation.started
+
     def close(self) -> None:
         """Nobody reads any more: let the engine stop, if it has not."""
         if not self.complete:

@@ -19,9 +19,10 @@ from typing import Any
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
+from .. import __version__
 from ..errors import GlmEdgeError, RequestError
 from ..types import Engine, Request
-from . import chatglm_wire, page, strict_json, text_wire, wire
+from . import chatglm_wire, metrics, openapi, page, strict_json, text_wire, wire
 from .answer import Answer, ClientGoneError
 from .chat_form import ChatForm, Form
 from .gate import OPEN_PATHS, Gate
@@ -64,6 +65,8 @@ def create_app(
         ("/", api.page, "GET"),
         ("/v1/models", api.models, "GET"),
         ("/v1/models/<path:name>", api.model, "GET"),
+        ("/openapi.json", api.openapi, "GET"),
+        ("/metrics", api.metrics, "GET"),
         ("/health", api.health, "GET"),
         ("/livez", api.livez, "GET"),
     ):
@@ -77,6 +80,8 @@ class _Api:
         self._gate = gate
         self._aliases = aliases
         self._trim = trim
+        self._metrics = metrics.Metrics()
+        self._document = openapi.document(__version__)
         self._page = page.load()
         self._created = int(time.time())  # of the model, as far as clients are told
 
@@ -112,7 +117,7 @@ class _Api:
         if origin and self._gate.allows(origin):
             response.headers["Access-Control-Allow-Origin"] = origin
             response.headers["Access-Control-Expose-Headers"] = "x-request-id, Retry-After, Server-Timing"
-        response.call_on_close(_log_line(response.status_code))
+        response.call_on_close(_log_line(response.status_code, self._metrics))
         return response
 
     def on_error(self, error: Exception) -> Response:
@@ -184,6 +189,7 @@ class _Api:
         generation = engine.submit(replace(asked, trim=self._trim))
         answer = g.answer = Answer(generation, asked.n, self._service, gone, g.request_id, form)
         stack.callback(answer.close)
+        self._metrics.begin(answer)
         return answer
 
     def page(self) -> Response:
@@ -196,6 +202,12 @@ class _Api:
         info = self._service.engine.info
         wire.check_model(name, info.id, self._aliases)
         return _json(200, wire.model_object(info, self._created))
+
+    def openapi(self) -> Response:
+        return _json(200, self._document)
+
+    def metrics(self) -> Response:
+        return Response(self._metrics.text(), content_type=metrics.CONTENT_TYPE)
 
     def health(self) -> Response:
         """Whether a chat would be taken now."""
@@ -249,12 +261,15 @@ def _what_failed(error: Exception) -> str:
     )
 
 
-def _log_line(status: int) -> Callable[[], None]:
-    """One line a request, when its last byte is on the way: no query string, no header, nothing of the body."""
+def _log_line(status: int, figures: metrics.Metrics) -> Callable[[], None]:
+    """One line a request, when its last byte is on the way: no query string, no header, nothing of the body. It is
+    counted then, too."""
     start, request_id, answer = g.start, g.request_id, g.answer
+    route = "other" if request.url_rule is None else request.url_rule.rule
     what = (request.remote_addr, request.method, request.path[:200], status)
 
     def log() -> None:
+        figures.end(route, status, answer)
         if answer is not None and answer.error is not None and wire.failure(answer.error, request_id).status == 500:
             _log.error("%s %s", request_id, _what_failed(answer.error))
         seconds = time.monotonic() - start

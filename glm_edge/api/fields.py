@@ -139,25 +139,36 @@ def logit_bias(value: Any, path: str) -> dict[int, float]:
     return {int(name): _bias(bias, f"{path}.{name}") for name, bias in value.items()}
 
 
+@says({"type": "object"})
+def _schema(value: Any, path: str) -> dict[str, Any]:
+    """An object; what it means is the engine's to say."""
+    if not isinstance(value, dict):
+        raise fail(path, "invalid_type", f"must be an object, not {kind(value)}")
+    return value
+
+
+_JSON_SCHEMA = table(
+    {"name": string(pattern="[a-zA-Z0-9_-]{1,64}"), "description": string(), "schema": _schema, "strict": boolean},
+    required=("name",),
+)
+
+
 @says(
     {
-        "type": "object",
-        "properties": {
-            "type": {"enum": ["text", "json_object", "json_schema"]},
-            "json_schema": {
+        "anyOf": [
+            {
                 "type": "object",
-                "properties": {
-                    "name": {"type": "string", "pattern": "^[a-zA-Z0-9_-]{1,64}$"},
-                    "description": {"type": "string"},
-                    "schema": {"type": "object", "description": "a JSON Schema"},
-                    "strict": {"type": "boolean"},
-                },
-                "required": ["name"],
+                "properties": {"type": {"enum": ["text", "json_object"]}, "json_schema": {"type": "null"}},
+                "required": ["type"],
                 "additionalProperties": False,
             },
-        },
-        "required": ["type"],
-        "additionalProperties": False,
+            {
+                "type": "object",
+                "properties": {"type": {"const": "json_schema"}, "json_schema": schema_of(_JSON_SCHEMA)},
+                "required": ["type", "json_schema"],
+                "additionalProperties": False,
+            },
+        ]
     }
 )
 def response_format(value: Any, path: str) -> JsonFormat | None:
@@ -173,20 +184,8 @@ def response_format(value: Any, path: str) -> JsonFormat | None:
     return JsonFormat(None if schema is None else json.dumps(schema, ensure_ascii=False))
 
 
-@says({"type": "object"})
-def _schema(value: Any, path: str) -> dict[str, Any]:
-    """An object; what it means is the engine's to say."""
-    if not isinstance(value, dict):
-        raise fail(path, "invalid_type", f"must be an object, not {kind(value)}")
-    return value
-
-
 _FORMATS = ("text", "json_object", "json_schema")
 _bias = number(-100, 100)
-_JSON_SCHEMA = table(
-    {"name": string(pattern="[a-zA-Z0-9_-]{1,64}"), "description": string(), "schema": _schema, "strict": boolean},
-    required=("name",),
-)
 _FORMAT = table({"type": string(), "json_schema": _JSON_SCHEMA}, required=("type",))
 
 _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}

@@ -62,7 +62,7 @@ TEXT: dict[str, Check[Any]] = {
     **{name: CHAT[name] for name in _AS_IN_CHAT},
     "logprobs": integer(0, MAX_LOGPROBS),
     # Known and not supported: only the values that ask for nothing pass.
-    "best_of": only(1),
+    "best_of": only(1, 1.0),
     "echo": only(False),
     "suffix": only(""),
 }
