@@ -54,7 +54,8 @@ def _checkpoint() -> Path:
         if (Path(place) / "config.json").exists():
             return Path(place)
     raise StorageError(
-        "this installation has no demo model; make one with: glm-edge convert CHECKPOINT, then name it with --model FILE"
+        "this installation has no demo model; make a model with glm-edge convert CHECKPOINT and name it with"
+        " --model FILE"
     )
 
 
