@@ -80,8 +80,9 @@ def convert(
         inputs = (*source.files, source.tokenizer, source.folder / "config.json")
         check_output(out, inputs, force=force)
         layout = plan(source, recipe)
-        check_space(out, layout.size)
         with OutputFile(out, layout.size) as file:
+            check_output(out, inputs, force=force)  # again: whoever held the lock may have made it
+            check_space(out, layout.size)
             layout = sealed(layout, _write(file, layout, checkpoint, threads, progress))
             file.rewrite(layout.head)
             file.finish()

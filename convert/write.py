@@ -1,20 +1,25 @@
 """Puts a file in place whole or not at all: a temporary sibling, fsync, rename, fsync of the folder.
 
 Until `commit` has returned, whatever was under the output's name is untouched; when the block is left by any error, a
-signal's among them, the temporary is removed. Not here: what is written.
+signal's among them, the temporary is removed. What a killed process left is removed by the next one; a lock keeps two
+from writing the same output. Not here: what is written.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
 from glm_edge.errors import StorageError, UsageError
+
+from .lock import Lock
 
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
 
@@ -70,16 +75,28 @@ class OutputFile:
         self._size = size
         self._fd = -1
         self._old: Path | None = None  # a second name of the file that the rename replaces
-        self.temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")  # a name has at most 255 bytes
+        self._stem = _stem(path.name)
+        self._lock: Lock | None = None
+        self.temporary = path.with_name(f".{self._stem}.{os.getpid()}.tmp")
 
     def __enter__(self) -> OutputFile:
         with _storage_errors(self._path, self._size):
+            self._lock = Lock(self._path.with_name(f".{self._stem}.lock"), self._path)
             try:
+                if self._lock.held:
+                    self._remove_stale()
                 self._fd = self._open()
-            except FileExistsError:  # left by a killed process that had our id
-                self.temporary.unlink()
-                self._fd = self._open()
+            except BaseException:
+                self._lock.release()
+                raise
         return self
+
+    def _remove_stale(self) -> None:
+        """Remove what killed processes left: no living one has temporaries of this output but us."""
+        stale = re.compile(re.escape(f".{self._stem}.") + r"\d+\.(tmp|old)")
+        for name in os.listdir(self._path.parent):
+            if stale.fullmatch(name):
+                self._path.with_name(name).unlink(missing_ok=True)
 
     def _open(self) -> int:
         return os.open(self.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
@@ -148,3 +165,13 @@ class OutputFile:
             with contextlib.suppress(OSError):
                 if path is not None:
                     path.unlink(missing_ok=True)
+        if self._lock is not None:
+            with contextlib.suppress(OSError):
+                self._lock.release()
+
+
+def _stem(name: str) -> str:
+    """`name`, or what stands for it where a longer one would pass the 255 bytes that a name may have."""
+    if len(os.fsencode(name)) <= 200:
+        return name
+    return f"{name[:40]}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"

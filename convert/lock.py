@@ -1,0 +1,92 @@
+"""A lock file beside an output: one process at a time writes there, and what a killed one left is known to be stale.
+
+The lock is the operating system's (flock; on Windows a locked byte), so it ends with its process, however that ends;
+the file itself only says who holds it. Where the file system knows no locks there is none. Not for other machines that
+share the disk, unless it passes flock on, as NFS does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+from glm_edge.errors import StorageError
+
+_TAKEN = (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
+_UNKNOWN = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(file: BinaryIO) -> None:
+        file.seek(1 << 30)  # behind the text, which others are to read
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _try_lock(file: BinaryIO) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    """A link would have us write into another file."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+class Lock:
+    """Holds `path` from its making to `release`. `held` is false where the file system knows no locks.
+
+    Raises StorageError, which names `output`, while another process or thread holds it; OSError.
+    """
+
+    def __init__(self, path: Path, output: Path) -> None:
+        self._path = path
+        self.held = True
+        while True:
+            self._file = open(path, "a+b", buffering=0, opener=_open_no_link)  # noqa: SIM115
+            try:
+                self._take(output)
+                if self._is_there():
+                    self._file.truncate(0)
+                    self._file.write(str(os.getpid()).encode())
+                    return
+            except BaseException:
+                self._file.close()
+                raise
+            self._file.close()  # its last holder removed it after we had opened it
+
+    def _take(self, output: Path) -> None:
+        try:
+            _try_lock(self._file)
+        except OSError as error:
+            if error.errno in _UNKNOWN:
+                self.held = False
+                return
+            if error.errno not in _TAKEN:
+                raise
+            self._file.seek(0)
+            holder = self._file.read(20)
+            who = f"pid {int(holder)}" if holder.isdigit() else "another process"
+            raise StorageError(
+                f"{output}: locked by {who}, which is writing it; wait for its end or choose another with --out"
+            ) from None
+
+    def _is_there(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._path))
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        """Remove the file, then let go, so that no one locks a file without a name and believes in it."""
+        if os.name != "nt":  # where an open file cannot be removed
+            self._path.unlink(missing_ok=True)
+        self._file.close()
+        if os.name == "nt":
+            with contextlib.suppress(OSError):  # the next holder has it open already
+                self._path.unlink(missing_ok=True)
