@@ -7,11 +7,23 @@ in this tree is a bug of ours.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class GlmEdgeError(Exception):
     """Base of the tree. `exit_code` is what the command line exits with."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as it is, without calling __init__ again, whose arguments need not be the message."""
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(kind: type[GlmEdgeError], args: tuple[Any, ...], fields: dict[str, Any]) -> GlmEdgeError:
+    error = kind.__new__(kind, *args)  # sets args
+    error.__dict__.update(fields)
+    return error
 
 
 class UsageError(GlmEdgeError):
@@ -76,6 +88,10 @@ class ContextLengthError(RequestError):
 
 class EngineError(GlmEdgeError):
     """The engine failed while it worked on a request; the request is lost, the server is not."""
+
+
+class RepeatedCrashError(EngineError):
+    """The same prompt was being answered each time the engine died; it is not given to it again."""
 
 
 class LoadingError(EngineError):

@@ -149,11 +149,21 @@ class Engine(Protocol):
     @property
     def info(self) -> ModelInfo: ...
 
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken now; false while it restarts, and after it failed for good or was closed."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Grows while the engine works: one that has requests and makes no step hangs."""
+        ...
+
     def submit(self, request: Request) -> Generation[Chunk]:
         """Queue a request and return at once.
 
         Raises RequestError (ContextLengthError among them) for a request that can never run, OverloadedError when the
-        queue is full, EngineClosedError after close().
+        queue is full, LoadingError while it restarts, EngineClosedError after close().
         """
         ...
 

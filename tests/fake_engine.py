@@ -45,6 +45,15 @@ class FakeEngine:
         for _ in range(slots):
             threading.Thread(target=self._work, daemon=True).start()
 
+    @property
+    def ready(self) -> bool:
+        return not self._closed.is_set()
+
+    @property
+    def steps(self) -> int:
+        """The number of scripts begun."""
+        return len(self.played)
+
     def submit(self, request: Request) -> Generation[Chunk]:
         if self._closed.is_set():
             raise EngineClosedError("closed")

@@ -21,6 +21,7 @@ LAYERS: dict[str, set[str]] = {
     "llama": {"errors"},
     "device": {"types", "errors"},
     "engine": {"types", "errors", "generation", "prompt", "gguf", "llama", "device"},
+    "worker": {"types", "errors", "generation"},
     "api": {"types", "errors", "generation"},
     "serve": {"api", "engine", "types", "errors", "generation", "device"},
     "bench": {"engine", "generation", "types", "errors", "gguf", "llama", "device"},

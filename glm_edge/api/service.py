@@ -1,4 +1,4 @@
-"""The engine as the HTTP layer sees it: not there yet, there, going away; and how many answers run at once.
+"""The engine as the HTTP layer sees it: not there (yet, or again), there, going away; and how many answers run at once.
 
 Not here: loading and closing the engine (`serve.py`), and the engine's own queue.
 """
@@ -55,7 +55,7 @@ class Service:
     def state(self) -> State:
         if self.draining:
             return "shutting_down"
-        return "loading" if self._engine is None else "ok"
+        return "ok" if self._engine is not None and self._engine.ready else "loading"
 
     @property
     def engine(self) -> Engine:

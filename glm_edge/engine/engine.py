@@ -5,6 +5,7 @@ Submitting tokenizes in the caller's thread, so that a prompt which cannot fit i
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import queue
 import threading
@@ -21,6 +22,7 @@ from ..types import Chunk, EngineConfig, Message, ModelInfo, Request
 from .answer import Answer, Task
 from .plan import plan_memory, weights_of
 from .sampler import samplers
+from .lookup import MAX_DRAFT
 from .scheduler import Scheduler, sequences
 from .store import Store
 from .tokenizer import Tokenizer
@@ -43,16 +45,17 @@ class LlamaEngine:
         n_sequences = sequences(config.slots)
         self.plan = plan_memory(config, weights_of(file), sequences=n_sequences, available=memory_available())
         self._abort = False  # read by llama.cpp between graph nodes
+        self.steps = 0  # graph nodes computed so far
         self._model = Model(config.model, load_mode=self.plan.load_mode, repack=self.plan.repack, progress=progress)
         try:
             self._tokenizer = Tokenizer(self._model, file)
+            self._store = _open_store(config, file)
             self._context = self._open_context(config)
         except BaseException:
             self._model.close()
             raise
         self.info = ModelInfo(model_id(file), config.model, self._model.n_params, self.plan.n_ctx)
         self._batch = Batch(self.plan.n_batch)
-        self._store = _open_store(config, file)
         self._scheduler = Scheduler(self._context, self._batch, config.slots, self._store, lookup=config.prompt_lookup)
         self._places = config.slots + config.queue
         self._vocabulary = threading.Lock()  # tokenizing; the model is freed under it
@@ -75,20 +78,28 @@ class LlamaEngine:
             n_ctx=self.plan.n_ctx,
             n_batch=self.plan.n_batch,
             n_sequences=sequences(config.slots),
-            n_outputs=config.slots,
+            n_outputs=config.slots + MAX_DRAFT,
             n_threads=threads,
             n_threads_batch=config.n_threads_batch or threads,
             kv_type=config.kv_type,
             flash_attention=bool(config.flash_attention),
-            should_abort=lambda: self._abort,
+            should_abort=self._between_nodes,
         )
+
+    def _between_nodes(self) -> bool:
+        """In one of llama.cpp's threads, some hundred times a batch: whether to stop it."""
+        self.steps += 1
+        return self._abort
+
+    @property
+    def ready(self) -> bool:
+        return self._ended is None
 
     def submit(self, request: Request) -> Generation[Chunk]:
         """Queue a request; see types.Engine."""
         messages, dropped = request.messages, 0
         with self._vocabulary:
-            if self._ended is not None:
-                raise self._ended
+            self._check_running()
             if request.trim and request.prompt is None:
                 messages, dropped = self._trim(request)
             raw = request.prompt
@@ -107,9 +118,12 @@ class LlamaEngine:
     def tokenize(self, text: str) -> list[int]:
         """Ids of plain text; see types.Engine."""
         with self._vocabulary:
-            if self._ended is not None:
-                raise self._ended
+            self._check_running()
             return self._model.tokenize(text)
+
+    def _check_running(self) -> None:
+        if self._ended is not None:
+            raise copy.copy(self._ended)  # a raised exception collects the frames of whom it passed
 
     def _room(self, request: Request, prompt_tokens: int) -> int:
         """Tokens that the answer may have at most; at least 1."""
@@ -140,13 +154,12 @@ class LlamaEngine:
                 code="invalid_value",
             )
         with self._lock:
-            if self._ended is not None:
-                raise self._ended
+            self._check_running()
             if len(self._answers) + len(answers) > self._places:
                 raise OverloadedError(f"all {self._places} places are taken; try again later", retry_after=5.0)
             self._answers.update(answers)
-        for answer in answers:
-            self._inbox.put(answer)
+            for answer in answers:  # under the lock, so that the thread's last look at the inbox sees them
+                self._inbox.put(answer)
 
     def close(self) -> None:
         """End every answer with EngineClosedError and free the model. Safe to call twice."""
@@ -184,9 +197,9 @@ class LlamaEngine:
             raise
         finally:
             with self._lock:  # from here on submit refuses
-                error = self._ended or EngineError("the engine stopped")
+                self._ended = self._ended or EngineError("the engine stopped")
             self._take_new(wait=False)
-            self._scheduler.end_all(error)
+            self._scheduler.end_all(self._ended)
 
     def _on_end(self, answer: Answer) -> None:
         """In the engine's thread, before the reader is told: what was said is known when the next round comes."""

@@ -1,0 +1,78 @@
+"""Engines that die in ways a test asks for; made in a worker's child, so they are functions of a module."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from fake_engine import FakeEngine, Step
+
+from glm_edge.errors import EngineError, IntegrityError, OverloadedError
+from glm_edge.types import Engine, EngineConfig, Request
+
+
+def real(config: EngineConfig) -> Engine:
+    from glm_edge.engine.engine import LlamaEngine  # here, so that children with other engines start sooner
+
+    return LlamaEngine(config)
+
+
+def tiny(model: Path, slots: int = 4) -> partial[Engine]:
+    return partial(real, EngineConfig(model, n_threads=1, n_ctx=2048, kv_type="f32", slots=slots))
+
+
+def obeys() -> Engine:
+    """Does what the last message says."""
+    return FakeEngine(_orders)
+
+
+def _orders(request: Request) -> Sequence[Step]:
+    order = request.messages[-1].content
+    if order.startswith("SIG"):
+        os.kill(os.getpid(), getattr(signal, order))
+        threading.Event().wait()  # the signal may take a moment
+    if order == "hang":
+        return ["a", threading.Event()]
+    if order == "fail":
+        return [EngineError("failed")]
+    if order == "full":
+        return [OverloadedError("full", retry_after=7.5)]
+    if order == "many":
+        return ["一"] * 20_000
+    return ["a", "b"]
+
+
+def dies(name: str) -> Engine:
+    """While loading."""
+    os.kill(os.getpid(), getattr(signal, name))
+    return never()  # the signal may take a moment
+
+
+def spoilt() -> Engine:
+    raise IntegrityError("model.gguf: not the file it was")
+
+
+def bug() -> Engine:
+    raise KeyError("a bug in loading")
+
+
+def needs_llama_cpp() -> Engine:
+    raise ModuleNotFoundError("No module named 'llama_cpp'", name="llama_cpp")
+
+
+def never() -> Engine:
+    threading.Event().wait()
+    raise AssertionError
+
+
+def says_hello() -> Engine:
+    """Prints on stdout, as libraries do."""
+    print("hello")
+    os.write(1, b"hello again\n")
+    sys.stdout.flush()
+    return FakeEngine()
