@@ -1,0 +1,47 @@
+"""Requests that schemathesis makes up out of /openapi.json, right and wrong ones, all its checks on.
+
+A few of them with every run of the tests; GLM_EDGE_SCHEMATHESIS=2000 makes at least so many.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fake_engine import FakeEngine
+from live_server import LiveServer
+
+from glm_edge.api.gate import Gate
+from glm_edge.api.keys import Keys
+
+CASES = int(os.environ.get("GLM_EDGE_SCHEMATHESIS", "0"))
+# JSON Schema cannot say that the last message is the user's, nor which fields need another one, so requests that fit
+# the document may be refused. What is refused so is tested by name elsewhere.
+NOT_SAID = "positive_data_acceptance"
+
+
+def test_made_up_requests_find_neither_a_server_error_nor_an_answer_that_is_not_in_the_document(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("schemathesis", reason="schemathesis is not installed")
+    options = ["--checks", "all", "--exclude-checks", NOT_SAID, "--continue-on-failure", "--no-color", "--seed", "1"]
+    options += ["--phases", "coverage,fuzzing" if CASES else "fuzzing", "--max-examples", str(CASES // 8 or 3)]
+    with LiveServer(FakeEngine(["你", "好"]), gate=Gate(Keys(["key"]))) as server:
+        command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json", *options]
+        done = subprocess.run(
+            [*command, "-H", "Authorization: Bearer key", "--generation-database", "none"],
+            capture_output=True,
+            encoding="utf-8",
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONUTF8": "1"},
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    made = re.search(r"(\d+) generated", done.stdout)
+    assert made is not None
+    assert int(made[1]) >= CASES
+    print(done.stdout[-600:])
