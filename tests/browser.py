@@ -77,7 +77,9 @@ class Page:
         self.cdp("Emulation.setUserAgentOverride", userAgent=agent, acceptLanguage=tag)
 
     def colours(self, scheme: str) -> None:
-        self.cdp("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        features = {"prefers-color-scheme": scheme, "prefers-reduced-motion": "reduce"}
+        named = [{"name": name, "value": value} for name, value in features.items()]
+        self.cdp("Emulation.setEmulatedMedia", features=named)
 
     def cdp(self, command: str, **arguments: Any) -> Any:
         return self.driver.execute_cdp_cmd(command, arguments)

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from glm_edge.convert.convert import convert
 from small_checkpoint import write_checkpoint
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -80,3 +85,12 @@ def tiny_q4_0(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of our own (hidden 256, ffn 672, 2 layers, 512 tokens), the same on every machine; only read it."""
     return write_checkpoint(tmp_path_factory.mktemp("small") / "chatglm2-small")
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    """A headless Chromium; skips the test where there is none."""
+    from browser import chromium
+
+    with chromium(tmp_path_factory.mktemp("profile")) as chrome:
+        yield chrome

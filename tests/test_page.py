@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from browser import Page, chromium
+from browser import Page
 from fake_engine import FakeEngine
 from live_server import LiveServer, eventually
 from selenium.webdriver import Chrome
@@ -19,12 +19,6 @@ from glm_edge.errors import EngineError
 from glm_edge.types import Message, Request
 
 Open = Callable[[FakeEngine], Page]
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    with chromium(tmp_path_factory.mktemp("profile")) as chrome:
-        yield chrome
 
 
 @pytest.fixture
@@ -211,10 +205,8 @@ def test_copy_takes_the_answer(open_page: Open) -> None:
     page.ask("hi")
     page.press("Copy", "article")
     page.until(lambda: page.texts("article button")[0] == "Copied", "the copy")
-    read = page.driver.execute_async_script(
-        "navigator.clipboard.readText().then(arguments[0], e => arguments[0](`${e}`))"
-    )
-    assert read == "你好 <b>"
+    read = "navigator.clipboard.readText().then(arguments[0], e => arguments[0](String(e)))"
+    assert page.driver.execute_async_script(read) == "你好 <b>"
 
 
 def test_storage_that_others_broke_does_no_harm(open_page: Open) -> None:
@@ -224,7 +216,8 @@ def test_storage_that_others_broke_does_no_harm(open_page: Open) -> None:
         """const good = Object.keys(localStorage).find(k => k.startsWith("glm-edge.chat."));
         const bad = ["{", "null", "5", "[]", '{"id": "x"}', '{"id": "4", "messages": [{"role": "user"}, 7]}'];
         bad.forEach((text, i) => localStorage.setItem("glm-edge.chat." + i, text));
-        localStorage.setItem("glm-edge.settings", '{"lang": "toString", "theme": 7, "temperature": "hot", "length": -1}');
+        const settings = {lang: "toString", theme: 7, temperature: "hot", length: -1};
+        localStorage.setItem("glm-edge.settings", JSON.stringify(settings));
         localStorage.setItem("glm-edge.key", "[");
         sessionStorage.setItem("glm-edge.current", "{");"""
     )
