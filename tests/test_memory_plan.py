@@ -19,21 +19,21 @@ CONFIG = EngineConfig(Path("m.gguf"))
 
 # weights, what is asked for, GiB available -> load mode, context, batch
 PLANS: dict[str, tuple[Weights, dict[str, object], float, LoadMode, int, int]] = {
-    "plenty": (Q4_0, {}, 16, "direct", 8192, 128),
-    "just enough": (Q4_0, {}, 3.98, "direct", 8192, 128),
+    "plenty": (Q4_0, {}, 16, "direct", 8192, 96),
+    "just enough": (Q4_0, {}, 3.98, "direct", 8192, 96),
     "a shorter context before slower weights": (Q4_0, {}, 3.80, "direct", 4096, 192),
-    "the shortest that is useful": (Q4_0, {}, 3.70, "direct", 2048, 384),
-    "mapped": (Q4_0, {}, 3.5, "mmap", 8192, 128),
-    "mapped, hardly any left": (Q4_0, {}, 0.4, "mmap", 4096, 192),
-    "8 bits on 8 GB": (Q8_0, {}, 7, "direct", 8192, 128),
-    "8 bits on 6 GB": (Q8_0, {}, 5, "mmap", 8192, 128),
-    "asked for": (Q4_0, {"n_ctx": 32768}, 16, "direct", 32768, 128),
+    "the shortest that is useful": (Q4_0, {}, 3.70, "direct", 2048, 256),
+    "mapped": (Q4_0, {}, 3.5, "mmap", 8192, 96),
+    "mapped, hardly any left": (Q4_0, {}, 0.4, "mmap", 2048, 256),
+    "8 bits on 8 GB": (Q8_0, {}, 7, "direct", 8192, 96),
+    "8 bits on 6 GB": (Q8_0, {}, 5, "mmap", 8192, 96),
+    "asked for": (Q4_0, {"n_ctx": 32768}, 16, "direct", 32768, 96),
     "asked for, repacked does not fit": (Q4_0, {"n_ctx": 32768}, 4, "mmap", 32768, 32),
     "flash attention": (Q4_0, {"flash_attention": True}, 16, "direct", 8192, 512),
     "smaller batches": (Q4_0, {"n_batch": 48}, 16, "direct", 8192, 48),
-    "larger batches than fit": (Q4_0, {"n_batch": 512}, 16, "direct", 8192, 128),
-    "mapped by wish": (Q4_0, {"load_mode": "mmap"}, 16, "mmap", 8192, 128),
-    "the model's own length": (SMALL, {}, 16, "direct", 2048, 384),
+    "larger batches than fit": (Q4_0, {"n_batch": 512}, 16, "direct", 8192, 96),
+    "mapped by wish": (Q4_0, {"load_mode": "mmap"}, 16, "mmap", 8192, 96),
+    "the model's own length": (SMALL, {}, 16, "direct", 2048, 256),
 }
 
 
@@ -106,8 +106,10 @@ REPORTED = [
 @pytest.mark.parametrize(("flash", "n_ctx", "n_batch", "sequences", "mib"), REPORTED)
 def test_compute_buffers_are_bounded_closely(flash: bool, n_ctx: int, n_batch: int, sequences: int, mib: float) -> None:
     bound = compute_bytes(SIZES, n_ctx, n_batch, sequences, flash_attention=flash)
-    logits = 4 * SIZES.vocab * sequences
-    assert mib * MIB <= bound - logits <= 1.25 * mib * MIB
+    known = 4 * SIZES.vocab * sequences
+    if not flash and n_ctx > 1024:  # scores are the larger stage: their f16 copy is not in the report
+        known += n_batch * n_ctx * SIZES.heads * 2
+    assert mib * MIB <= bound - known <= 1.25 * mib * MIB
 
 
 def test_cache_is_28_kib_a_token() -> None:
