@@ -5,8 +5,6 @@ The work is `convert.py`'s, imported when the command runs, so that help is inst
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,10 +58,7 @@ def command(
         report = convert(
             checkpoint, out, type=type_.lower(), lora=lora, force=force, threads=threads, progress=progress
         )
-    try:
-        _show(report)
-    except BrokenPipeError:  # the reader of our output left, as `| head` does; the file is in place all the same
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _show(report)
 
 
 def _show(report: Report) -> None:

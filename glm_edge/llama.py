@@ -9,6 +9,7 @@ Model.tokenize and Model.piece.
 from __future__ import annotations
 
 import ctypes
+import os
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from .errors import EngineError, InvalidFileError, OutOfMemoryError, RequestErro
 LoadMode = Literal["none", "mmap", "direct"]
 _LOAD_MODES = {"none": ll.LLAMA_LOAD_MODE_NONE, "mmap": ll.LLAMA_LOAD_MODE_MMAP, "direct": ll.LLAMA_LOAD_MODE_DIRECT_IO}
 _KV_TYPES = {"f16": ll.GGML_TYPE_F16, "f32": ll.GGML_TYPE_F32}
-_WARN = 3  # GGML_LOG_LEVEL_WARN; errors are 4
+_LOGGED = (3, 4)  # GGML_LOG_LEVEL_WARN and ERROR; 5 continues a line of any level
 
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 
@@ -35,7 +36,7 @@ _log: deque[str] = deque(maxlen=8)
 
 @ll.llama_log_callback  # type: ignore[untyped-decorator]
 def _on_log(level: int, text: bytes, _: object) -> None:
-    if level >= _WARN and (line := text.decode("utf-8", "replace").strip()):
+    if level in _LOGGED and (line := text.decode("utf-8", "replace").strip()):
         _log.append(line)
 
 
@@ -52,7 +53,8 @@ class Model:
     """Weights and vocabulary of one GGUF file, loaded.
 
     Args:
-        progress: called with 0..1 while loading; returning False stops the load.
+        progress: called with 0..1 while loading; returning False stops the load. What it raises, a signal's exception
+            too, stops the load and is raised again.
 
     Raises InvalidFileError when llama.cpp refuses the file, OutOfMemoryError when it does not fit.
     """
@@ -71,13 +73,24 @@ class Model:
         params.load_mode = _LOAD_MODES[load_mode]
         params.use_extra_bufts = repack
         params.vocab_only = vocab_only
-        if progress is not None:
-            # the struct keeps no reference of its own; self does until the load is over
-            self._progress = ll.llama_progress_callback(lambda done, _: progress(done))
-            params.progress_callback = self._progress
+        raised: list[BaseException] = []
+
+        def on_progress(done: float, _: object) -> bool:
+            try:
+                return progress is None or progress(done)
+            except BaseException as error:  # llama.cpp's frames are between here and the caller
+                raised.append(error)
+                return False
+
+        callback = ll.llama_progress_callback(on_progress)  # the struct keeps no reference of its own
+        params.progress_callback = callback
         _log.clear()
-        self._model = ll.llama_model_load_from_file(str(path).encode(), params)
+        self._model = ll.llama_model_load_from_file(os.fsencode(path), params)
+        if raised:
+            self.close()
+            raise raised[0]
         if not self._model:
+            # llama.cpp has one result for all failures; only its log tells this one
             memory = any("alloc" in line for line in _log)
             error = OutOfMemoryError if memory else InvalidFileError
             raise error(f"{path}: llama.cpp cannot load it{_said()}")
@@ -88,7 +101,10 @@ class Model:
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of plain text: no special token is added, none is parsed out of the text."""
-        data = text.encode()
+        try:
+            data = text.encode()
+        except UnicodeEncodeError:
+            raise RequestError("the text has half a surrogate pair, which is no character") from None
         size = len(data) + 2  # one id a byte, and the dummy prefix
         ids = (ll.llama_token * size)()
         n = ll.llama_tokenize(self._vocab, data, len(data), ids, size, False, False)
@@ -269,18 +285,18 @@ class Context:
         """Let `target` share the first `end` positions of `source`; nothing is computed or moved."""
         ll.llama_memory_seq_cp(self._memory, source, target, 0, end)
 
-    def state(self, sequence: int) -> bytes:
+    def state(self, sequence: int) -> memoryview:
         """All that the cache holds of a sequence, in llama.cpp's own format."""
         size = ll.llama_state_seq_get_size(self._ctx, sequence)
         buffer = (ctypes.c_uint8 * size)()
         written = ll.llama_state_seq_get_data(self._ctx, buffer, size, sequence)
         if written != size:
             raise EngineError(f"llama.cpp gave {written} bytes of state where it announced {size}")
-        return bytes(buffer)
+        return memoryview(buffer).cast("B")
 
-    def restore(self, sequence: int, state: bytes) -> bool:
-        """Put a state into an empty sequence; False where there are no cells for it, and the sequence is empty then."""
-        buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+    def restore(self, sequence: int, state: memoryview) -> bool:
+        """Put a writable state into an empty sequence; where it does not go in, False and the sequence stays empty."""
+        buffer = (ctypes.c_uint8 * len(state)).from_buffer(state)
         if ll.llama_state_seq_set_data(self._ctx, buffer, len(state), sequence) == len(state):
             return True
         self.remove(sequence)

@@ -1,5 +1,6 @@
 """Prefixes on disk: found again after a restart, never a wrong or broken one, never more than allowed."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,17 @@ LONG = "word " * 300
 
 def saved(folder: Path, tokens: list[int], state: bytes, identity: bytes = IDENTITY, limit: int = 1 << 20) -> None:
     store = Store(folder, identity, limit=limit)
-    store.save(tokens, state)
+    store.save(tokens, memoryview(state))
     store.close()
 
 
 def opened(folder: Path, identity: bytes = IDENTITY) -> Store:
     return Store(folder, identity, limit=1 << 20)
+
+
+def loaded(store: Store, tokens: list[int]) -> tuple[bytes, int] | None:
+    stored = store.load(tokens)
+    return (bytes(stored.state), stored.length) if stored else None
 
 
 def files(folder: Path) -> list[Path]:
@@ -31,17 +37,19 @@ def test_longest_prefix_is_found_and_read_back(tmp_path: Path) -> None:
     saved(tmp_path, [1, 2, 9, 9, 9], b"other")
     store = opened(tmp_path)
     assert store.longest([1, 2, 3, 4]) == 3
-    assert store.load([1, 2, 3, 4]) == b"short"
+    assert loaded(store, [1, 2, 3, 4]) == (b"short", 3)
     assert store.longest([1, 2, 9, 9]) == 4
-    assert store.load([1, 2, 9, 9]) == b"other"
+    assert loaded(store, [1, 2, 9, 9]) == (b"other", 4)
     assert store.longest([7]) == 0
+    assert store.load([7]) is None
+    assert store.load([1, 2, 9, 9], at_least=5) is None
 
 
 def test_longer_prefix_replaces_those_it_covers(tmp_path: Path) -> None:
     saved(tmp_path, [1, 2], b"a")
     saved(tmp_path, [1, 2, 3], b"b")
     assert len(files(tmp_path)) == 1
-    assert opened(tmp_path).load([1, 2]) == b"b"
+    assert loaded(opened(tmp_path), [1, 2]) == (b"b", 2)
 
 
 def test_another_models_prefixes_are_not_seen_and_not_removed(tmp_path: Path) -> None:
@@ -92,6 +100,15 @@ def test_folder_never_takes_more_than_its_limit(tmp_path: Path) -> None:
 def test_prefix_larger_than_the_limit_is_not_written(tmp_path: Path) -> None:
     saved(tmp_path, [1], bytes(5000), limit=3500)
     assert files(tmp_path) == []
+
+
+def test_temporary_file_of_a_killed_program_goes_when_it_is_old(tmp_path: Path) -> None:
+    old, new = tmp_path / "a.tmp", tmp_path / "b.tmp"
+    for path in (old, new):
+        path.write_bytes(b"x")
+    os.utime(old, (0, 0))
+    opened(tmp_path)
+    assert files(tmp_path) == [new]
 
 
 def test_only_the_owner_may_read(tmp_path: Path) -> None:

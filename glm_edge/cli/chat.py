@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from ..errors import RequestError
+from ..errors import InvalidFileError, RequestError
 from ..types import Chunk, Engine, EngineConfig, Message, Request, SamplingParams, Stats
 
 _HELP = "/new starts a new conversation, /exit or Ctrl-D leaves; Ctrl-C stops an answer."
@@ -52,11 +52,11 @@ def command(
 
     Answers go to stdout, everything else to stderr. Without a terminal on stdin, all of stdin is one prompt.
     """
-    from .load import load_engine
+    from .load import is_terminal, load_engine
     from .model import cache_folder, resolve_model
 
-    if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
-        prompt = sys.stdin.read()
+    if prompt == "-" or (prompt is None and not is_terminal(sys.stdin)):
+        prompt = _read_stdin()
     config = EngineConfig(resolve_model(model), n_ctx=n_ctx, n_threads=threads, cache_folder=cache_folder(cache))
     engine = load_engine(config)
     try:
@@ -64,6 +64,8 @@ def command(
         talk = Conversation(engine, system, sampling, max_tokens)
         if prompt is not None:
             talk.ask(prompt)
+            if talk.interrupted:
+                raise KeyboardInterrupt
         else:
             _converse(talk)
     finally:
@@ -79,6 +81,7 @@ class Conversation:
         self._max_tokens = max_tokens
         self._system = (Message("system", system),) if system else ()
         self._messages: tuple[Message, ...] = ()
+        self.interrupted = False  # whether Ctrl-C ended the last answer
 
     def new(self) -> None:
         self._messages = ()
@@ -86,6 +89,7 @@ class Conversation:
     def ask(self, question: str) -> Stats | None:
         """Print the answer as it comes. Ctrl-C ends it; what was printed stays part of the conversation."""
         messages = (*self._messages, Message("user", question))
+        self.interrupted = False
         generation = self._engine.submit(Request(self._system + messages, self._sampling, self._max_tokens, trim=True))
         text = ""
         last: Chunk | None = None
@@ -102,6 +106,7 @@ class Conversation:
             except TimeoutError:
                 continue
             except KeyboardInterrupt:
+                self.interrupted = True
                 generation.cancel()
         click.echo()
         self._messages = (*messages, Message("assistant", text))
@@ -134,10 +139,20 @@ def _converse(talk: Conversation) -> None:
             except RequestError as error:
                 click.echo(f"error: {error}", err=True)
                 continue
+            except KeyboardInterrupt:  # before its first token, or a second one
+                click.echo(err=True)
+                continue
             if stats is not None:
                 click.secho(_figures(stats), err=True, dim=True)
             if stats is not None and stats.trimmed_rounds:
                 click.echo(f"(the oldest {stats.trimmed_rounds} rounds no longer fit and were left out)", err=True)
+
+
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode() if sys.stdin is not None else ""
+    except UnicodeDecodeError as error:
+        raise InvalidFileError(f"stdin: is not UTF-8 at byte {error.start}") from None
 
 
 def _figures(stats: Stats) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import TextIO
 
 import click
 from tqdm import tqdm
@@ -25,9 +26,14 @@ def with_profile(config: EngineConfig) -> EngineConfig:
     return tuned(config, load_profile(profile_path(), profile_key()))
 
 
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether somebody sits there; a stream that was closed before the start is None."""
+    return stream is not None and stream.isatty()
+
+
 def load_engine(config: EngineConfig) -> LlamaEngine:
     """Load the model of `config`; see LlamaEngine for what it raises."""
-    shown = sys.stderr.isatty()
+    shown = is_terminal(sys.stderr)
     with tqdm(total=100, desc="loading", unit="%", disable=not shown, leave=False, delay=0.5) as bar:
 
         def progress(done: float) -> bool:

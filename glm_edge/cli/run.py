@@ -1,10 +1,12 @@
 """Running a command: what it raises becomes one line on stderr and an exit code; SIGTERM unwinds like Ctrl-C.
 
-`glm-edge` and `python -m convert` both go through here.
+`glm-edge` and `python -m convert` both go through here. click's own runner is not used: it turns a closed pipe into a
+failure and prints usage errors in three lines.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -12,31 +14,48 @@ from types import FrameType
 
 import click
 
-from ..errors import GlmEdgeError
+from ..errors import GlmEdgeError, OutOfMemoryError, RequestError, StorageError, UsageError
 
 
 def run(command: click.Command, args: Sequence[str], *, prog_name: str) -> int:
     """The exit code of a command. With `--debug` among the arguments an error of ours keeps its traceback."""
     signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal without a character shows another; a file gets UTF-8
+            stream.reconfigure(errors="replace", **({} if stream.isatty() else {"encoding": "utf-8"}))
     try:
-        result = command.main(args=list(args), prog_name=prog_name, standalone_mode=False)
+        with command.make_context(prog_name, list(args)) as context:
+            command.invoke(context)
+        sys.stdout.flush()
     except (click.exceptions.Abort, KeyboardInterrupt):
-        click.echo("error: interrupted", err=True)
-        return 130
+        return _fail("interrupted", 130)
+    except click.exceptions.Exit as end:  # --help and --version
+        return end.exit_code
     except click.ClickException as error:
-        click.echo(f"error: {error.format_message()}", err=True)
-        if isinstance(error, click.UsageError) and error.ctx is not None:
-            click.echo(f"see: {error.ctx.command_path} --help", err=True)
-        return error.exit_code
+        if error.__class__.__name__ == "NoArgsIsHelpError":
+            error.show()
+            return error.exit_code
+        place = getattr(error, "ctx", None)
+        hint = f" (see {place.command_path} --help)" if place is not None else ""
+        return _fail(error.format_message().rstrip(".") + hint, error.exit_code)
     except GlmEdgeError as error:
         if "--debug" in args:
             raise
-        click.echo(f"error: {error}", err=True)
-        return error.exit_code
-    except BrokenPipeError:  # the reader of our output left, as `| head` does
-        sys.stderr.close()
-        return 0
-    return result if isinstance(result, int) else 0
+        return _fail(str(error), UsageError.exit_code if isinstance(error, RequestError) else error.exit_code)
+    except BrokenPipeError:  # the reader of our output left, as `| head` does: nothing is wrong
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except MemoryError:
+        return _fail("out of memory; close other programs, or ask for less context", OutOfMemoryError.exit_code)
+    except OSError as error:
+        if "--debug" in args:
+            raise
+        return _fail(f"{error.filename or 'output'}: {error.strerror or error}", StorageError.exit_code)
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"error: {message}", err=True)
+    return code
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

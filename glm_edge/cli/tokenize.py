@@ -33,7 +33,7 @@ def command(model: Path) -> None:
 def _text(line: bytes, number: int) -> str:
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidFileError(f"stdin: line {number} is not JSON ({error})") from None
     text = value.get("text") if isinstance(value, dict) else None
     if not isinstance(text, str):

@@ -93,11 +93,11 @@ class Answer:
         self.sequence = -1
         self.n_past = 0
 
-    def draft(self, costs: Costs) -> list[int]:
-        """Tokens that may come next and are worth verifying; at most what the answer may still have after one."""
+    def draft(self, costs: Costs, room: int) -> list[int]:
+        """Up to `room` tokens that may come next and are worth verifying; never more than the answer may still have."""
         if self._lookup is None:
             self._lookup = Lookup(self.tokens, costs)
-        return self._lookup.draft(self.task.limit - self._written - 1)
+        return self._lookup.draft(min(room, self.task.limit - self._written - 1))
 
     def verified(self, drafted: int, held: int) -> None:
         """Of a draft, so many tokens were right."""

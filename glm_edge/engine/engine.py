@@ -20,9 +20,9 @@ from ..llama import Batch, Context, Model, versions
 from ..model_file import check_model, fingerprint, model_id
 from ..types import Chunk, EngineConfig, Message, ModelInfo, Request
 from .answer import Answer, Task
+from .lookup import MAX_DRAFT
 from .plan import plan_memory, weights_of
 from .sampler import samplers
-from .lookup import MAX_DRAFT
 from .scheduler import Scheduler, sequences
 from .store import Store
 from .tokenizer import Tokenizer

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 _NGRAM = 3  # tokens that must have stood there before
 _SIZES = (3, 7)  # draft lengths: with the token before them rows of 4, which is how the kernels work
+MAX_DRAFT = max(_SIZES)
 _PRIOR = 0.6  # how likely a drafted token holds, before anything is known
 _MEMORY = 0.85  # how slowly the hit rate forgets
 
@@ -41,7 +42,7 @@ class Lookup:
     """The drafts of one answer.
 
     Args:
-        tokens: prompt and answer; the caller's list, which grows by what `added` is told.
+        tokens: prompt and answer; the caller's list, which may grow between drafts.
     """
 
     def __init__(self, tokens: Sequence[int], costs: Costs) -> None:

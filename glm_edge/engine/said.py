@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 
-_LIMIT = 256  # conversations remembered; at 8192 tokens of context, some 30 MB at most
+_LIMIT = 256  # conversations remembered; at 8192 tokens of context, some 80 MB at the very most
 
 
 class Said:

@@ -93,11 +93,15 @@ class Scheduler:
         result = self._context.decode(self._batch)
         if result == "full":
             self._make_room()
-        if result != "done":  # aborted: everyone in the batch is cancelled, and goes at the next admit
+        if result != "done":  # aborted: those in the batch that are not cancelled are computed again
             return
         self._measure(shares, time.monotonic() - began)
         for share in shares:
-            self._draw(share)
+            try:
+                self._draw(share)
+            except GlmEdgeError as error:  # of this answer's own logits, grammar or penalties: the others go on
+                share.answer.fail(error)
+                share.answer.n_past = 0  # nothing of it is kept
             if share.answer.finished:
                 self._release(share.answer)
 
@@ -142,12 +146,15 @@ class Scheduler:
         """Take the prompt's beginning from disk, where that has enough more of it than the `known` tokens here."""
         if self._store is None:
             return False
-        length = min(self._store.longest(answer.tokens), len(answer.tokens) - 1)
-        if length - known < _WORTH_READING or (state := self._store.load(answer.tokens)) is None:
+        stored = self._store.load(answer.tokens, known + _WORTH_READING)
+        if stored is None:
             return False
-        while not self._context.restore(answer.sequence, state):
+        while not self._context.restore(answer.sequence, stored.state):
             if not self._evict():
+                if not self._running:  # the whole cache was free: it is the state that is no good
+                    self._store.forget(stored.file)
                 return False
+        length = min(stored.length, len(answer.tokens) - 1)
         self._context.remove(answer.sequence, length)
         answer.cached(length)
         return True
@@ -158,7 +165,7 @@ class Scheduler:
         writing = [a for a in self._running if a.pending == 1]
         reading = [a for a in self._running if a.pending > 1]
         if self._costs is not None and len(self._running) == len(writing) == 1:
-            return [self._put(writing[0], 1, writing[0].draft(self._costs))]
+            return [self._put(writing[0], 1, writing[0].draft(self._costs, self._batch.capacity - 1))]
         shares = [self._put(answer, 1) for answer in writing]
         budget = self._budget(len(writing))
         # the shortest first: a long prompt takes its time anyway, a short one should not wait for it
@@ -238,6 +245,9 @@ class Scheduler:
         self._running.remove(answer)
         self._full = False
         self._context.remove(answer.sequence, answer.n_past)  # an aborted batch may have left more
+        if not answer.n_past:
+            self._free.append(answer.sequence)
+            return
         self._save(answer)
         self._free += self._prefixes.keep(answer.sequence, answer.tokens[: answer.n_past])
         if len(self._prefixes) > _KEPT:

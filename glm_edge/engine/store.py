@@ -3,7 +3,7 @@
 One file a prefix, named by its content's hash, complete or absent:
 
     8 bytes   magic          b"GLMEPFX1"
-    32 bytes  identity       sha256 of the model file, the cache's types and llama.cpp's version
+    32 bytes  identity       sha256 of the model's fingerprint, the cache's types and llama.cpp's version
     4 bytes   n              token ids, little endian as all numbers
     8 bytes   m              bytes of state
     n x 4     token ids      int32
@@ -23,6 +23,7 @@ import queue
 import struct
 import tempfile
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,15 +36,28 @@ _HEADER = struct.Struct("<8s32sIQ")
 _SUFFIX = ".prefix"
 _MAX_TOKENS = 1 << 20
 _DIGEST = 32  # bytes of sha256
+_TEMPORARY = ".tmp"
+_ABANDONED_S = 600.0  # nothing takes so long to write
 
 
 @dataclass(frozen=True)
-class _File:
+class File:
+    """What a file says it holds."""
+
     path: Path
     identity: bytes
     tokens: list[int]
     size: int  # bytes
     writable: bool  # lies in the folder that is ours to clean up
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A state that was read, and how many of the tokens asked for it begins with."""
+
+    state: memoryview
+    length: int
+    file: File
 
 
 class Store:
@@ -64,13 +78,17 @@ class Store:
         self._files = [
             f for place in shipped for path in place.glob(f"*{_SUFFIX}") if (f := _read(path, writable=False))
         ]
+        for path in folder.glob(f"*{_TEMPORARY}"):  # of a program that was killed while it wrote
+            if time.time() - _used(path) > _ABANDONED_S:
+                _remove(path)
         for path in folder.glob(f"*{_SUFFIX}"):
             if file := _read(path, writable=True):
                 self._files.append(file)
             else:
                 _remove(path)
         self._files = [f for f in self._files if f.identity == identity]
-        self._work: queue.SimpleQueue[tuple[list[int], bytes] | None] = queue.SimpleQueue()
+        # one at a time: a state may be hundreds of megabytes, and those that wait would all be in memory
+        self._work: queue.Queue[tuple[list[int], memoryview] | None] = queue.Queue(maxsize=1)
         self._writer: threading.Thread | None = None
 
     def longest(self, tokens: list[int]) -> int:
@@ -78,24 +96,30 @@ class Store:
         with self._lock:
             return max((common_prefix(file.tokens, tokens) for file in self._files), default=0)
 
-    def load(self, tokens: list[int]) -> bytes | None:
-        """The state of the file with the longest prefix; None when it turns out broken, and then it is gone."""
+    def load(self, tokens: list[int], at_least: int = 1) -> Stored | None:
+        """The state with the longest prefix of `tokens`; None where no file has `at_least` so many, or it is broken."""
         with self._lock:
-            file = max(self._files, key=lambda f: common_prefix(f.tokens, tokens))
+            lengths = [(common_prefix(file.tokens, tokens), i) for i, file in enumerate(self._files)]
+            length, best = max(lengths, default=(0, -1))
+            if length < max(at_least, 1):
+                return None
+            file = self._files[best]
         state = _read_state(file)
         if state is None:
-            self._forget(file)
-        elif file.writable:
+            self.forget(file)
+            return None
+        if file.writable:
             with contextlib.suppress(OSError):
                 os.utime(file.path)
-        return state
+        return Stored(state, length, file)
 
-    def save(self, tokens: list[int], state: bytes) -> None:
-        """Write a prefix in the background; what it covers is removed then."""
+    def save(self, tokens: list[int], state: memoryview) -> None:
+        """Write a prefix in the background, unless another is still being written; what it covers is removed then."""
         if self._writer is None:
             self._writer = threading.Thread(target=self._write_all, name="prefix writer", daemon=True)
             self._writer.start()
-        self._work.put((tokens, state))
+        with contextlib.suppress(queue.Full):
+            self._work.put_nowait((tokens, state))
 
     def close(self) -> None:
         """Wait until everything is written."""
@@ -110,7 +134,7 @@ class Store:
             with contextlib.suppress(OSError):
                 self._write(*work)
 
-    def _write(self, tokens: list[int], state: bytes) -> None:
+    def _write(self, tokens: list[int], state: memoryview) -> None:
         header = _HEADER.pack(_MAGIC, self._identity, len(tokens), len(state))
         ids = np.array(tokens, "<i4").tobytes()
         digest = hashlib.sha256(header + ids)
@@ -122,7 +146,7 @@ class Store:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._make_room(size, tokens)
         # mkstemp's files are readable by their owner only
-        handle, temporary = tempfile.mkstemp(dir=self._folder, suffix=".tmp")
+        handle, temporary = tempfile.mkstemp(dir=self._folder, suffix=_TEMPORARY)
         try:
             with open(handle, "wb") as file:
                 for part in (header, ids, state, digest.digest()):
@@ -132,21 +156,22 @@ class Store:
             Path(temporary).unlink(missing_ok=True)
             raise
         with self._lock:
-            self._files.append(_File(self._folder / name, self._identity, tokens, size, writable=True))
+            self._files.append(File(self._folder / name, self._identity, tokens, size, writable=True))
 
     def _make_room(self, size: int, tokens: list[int]) -> None:
         """Remove what the new file covers, then the least recently used, of any model, until it fits."""
         with self._lock:
             covered = [f for f in self._files if f.writable and common_prefix(f.tokens, tokens) == len(f.tokens)]
         for file in covered:
-            self._forget(file)
+            self.forget(file)
         paths = sorted(self._folder.glob(f"*{_SUFFIX}"), key=_used)
         sizes = [path.stat().st_size for path in paths]
         while paths and sum(sizes) + size > self._limit:
             self._forget_path(paths.pop(0))
             sizes.pop(0)
 
-    def _forget(self, file: _File) -> None:
+    def forget(self, file: File) -> None:
+        """Remove a file that is of no use."""
         with self._lock:
             self._files = [f for f in self._files if f is not file]
         if file.writable:
@@ -158,7 +183,7 @@ class Store:
         _remove(path)
 
 
-def _read(path: Path, *, writable: bool) -> _File | None:
+def _read(path: Path, *, writable: bool) -> File | None:
     """What a file says it holds; None unless its length is the one that this takes."""
     try:
         with open(path, "rb") as file:
@@ -174,19 +199,21 @@ def _read(path: Path, *, writable: bool) -> _File | None:
         return None
     if size != _HEADER.size + 4 * n + m + _DIGEST:
         return None
-    return _File(path, identity, np.frombuffer(ids, "<i4").tolist(), size, writable)
+    return File(path, identity, np.frombuffer(ids, "<i4").tolist(), size, writable)
 
 
-def _read_state(file: _File) -> bytes | None:
+def _read_state(file: File) -> memoryview | None:
     """The state of a file; None when any byte of it changed since it was written."""
+    content = bytearray(file.size)
     try:
-        content = file.path.read_bytes()
+        with open(file.path, "rb") as source:
+            complete = source.readinto(content) == file.size and not source.read(1)
     except OSError:
         return None
-    body, digest = memoryview(content)[:-_DIGEST], content[-_DIGEST:]
-    if len(content) != file.size or hashlib.sha256(body).digest() != digest:
+    body = memoryview(content)[:-_DIGEST]
+    if not complete or hashlib.sha256(body).digest() != content[-_DIGEST:]:
         return None
-    return bytes(body[_HEADER.size + 4 * len(file.tokens) :])
+    return body[_HEADER.size + 4 * len(file.tokens) :]
 
 
 def _remove(path: Path) -> None:
