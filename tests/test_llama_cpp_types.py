@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from full_size import FULL, HEAD, full_size
 from glm_edge.convert.convert import convert
-from glm_edge.convert.ggml import block_size, row_size
+from glm_edge.convert.ggml import block_size
 from glm_edge.convert.recipes import ALIASES, RECIPES, Site
 from numpy.typing import NDArray
 from small_checkpoint import CONFIG, write_checkpoint
@@ -84,43 +84,19 @@ def test_a_short_name_means_the_medium_mix(small_checkpoint: Path, tmp_path: Pat
     assert convert(small_checkpoint, tmp_path / "x.gguf", type=alias).recipe == f"{alias}_m"
 
 
-# ChatGLM2-6B: columns and rows of each kind, and how many there are.
-FULL = {
-    "embedding": (4096, 65024, 1),
-    "attn_qkv": (4096, 4608, 28),
-    "attn_output": (4096, 4096, 28),
-    "ffn_up": (4096, 27392, 28),
-    "ffn_down": (13696, 4096, 28),
-    "output": (4096, 65024, 1),
-    "norm": (4096, 1, 57),
-    "bias": (4608, 1, 28),
-}
-
-
-def full_size(name: str) -> tuple[int, set[str]]:
-    """Bytes of the weights of ChatGLM2-6B by the recipe, and the types among them."""
-    used: Counter[str] = Counter()
-    for kind, (columns, rows, count) in FULL.items():
-        for layer in range(count):
-            chosen = RECIPES[name].type_of(Site(kind, columns, layer, count, 16), block_size)
-            used[chosen] += row_size(chosen, columns) * rows
-    return used.total(), set(used)
-
-
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_help_names_the_size_at_full_size(name: str) -> None:
-    head = 1_500_000  # the vocabulary, mostly
-    assert abs((full_size(name)[0] + head) / 1e9 - RECIPES[name].gigabytes) <= 0.006
+    assert abs((full_size(RECIPES[name])[0] + HEAD) / 1e9 - RECIPES[name].gigabytes) <= 0.006
 
 
 def test_edge_is_as_small_as_q4_0_and_uses_what_x86_repacks() -> None:
-    assert full_size("edge")[0] == full_size("q4_0")[0]
-    assert full_size("edge")[1] == {"q4_k", "iq4_nl", "q4_0", "q6_k", "f32"}
+    assert full_size(RECIPES["edge"])[0] == full_size(RECIPES["q4_0"])[0]
+    assert full_size(RECIPES["edge"])[1].keys() == {"q4_k", "iq4_nl", "q4_0", "q6_k", "f32"}
 
 
 def test_edge_arm_has_no_type_without_a_repacked_arm_kernel() -> None:
-    assert full_size("edge-arm")[0] < 3.4 * 2**30
-    assert full_size("edge-arm")[1].isdisjoint({"q5_0", "q5_1", "q4_1", "q2_k", "q3_k", "iq4_xs"})
+    assert full_size(RECIPES["edge-arm"])[0] < 3.4 * 2**30
+    assert full_size(RECIPES["edge-arm"])[1].keys().isdisjoint({"q5_0", "q5_1", "q4_1", "q2_k", "q3_k", "iq4_xs"})
 
 
 @pytest.mark.parametrize("name", ["edge", "edge-arm"])

@@ -1,0 +1,209 @@
+"""Compares recipes: size of ChatGLM2-6B, error of the weights, and on a model perplexity and distance from F16.
+
+    python tests/benchmarks/recipes.py                                     # sizes and weight errors: a few seconds
+    python tests/benchmarks/recipes.py --model-checkpoint models/demo --text models/demo/text/heldout.txt
+    python tests/benchmarks/recipes.py --recipes edge q4_0 …               # some alone
+
+Size is computed from the shapes. Weight error is the root mean square error over that of the weights, on rows of 4096
+and 13696 from a Student t of 5 degrees of freedom (heavy tails, as trained weights have), per type and, weighted by
+the number of weights of each type at full size, per recipe. With a checkpoint: it is converted by each recipe, and
+perplexity of the text is exp(mean -ln p); KL is the mean of sum p_f16 ln(p_f16 / p), both over every token but the
+first ids of each window; "same" is how often both find the same token likeliest. Prefill and decode at full size are
+not measured here (glm-edge bench), and a small model's KL orders recipes, but is not ChatGLM2-6B's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from full_size import HEAD, full_size
+from glm_edge.convert.convert import convert
+from glm_edge.convert.ggml import block_size, dequantize, quantize
+from glm_edge.convert.recipes import RECIPES, Recipe, Rule
+
+from glm_edge.engine.perplexity import split
+from glm_edge.gguf import read_gguf
+from glm_edge.llama import Batch, Context, Model
+from glm_edge.model_file import prefix_ids
+
+BATCH = 32
+EDGE = RECIPES["edge"]
+# Not to be asked for by name: what `edge` was or will be chosen from.
+CANDIDATES = {
+    recipe.name: recipe
+    for recipe in (
+        replace(EDGE, name="edge, down q4_0", fallback={**EDGE.fallback, "q4_k": "q4_0"}),
+        replace(EDGE, name="edge, embedding q4_k", special={"output": (Rule("q6_k"),)}),
+        replace(EDGE, name="edge, output q8_0", special={**EDGE.special, "output": (Rule("q8_0"),)}),
+        replace(EDGE, name="iq4_nl everywhere", matrices="iq4_nl"),
+    )
+}
+
+
+@dataclass
+class Quality:
+    """Of a file, against the F16 file of the same checkpoint."""
+
+    file_bytes: int
+    perplexity: float
+    error: float  # standard error of the perplexity
+    kl: float  # nats a token
+    kl_error: float
+    same: float  # share of tokens
+    tokens: int
+
+
+@cache
+def weight_error(type_name: str) -> float:
+    """Relative root mean square error on heavy-tailed rows, the mean square over both row lengths."""
+    draw = np.random.default_rng(11)
+    error = weights = 0.0
+    for columns in (4096, 13696):
+        if columns % block_size(type_name):
+            continue
+        rows = draw.standard_t(5, (48, columns)).astype(np.float32) * np.float32(0.02)
+        found = dequantize(type_name, quantize(type_name, rows), columns)
+        error += float(np.square(found.astype(np.float64) - rows).sum())
+        weights += float(np.square(rows.astype(np.float64)).sum())
+    return math.sqrt(error / weights)
+
+
+def recipe_error(recipe: Recipe) -> float:
+    used = full_size(recipe)[1]
+    return math.sqrt(sum(weight_error(name) ** 2 * count for name, count in used.items()) / sum(used.values()))
+
+
+class Runner:
+    """A model and a context that gives logits of all tokens of a batch."""
+
+    def __init__(self, path: Path, n_ctx: int, threads: int) -> None:
+        self.model = Model(path)
+        self.prefix = list(prefix_ids(read_gguf(path)))
+        self.context = Context(
+            self.model,
+            n_ctx=n_ctx,
+            n_batch=BATCH,
+            n_sequences=1,
+            n_outputs=BATCH,
+            n_threads=threads,
+            n_threads_batch=threads,
+        )
+
+    def log_probabilities(self, ids: list[int], first: int) -> NDArray[np.float64]:
+        """ln p over the vocabulary after each of `ids`, which begin at position `first`: (len(ids), n_vocab)."""
+        if first == 0:
+            self.context.remove(0)
+        batch = Batch(BATCH)
+        for position, token in enumerate(ids, first):
+            batch.add(token, position, 0, logits=True)
+        self.context.decode(batch)
+        batch.close()
+        logits = np.stack([self.context.logits(i) for i in range(len(ids))]).astype(np.float64)
+        logits -= logits.max(axis=1, keepdims=True)
+        return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+    def close(self) -> None:
+        self.context.close()
+        self.model.close()
+
+
+def windows(runner: Runner, text: str, limit: int) -> Iterator[list[int]]:
+    """The text as in `glm-edge perplexity`, cut off after `limit` tokens."""
+    size = runner.context.n_ctx - len(runner.prefix)
+    left = limit
+    for part in split(text):
+        ids = runner.model.tokenize(part)
+        for i in range(0, len(ids), size):
+            window = ids[i : i + min(size, left)]
+            left -= len(window)
+            if window:
+                yield window
+
+
+def quality(path: Path, reference: Runner, text: str, limit: int, threads: int) -> Quality:
+    runner = Runner(path, reference.context.n_ctx, threads)
+    surprises: list[float] = []
+    distances: list[float] = []
+    same = 0
+    start = len(reference.prefix) - 1  # the first position whose next token counts
+    for window in windows(reference, text, limit):
+        ids = [*reference.prefix, *window]
+        for first in range(0, len(ids) - 1, BATCH):
+            part = ids[first : min(first + BATCH, len(ids) - 1)]
+            p, q = reference.log_probabilities(part, first), runner.log_probabilities(part, first)
+            for i in range(max(0, start - first), len(part)):
+                surprises.append(-float(q[i, ids[first + i + 1]]))
+                distances.append(float((np.exp(p[i]) * (p[i] - q[i])).sum()))
+                same += int(p[i].argmax() == q[i].argmax())
+    runner.close()
+    n = len(surprises)
+    value = math.exp(math.fsum(surprises) / n)
+    return Quality(
+        path.stat().st_size,
+        value,
+        value * float(np.std(surprises)) / math.sqrt(n),
+        math.fsum(distances) / n,
+        float(np.std(distances)) / math.sqrt(n),
+        same / n,
+        n,
+    )
+
+
+def main() -> None:
+    everything = {**RECIPES, **CANDIDATES}
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--recipes", nargs="+", choices=everything, metavar="NAME", default=list(everything))
+    parser.add_argument("--model-checkpoint", type=Path, help="folder to convert by every recipe")
+    parser.add_argument("--text", type=Path, help="UTF-8 text for perplexity and KL")
+    parser.add_argument("--tokens", type=int, default=1 << 30, help="of the text, at most")
+    parser.add_argument("--ctx", type=int, default=512)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    if (options.model_checkpoint is None) != (options.text is None):
+        parser.error("--model-checkpoint and --text go together")
+    print(f"{'recipe':<22}{'bytes at full size':>19}{'GiB':>6}{'weights':>9}", end="")
+    print(f"{'perplexity':>20}{'KL':>18}{'same':>8}" if options.text else "")
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        reference = None
+        if options.text:
+            text = options.text.read_text("utf-8")
+            half = convert(options.model_checkpoint, Path(folder) / "f16.gguf", type="f16").path
+            reference = Runner(half, options.ctx, options.threads)
+        for name in options.recipes:
+            recipe = everything[name]
+            size = full_size(recipe)[0] + HEAD
+            result: dict[str, object] = {"recipe": name, "bytes": size, "weight_error": recipe_error(recipe)}
+            print(f"{name:<22}{size:>19,}{size / 2**30:>6.2f}{recipe_error(recipe):>8.2%}", end=" ", flush=True)
+            if reference is not None:
+                made = convert(options.model_checkpoint, Path(folder) / "x.gguf", type=recipe, force=True).path
+                found = quality(made, reference, text, options.tokens, options.threads)
+                result |= asdict(found)
+                print(f"{found.perplexity:>11.4f} ±{found.error:.4f}{found.kl:>10.5f} ±{found.kl_error:.5f}", end="")
+                print(f"{found.same:>8.2%}", end="", flush=True)
+            print()
+            results.append(result)
+        if reference is not None:
+            reference.close()
+    types = {name: weight_error(name) for recipe in everything.values() for name in full_size(recipe)[1]}
+    for name, error in sorted(types.items(), key=lambda item: item[1]):
+        print(f"{name:<22}{'':>25}{error:>8.2%}")
+    print(json.dumps({"machine": platform.machine(), "recipes": results, "types": types}))
+
+
+if __name__ == "__main__":
+    main()
