@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 
 import pytest
-from browser import Page
+from browser import PATIENCE, Page
 from fake_engine import FakeEngine
 from live_server import LiveServer
 from selenium.webdriver import Chrome
@@ -16,6 +18,8 @@ from selenium.webdriver import Chrome
 from glm_edge.api import page as chat_page
 from glm_edge.api.gate import Gate
 from glm_edge.api.keys import Keys
+
+Piece = bytes | float | threading.Event
 
 HOSTILE = [
     "<img src=x onerror=\"document.title='broken'\">",
@@ -40,9 +44,8 @@ def test_text_never_becomes_markup(driver: Chrome) -> None:
         tags = "return [...new Set([...document.querySelectorAll('article *')].map(n => n.tagName))].sort()"
         assert page.js(tags) == ["BUTTON", "CODE", "DIV", "H3", "P", "PRE", "SPAN"]
         assert page.texts("article.assistant pre") == ["<b>code</b>"]
-        shown = "\n".join(
-            page.js("return [...document.querySelectorAll('article.assistant p')].map(n => n.textContent)")
-        )
+        paragraphs = "return [...document.querySelectorAll('article.assistant p')].map(n => n.textContent)"
+        shown = "\n".join(page.js(paragraphs))
         assert [line for line in HOSTILE if "```" not in line and line not in shown] == []
         page.driver.refresh()
         assert page.driver.title == HOSTILE[0] + " – GLM Edge"
@@ -55,7 +58,7 @@ def test_the_policy_stops_what_would_get_in(driver: Chrome) -> None:
         "markup": "document.body.innerHTML = '<b>x</b>'",
         "eval": "eval('1')",
         "script": "document.body.append(Object.assign(document.createElement('script'), {src: '/livez'}))",
-        "style": "document.head.append(Object.assign(document.createElement('style'), {textContent: '* {color: red}'}))",
+        "style": "document.head.append(Object.assign(document.createElement('style'), {textContent: '*{color:red}'}))",
         "image": "document.body.append(Object.assign(new Image(), {src: '/livez'}))",
         "fetch": "fetch('http://192.0.2.1/').catch(() => {})",
         "frame": "document.body.append(Object.assign(document.createElement('iframe'), {src: '/livez'}))",
@@ -73,10 +76,8 @@ def test_the_page_holds_under_its_own_policy_and_loads_nothing(driver: Chrome) -
     with LiveServer(FakeEngine()) as server:
         page = Page(driver, server.url).open()
         page.ask("hi")
-        names = page.js(
-            "return performance.getEntriesByType('resource').map(e => e.name.slice(location.origin.length))"
-        )
-        assert sorted(names) == ["/v1/chat/completions", "/v1/models"]
+        loaded = page.js("return performance.getEntriesByType('resource').map(e => e.name)")
+        assert sorted(loaded) == [server.url + "/v1/chat/completions", server.url + "/v1/models"]
         assert page.complaints() == []
 
 
@@ -140,9 +141,9 @@ class TestKeys:
 
 
 class Scripted(BaseHTTPRequestHandler):
-    """Sends the page, and to every question the pieces of `stream`: bytes, or events that are waited for."""
+    """Sends the page, and to every question the pieces of `stream`: bytes, pauses in seconds, events to wait for."""
 
-    stream: ClassVar[Sequence[bytes | threading.Event]] = ()
+    stream: ClassVar[Sequence[Piece]] = ()
 
     def do_GET(self) -> None:
         page = chat_page.load()
@@ -162,13 +163,16 @@ class Scripted(BaseHTTPRequestHandler):
             if isinstance(piece, bytes):
                 self.wfile.write(piece)
                 self.wfile.flush()
+            elif isinstance(piece, float):
+                time.sleep(piece)  # so that the network does not put the bytes together
             else:
-                piece.wait(20)
+                piece.wait(PATIENCE)
 
     def log_message(self, *_: object) -> None: ...
 
 
-def scripted(driver: Chrome, *stream: bytes | threading.Event) -> Iterator[Page]:
+@contextmanager
+def scripted(driver: Chrome, *stream: Piece) -> Iterator[Page]:
     handler = type("Handler", (Scripted,), {"stream": stream})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -182,21 +186,16 @@ def scripted(driver: Chrome, *stream: bytes | threading.Event) -> Iterator[Page]
 
 
 def said(text: str) -> bytes:
-    return ('data: {"choices": [{"delta": {"content": "%s"}}]}' % text).encode()
+    return f'data: {{"choices": [{{"delta": {{"content": "{text}"}}}}]}}'.encode()
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["lf", "crlf", "cr"])
 def test_a_stream_is_read_however_it_is_cut(driver: Chrome, end: bytes) -> None:
-    whole = (end * 2).join(
-        [b": ping", b"event: x" + end + said("你好"), b"id: 1" + end + said("，😀"), b"data:[DONE]", b""]
-    )
-    steps = [threading.Event() for _ in whole]
-    pieces = [part for i, step in enumerate(steps) for part in (whole[i : i + 1], step)]
-    for page in scripted(driver, *pieces):
-        page.type("go\n")
-        for step in steps:
-            step.set()
-        page.until(lambda page=page: page.shown("#send"), "the end")
+    events = [b": ping", b"event: x" + end + said("你好"), b"id: 1" + end + said("，😀"), b"data:[DONE]", b""]
+    whole = (end * 2).join(events)
+    pieces = [part for i in range(len(whole)) for part in (whole[i : i + 1], 0.002)]  # byte by byte
+    with scripted(driver, *pieces) as page:
+        page.ask("go")
         assert page.texts("article.assistant .body") == ["你好，😀"]
         assert not page.shown(".trouble")
 
@@ -205,11 +204,10 @@ def test_queue_and_prefill_are_shown(driver: Chrome) -> None:
     steps = [threading.Event() for _ in range(4)]
     end = b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
     stream = [b": ping\n\n", steps[0], b": queue 2 eta 29.2\n\n", steps[1], b": prefill 120/480\n\n", steps[2]]
-    for page in scripted(driver, *stream, said("hi") + b"\n\n", steps[3], end):
+    with scripted(driver, *stream, said("hi") + b"\n\n", steps[3], end) as page:
         page.type("go\n")
-        for step, words in zip(
-            steps, ["waiting", "place 2 in the queue, about 30 s", "25 %", "answering"], strict=True
-        ):
+        states = ["waiting", "place 2 in the queue, about 30 s", "25 %", "answering"]
+        for step, words in zip(steps, states, strict=True):
             page.until(lambda words=words: words in page.texts("article.assistant .under")[0], words)
             if "%" in words:
                 assert page.find("progress").get_property("value") == 0.25
@@ -228,7 +226,7 @@ def test_queue_and_prefill_are_shown(driver: Chrome) -> None:
     ids=["cut", "not-json", "error-event", "shutting-down"],
 )
 def test_a_stream_that_breaks_is_told(driver: Chrome, stream: list[bytes], words: str) -> None:
-    for page in scripted(driver, *stream):
+    with scripted(driver, *stream) as page:
         page.ask("go")
         assert page.texts("article.assistant .body") == ["half"]
         assert words in page.texts(".trouble p")[0]
