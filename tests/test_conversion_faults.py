@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from glm_edge.convert.convert import convert
 
-from glm_edge.errors import IntegrityError, StorageError
+from glm_edge.errors import IntegrityError, OutOfMemoryError, StorageError
 
 PROJECT = Path(__file__).resolve().parent.parent
 CALLS = ("open", "write", "fsync", "close", "replace")
@@ -184,3 +185,25 @@ def test_v5_signals_end_the_command_with_their_code(
     assert "Traceback" not in errors
     assert list(out.parent.iterdir()) == [out]
     assert out.read_bytes() == b"old"
+
+
+def test_v10_no_memory_at_any_row_block_is_exit_7(
+    small_checkpoint: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, state = np.empty, {"count": 0, "fail_at": 0}
+
+    def empty(*args: Any, **options: Any) -> Any:
+        state["count"] += 1
+        if state["count"] == state["fail_at"]:
+            raise MemoryError
+        return real(*args, **options)
+
+    monkeypatch.setattr(np, "empty", empty)
+    convert(small_checkpoint, out)
+    out.write_bytes(b"old")
+    for k in range(1, state["count"] + 1, 7):
+        state |= {"count": 0, "fail_at": k}
+        with pytest.raises(OutOfMemoryError, match="not enough memory"):
+            convert(small_checkpoint, out, force=True)
+        assert list(out.parent.iterdir()) == [out]
+        assert out.read_bytes() == b"old"
