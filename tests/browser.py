@@ -45,6 +45,8 @@ def chromium(profile: Path) -> Iterator[Chrome]:
     options.binary_location = browser
     for flag in (*_FLAGS, f"--user-data-dir={profile}"):
         options.add_argument(flag)
+    manager = {"credentials_enable_service": False, "profile.password_manager_enabled": False}
+    options.add_experimental_option("prefs", manager)  # it would look the key up among leaked ones, in the network
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     chrome = Chrome(options=options, service=Service(executable_path=driver))
     try:
