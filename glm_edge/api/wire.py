@@ -16,6 +16,7 @@ from ..errors import (
     GlmEdgeError,
     LoadingError,
     OverloadedError,
+    RepeatedCrashError,
     RequestError,
 )
 from ..types import Message, ModelInfo, Request, SamplingParams, Stats, TokenLogprob
@@ -230,6 +231,8 @@ def failure(error: BaseException, request_id: str) -> Failure:
         return _unavailable(str(error), "model_loading", _RETRY_LOADING)
     if isinstance(error, EngineClosedError):
         return _unavailable("the server is shutting down", "shutting_down", _RETRY_LOADING)
+    if isinstance(error, RepeatedCrashError):
+        return Failure(500, error_body(str(error), "server_error", code="engine_crash"), (("x-should-retry", "false"),))
     problem = "the engine failed" if isinstance(error, GlmEdgeError) else "the server failed"
     return Failure(500, error_body(f"{problem} on this request; the log has more under {request_id}", "server_error"))
 

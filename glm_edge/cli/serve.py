@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from ..types import Engine, EngineConfig
 
 
 @click.command("serve")
@@ -31,6 +36,9 @@ import click
     "--allow-origin", "origins", multiple=True, metavar="URL", help="A web page's origin that may call; repeatable."
 )
 @click.option("--grace", type=click.FloatRange(0), default=30, show_default=True, help="Seconds to end answers in.")
+@click.option(
+    "--worker/--in-process", default=False, show_default=True, help="The engine in a process that may die and restart."
+)
 @click.option("--trim-history", "trim", is_flag=True, help="Leave out the oldest rounds of what does not fit.")
 def command(
     model: Path | None,
@@ -47,6 +55,7 @@ def command(
     hosts: tuple[str, ...],
     origins: tuple[str, ...],
     grace: float,
+    worker: bool,
     trim: bool,
 ) -> None:
     """Serve a model over HTTP, as OpenAI's chat completions.
@@ -57,7 +66,7 @@ def command(
     from ..api.keys import Keys, key_file_warnings
     from ..serve import ServeConfig, serve
     from ..types import EngineConfig
-    from .load import load_engine
+    from ..worker import Worker
     from .model import cache_folder, resolve_model
 
     keys = Keys.collect(api_keys, api_key_file, os.environ)
@@ -81,4 +90,12 @@ def command(
         grace=grace,
         trim=trim,
     )
-    serve(lambda: load_engine(engine), config)
+    load = partial(_load, engine)
+    serve((lambda: Worker(load)) if worker else load, config)
+
+
+def _load(config: EngineConfig) -> Engine:
+    """In the engine's process: the server's own never loads native code."""
+    from .load import load_engine
+
+    return load_engine(config)

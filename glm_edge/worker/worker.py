@@ -68,6 +68,7 @@ class Worker:
         self._ids = itertools.count()
         self._closed = threading.Event()
         self._suspects = Suspects()
+        self._accused: set[bytes] = set()  # since it was last started
         self._info: Future[ModelInfo] = Future()
         self._supervisor = threading.Thread(target=self._supervise, name="worker", daemon=True)
         self._supervisor.start()
@@ -140,6 +141,7 @@ class Worker:
         pause = 0.0
         while not self._closed.is_set():
             self._served = False
+            self._accused.clear()
             error = self._live_once()
             if not self._info.done():
                 self._info.set_exception(error)
@@ -212,8 +214,14 @@ class Worker:
             generation.finish()
         else:
             if not isinstance(message.error, EngineClosedError | OverloadedError | LoadingError):
-                self._suspects.accuse(prompt)
+                self._accuse(prompt)
             generation.fail(message.error)
+
+    def _accuse(self, prompt: bytes) -> None:
+        """Once for each child, however many asked the same."""
+        if prompt not in self._accused:
+            self._accused.add(prompt)
+            self._suspects.accuse(prompt)
 
     def _lose_calls(self, why: str) -> None:
         """The child is dead: everyone who waits for it is told."""
@@ -225,7 +233,7 @@ class Worker:
         error = EngineClosedError("the engine is shutting down") if closed else EngineError(f"the engine died: {why}")
         for call in calls:
             if not closed and call.generation is not None:
-                self._suspects.accuse(call.prompt)
+                self._accuse(call.prompt)
         for call in calls:
             if call.generation is None:
                 call.done.set_exception(error)
