@@ -163,7 +163,7 @@ def _get(summary: str, content: Schema, *statuses: str, **more: Any) -> Schema:
 
 def _stream(whole: str, chunk: str) -> Schema:
     events = f"Events whose data is a {chunk}, then one whose data is [DONE]; lines that begin with ':' are comments."
-    return {**_json(_ref(whole)), "text/event-stream": {"schema": {"type": "string", "description": events}}}
+    return {**_json(_ref(whole)), "text/event-stream": {"schema": {"description": events}}}
 
 
 def document(version: str) -> dict[str, Any]:
