@@ -80,12 +80,13 @@ def fill(template: str, rows: dict[str, dict[str, str]]) -> str:
     return SLOT.sub(lambda match: rows[match[1]][match[2]], template)
 
 
-def vary(question: str, language: str, rng: random.Random, *, keep_case: bool) -> str:
+def vary(question: str, language: str, rng: random.Random, *, keep_case: bool = False) -> str:
     """The same question as another person would type it: case, punctuation, a polite word around it."""
     if rng.random() < 0.35:
         question = question.rstrip("?.!？。！")
     elif rng.random() < 0.15:
-        question = question.translate(str.maketrans("？！，", "?!,")) if language == "zh" else question.rstrip("?.!") + "?"
+        ascii_marks = question.translate(str.maketrans("？！，", "?!,"))
+        question = ascii_marks if language == "zh" else question.rstrip("?.!") + "?"
     if rng.random() < 0.12:
         before = rng.choice(BEFORE[language])
         start = question[:1].lower() if rng.random() < 0.5 and not keep_case else question[:1]
@@ -124,7 +125,7 @@ class Text:
     def _weight(self, topic: Topic) -> float:
         """How often a topic is drawn: by the number of things it can say, `+often` ones more."""
         if topic.table:
-            weight = len(self.tables[topic.table]) ** 0.6
+            weight: float = len(self.tables[topic.table]) ** 0.6
         else:
             weight = 2 + sum(len(ask.questions) for asks in topic.rounds.values() for ask in asks) / 4
         return weight * (3 if "often" in topic.flags else 1)
@@ -183,8 +184,8 @@ class Text:
             rounds += self._draw_topic(topic, rng)
         return rounds
 
-    def _draw_topic(self, topic: Topic, rng: random.Random, only: str | None = None) -> list[Round]:
-        language = only or rng.choice(list(topic.rounds))
+    def _draw_topic(self, topic: Topic, rng: random.Random) -> list[Round]:
+        language = rng.choice(list(topic.rounds))
         rows = self._rows(topic, rng)
         asks = topic.rounds[language]
         rounds: list[Round] = []
@@ -194,9 +195,10 @@ class Text:
                 if not between.flags & {"tells", "unknown"}:
                     rounds += self._draw_topic(between, rng)[:1]
             question = one_choice(rng.choice(ask.questions), rng)
-            question = fill(vary(question, language, rng, keep_case=True), rows) if "keepcase" in topic.flags else vary(
-                fill(question, rows), language, rng, keep_case=False
-            )
+            if "keepcase" in topic.flags:  # what the answer copies stays as it is written
+                question = fill(vary(question, language, rng, keep_case=True), rows)
+            else:
+                question = vary(fill(question, rows), language, rng)
             rounds.append((question, fill(ask.answer, rows)))
         if rng.random() < 0.12 and len(rounds[-1][1]) < 160:
             rounds.append(self._request(topic, language, rows, rounds[-1], len(rounds), rng))
@@ -205,30 +207,29 @@ class Text:
     def _request(
         self, topic: Topic, language: str, rows: dict[str, dict[str, str]], last: Round, count: int, rng: random.Random
     ) -> Round:
-        """ "Say it in Chinese" where the topic has both languages round by round, else "Repeat that"."""
+        """Round `count + 1`: "Say it in Chinese" where the topic has the same rounds in both, else "Repeat that"."""
         other = "zh" if language == "en" else "en"
-        aligned = len(topic.rounds.get(other, ())) == len(topic.rounds[language]) and "alone" not in topic.flags
+        mine, theirs = topic.rounds[language], topic.rounds.get(other, [])
         spoken = rng.choice(LANGUAGES) if rng.random() < 0.3 else language
-        if aligned and count <= len(topic.rounds[other]) and rng.random() < 0.5:
-            answer = topic.rounds[other][count - 1].answer
-            if fill(topic.rounds[language][count - 1].answer, rows) == last[1]:
-                # Topic `translate`: round 1 asks for the other language in the conversation's own, round 2 in the other.
-                ask = self._translate.rounds[spoken][0 if other == "zh" else 1]
-                question = one_choice(rng.choice(ask.questions), rng)
-                return vary(question, spoken, rng, keep_case=False), fill(answer, rows)
-        question = one_choice(rng.choice(self._repeat.rounds[spoken][0].questions), rng)
-        return vary(question, spoken, rng, keep_case=False), last[1]
+        ask, answer = self._repeat.rounds[spoken][0], last[1]
+        both = len(mine) == len(theirs) >= count and "alone" not in topic.flags
+        if both and rng.random() < 0.5 and fill(mine[count - 1].answer, rows) == last[1]:
+            # The topic `translate` asks for Chinese in its first round and for English in its second.
+            ask, answer = (
+                self._translate.rounds[spoken][LANGUAGES.index(language)],
+                fill(theirs[count - 1].answer, rows),
+            )
+        question = one_choice(rng.choice(ask.questions), rng)
+        return vary(question, spoken, rng), answer
 
-    def pairs(self, only: str | None = None) -> Iterator[Round]:
+    def pairs(self) -> Iterator[Round]:
         """Every question, before `vary`, with its answer: all alternatives, all rows of the tables."""
         for topic in self.topics:
             table = self.tables[topic.table] if topic.table else []
             combos = itertools.permutations(table, len(topic.slots)) if table else iter([()])
             for combo in combos:
                 rows = dict(zip(topic.slots, combo, strict=False))
-                for language, asks in topic.rounds.items():
-                    if only in (None, language):
-                        for ask in asks:
-                            for template in ask.questions:
-                                for question in choices(template):
-                                    yield fill(question, rows), fill(ask.answer, rows)
+                for ask in itertools.chain.from_iterable(topic.rounds.values()):
+                    for template in ask.questions:
+                        for question in choices(template):
+                            yield fill(question, rows), fill(ask.answer, rows)

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Makes the demo checkpoint from the folder `text`: tokenizer.model, config.json, two shards of float16 and their index.
+"""Makes the demo checkpoint from the folder `text`: the tokenizer, config.json, two shards of float16 and their index.
 
-    python train.py --out DIR              about 45 minutes on 2 cores; needs torch, numpy and sentencepiece
+    python train.py --out DIR              at most an hour on 2 cores; needs torch, sentencepiece and protobuf
     python train.py --out DIR --check ../../tests/demo_prompts.jsonl ../../tests/demo_rounds.jsonl
 
 The architecture is ChatGLM2's (THUDM/chatglm2-6b, Apache-2.0 code), written anew: RMSNorm before attention and
 MLP, rotary positions on the first half of each head in interleaved pairs, two groups of keys and values for all heads,
 one fused projection with bias, SwiGLU with gate rows first. The sequence is the official one: [gMASK], sop, the prompt,
-the answer, end of text. Fixed seeds; two runs on the same machine and threads give the same bytes.
+the answer, end of text. Fixed seeds: two runs with the same versions, machine and threads give the same bytes.
 Not covered: GPUs, resuming, any other text. Nothing in GLM Edge itself needs torch; this file alone does.
 """
 
@@ -24,12 +24,12 @@ from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import sentencepiece as spm
 import torch
 import torch.nn.functional as F
-from conversations import Round, Text
 from torch import Tensor, nn
+
+from conversations import Round, Text
 
 HERE = Path(__file__).resolve().parent
 PIECES, PADDED = 2500, 2560  # the five special tokens follow the pieces, then padding up to a multiple of 64
@@ -295,7 +295,7 @@ def batches(text: Text, tokenizer: Tokenizer, rng: random.Random, tokens: int) -
 class Muon:
     """Momentum made orthogonal, for the matrices inside the layers (K. Jordan 2024, kellerjordan.github.io/posts/muon).
 
-    About twice as fast as AdamW here. Five Newton-Schulz steps bring all singular values of the update near one.
+    Five Newton-Schulz steps bring all singular values of the update near one.
     """
 
     def __init__(self, matrices: list[nn.Parameter], decay: float) -> None:
@@ -506,7 +506,6 @@ def main() -> None:
     options = parse()
     torch.set_num_threads(1)  # see `train`
     torch.manual_seed(options.seed)
-    np.random.seed(options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
     vocabulary = options.out / "tokenizer.model"
     if not options.check_only:
