@@ -24,9 +24,9 @@ GIB = 1 << 30
 _DEFAULT_CTX = 8192
 _USEFUL_CTX = 2048  # a shorter one is worse than mapped weights
 _SMALLEST_CTX = 512  # what is offered on a machine that is nearly full
-# Bytes that compute buffers should not exceed, unless plenty is left and batches would be smaller than _ENOUGH. Larger
-# ones gain little: batches of 64, 128, 256 and 512 read a prompt at 0.86, 0.93, 1.01
-# and 1 of the speed (one thread, processor time).
+# Bytes that compute buffers should not exceed, unless plenty is left and batches would be smaller than _ENOUGH.
+# Larger ones gain little: batches of 64, 128, 256 and 512 read a prompt at 0.86, 0.93, 1.01 and 1 of the speed (one
+# thread, processor time).
 _COMPUTE = 176 << 20
 _ENOUGH = 96  # tokens
 _BATCHES = (512, 384, 256, 192, 128, 96, 64, 32)
