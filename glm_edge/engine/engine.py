@@ -161,6 +161,11 @@ class LlamaEngine:
             for answer in answers:  # under the lock, so that the thread's last look at the inbox sees them
                 self._inbox.put(answer)
 
+    def flush(self) -> None:
+        """Wait until what was computed is on disk, where there is a cache folder."""
+        if self._store is not None:
+            self._store.flush()
+
     def close(self) -> None:
         """End every answer with EngineClosedError and free the model. Safe to call twice."""
         with self._lock:

@@ -121,6 +121,10 @@ class Store:
         with contextlib.suppress(queue.Full):
             self._work.put_nowait((tokens, state))
 
+    def flush(self) -> None:
+        """Wait until what was handed to `save` is written."""
+        self._work.join()
+
     def close(self) -> None:
         """Wait until everything is written."""
         if self._writer is not None:
@@ -133,6 +137,7 @@ class Store:
             # a full or read-only disk costs the cache, nothing else
             with contextlib.suppress(OSError):
                 self._write(*work)
+            self._work.task_done()
 
     def _write(self, tokens: list[int], state: memoryview) -> None:
         header = _HEADER.pack(_MAGIC, self._identity, len(tokens), len(state))

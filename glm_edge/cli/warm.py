@@ -1,0 +1,79 @@
+"""`glm-edge warm`: prompts computed beforehand and kept beside the model, so that even the first question is quick.
+
+The states go into the folder MODEL.prefixes, which every later start on a machine with the same llama.cpp reads; on any
+other they are passed over.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import InvalidFileError, StorageError
+from ..prompt import prompt_text, rounds
+from ..types import Message
+
+
+@click.command("warm")
+@click.option("--model", type=click.Path(path_type=Path), required=True, help="The GGUF file.")
+@click.option("--prompts", type=click.Path(path_type=Path), required=True, help="A file of JSON lines.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Processors to use; all without it.")
+def command(model: Path, prompts: Path, threads: int | None) -> None:
+    """Compute prompts and keep them in MODEL.prefixes, to be shipped with the model.
+
+    A line of PROMPTS is {"system": TEXT}, what all conversations of an application begin with, or {"messages": [...]},
+    a whole conversation as the API takes it. Prompts of fewer than 128 tokens are quick anyway and are not kept.
+    """
+    from tqdm import tqdm
+
+    from ..types import EngineConfig, Request, SamplingParams
+    from .load import load_engine
+    from .model import resolve_model
+
+    texts = _read(prompts)
+    path = resolve_model(model)
+    folder = path.with_name(path.name + ".prefixes")
+    engine = load_engine(EngineConfig(path, n_threads=threads, cache_folder=folder))
+    try:
+        for text in tqdm(texts, desc="warming", unit="prompt", disable=None, leave=False):
+            request = Request((), SamplingParams(temperature=0), max_tokens=1, prompt=text)
+            for _ in engine.submit(request):
+                pass
+            engine.flush()
+    finally:
+        engine.close()
+    kept = list(folder.glob("*.prefix"))
+    size = sum(file.stat().st_size for file in kept)
+    click.echo(f"{folder}: {len(kept)} prefixes, {size / 1e6:.1f} MB")
+
+
+def _read(path: Path) -> list[str]:
+    """The prompts' texts. Raises StorageError or InvalidFileError naming the line."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
+    return [_text(line, f"{path}: line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _text(line: bytes, where: str) -> str:
+    try:
+        value: Any = json.loads(line)
+    except (ValueError, RecursionError):
+        raise InvalidFileError(f"{where} is not JSON") from None
+    match value:
+        case {"system": str(system)}:
+            return f"[Round 1]\n\n问：{system}\n\n"
+        case {"messages": [_, *_] as messages}:
+            return prompt_text(*rounds([_message(message, where) for message in messages]))
+    raise InvalidFileError(f'{where} has neither a text "system" nor a list "messages"')
+
+
+def _message(value: object, where: str) -> Message:
+    match value:
+        case {"role": "system" | "user" | "assistant" as role, "content": str(content)}:
+            return Message(role, content)
+    raise InvalidFileError(f'{where} has a message without a known "role" and a text "content"')

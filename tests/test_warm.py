@@ -1,0 +1,50 @@
+"""Prompts computed beforehand and shipped beside a model: found by an engine that never computed them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from glm_edge.cli import glm_edge
+from glm_edge.cli.run import run
+from glm_edge.engine.engine import LlamaEngine
+from glm_edge.types import EngineConfig, Message, Request, SamplingParams
+
+SYSTEM = "You answer in verse. " * 40
+
+
+@pytest.fixture
+def model(tiny_f32: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copyfile(tiny_f32, tmp_path / "model.gguf"))
+
+
+def warm(model: Path, lines: str) -> int:
+    prompts = model.with_name("prompts.jsonl")
+    prompts.write_text(lines, "utf-8")
+    command = ["warm", "--model", str(model), "--prompts", str(prompts), "--threads", "1"]
+    return run(glm_edge, command, prog_name="glm-edge")
+
+
+def test_system_text_is_ready_for_every_conversation(model: Path, tmp_path: Path) -> None:
+    assert warm(model, json.dumps({"system": SYSTEM})) == 0
+    engine = LlamaEngine(EngineConfig(model, n_threads=1, cache_folder=tmp_path / "elsewhere"))
+    messages = (Message("system", SYSTEM), Message("user", "hello"))
+    stats = list(engine.submit(Request(messages, SamplingParams(0), 4)))[-1].stats
+    engine.close()
+    assert stats is not None
+    assert stats.prompt_tokens - stats.cached_tokens < 12
+
+
+def test_every_line_is_kept(model: Path) -> None:
+    talk = [{"role": "user", "content": SYSTEM[::-1]}]
+    assert warm(model, json.dumps({"system": SYSTEM}) + "\n\n" + json.dumps({"messages": talk})) == 0
+    assert len(list(model.with_name("model.gguf.prefixes").glob("*.prefix"))) == 2
+
+
+@pytest.mark.parametrize(
+    "line", ["nonsense", "[]", "{}", '{"messages": []}', '{"messages": [{"role": "x", "content": "y"}]}', "[" * 99999]
+)
+def test_line_that_is_no_prompt_is_named(model: Path, capsys: pytest.CaptureFixture[str], line: str) -> None:
+    assert warm(model, line) == 3
+    assert "line 1" in capsys.readouterr().err
