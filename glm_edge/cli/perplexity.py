@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import InvalidFileError, StorageError
+from ..errors import InvalidFileError, StorageError, UsageError
+
+if TYPE_CHECKING:
+    from ..engine.perplexity import Perplexity
+    from ..llama import Model
 
 
 @click.command("perplexity")
@@ -20,43 +26,51 @@ def command(file: Path, model: Path | None, n_ctx: int, threads: int | None) -> 
 
     Lower is better, and only the same text and tokenizer compare. Prints a sentence and one JSON line.
     """
-    from tqdm import tqdm
-
     from ..device import processors
-    from ..engine.perplexity import perplexity
     from ..gguf import read_gguf
-    from ..llama import Context, Model
-    from ..model_file import check_model, prefix_ids
+    from ..llama import Model
+    from ..model_file import check_model, context_length, prefix_ids
     from .model import resolve_model
 
     text = _read(file)
     path = resolve_model(model)
     header = read_gguf(path)
     check_model(header)
-    n_threads = threads or processors().best
+    if n_ctx > (limit := context_length(header)):
+        raise UsageError(f"--ctx {n_ctx}: this model's context is {limit} tokens at most")
     loaded = Model(path)
-    context = Context(
-        loaded,
-        n_ctx=n_ctx,
-        n_batch=32,
-        n_sequences=1,
-        n_outputs=32,
-        n_threads=n_threads,
-        n_threads_batch=n_threads,
+    try:
+        result = _measure(loaded, text, prefix_ids(header), n_ctx, threads or processors().best)
+    finally:
+        loaded.close()
+    click.echo(f"{file}: perplexity {result.value:.4f} +- {result.error:.4f} over {result.tokens} tokens")
+    click.echo(
+        json.dumps({"model": path.name, "perplexity": result.value, "error": result.error, "tokens": result.tokens})
     )
-    with tqdm(desc="perplexity", unit="token", disable=None, leave=False) as bar:
+
+
+def _measure(model: Model, text: str, prefix: tuple[int, ...], n_ctx: int, threads: int) -> Perplexity:
+    from tqdm import tqdm
+
+    from ..engine.perplexity import BATCH, perplexity
+    from ..llama import Context
+
+    context = Context(
+        model,
+        n_ctx=n_ctx,
+        n_batch=BATCH,
+        n_sequences=1,
+        n_outputs=BATCH,
+        n_threads=threads,
+        n_threads_batch=threads,
+    )
+    with closing(context), tqdm(desc="perplexity", unit="token", disable=None, leave=False) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        result = perplexity(loaded, context, text, prefix_ids(header), progress)
-    context.close()
-    loaded.close()
-    click.echo(f"{file}: perplexity {result.value:.4f} +- {result.error:.4f} over {result.tokens} tokens")
-    click.echo(
-        json.dumps({"model": path.name, "perplexity": result.value, "error": result.error, "tokens": result.tokens})
-    )
+        return perplexity(model, context, text, prefix, n_ctx, progress)
 
 
 def _read(file: Path) -> str:

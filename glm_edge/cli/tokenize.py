@@ -18,12 +18,15 @@ def command(model: Path) -> None:
 
     The ids are those of plain text: no control token is added and none is parsed out of the text.
     """
+    from ..engine.tokenizer import Tokenizer
     from ..gguf import read_gguf
     from ..llama import Model
     from ..model_file import check_model
 
-    check_model(read_gguf(model))
+    file = read_gguf(model)
+    check_model(file)
     vocabulary = Model(model, vocab_only=True)
+    Tokenizer(vocabulary, file)  # refuses a vocabulary that gives other ids than the converter got
     for number, line in enumerate(sys.stdin.buffer, 1):
         if line.strip():
             click.echo(json.dumps({"ids": vocabulary.tokenize(_text(line, number))}))

@@ -98,6 +98,7 @@ class LlamaEngine:
     def submit(self, request: Request) -> Generation[Chunk]:
         """Queue a request; see types.Engine."""
         messages, dropped = request.messages, 0
+        self._check_places(request.n)  # before any work, and again when the places are taken
         with self._vocabulary:
             self._check_running()
             if request.trim and request.prompt is None:
@@ -145,18 +146,21 @@ class LlamaEngine:
         reserve = min(request.max_tokens or n_ctx, n_ctx // 4)
         return trimmed(request.messages, n_ctx, reserve, lambda m: len(self._tokenizer.prompt(m).ids))
 
-    def _enter(self, answers: list[Answer]) -> None:
-        """Hand all or none over to the engine's thread."""
-        if len(answers) > self._places:
+    def _check_places(self, n: int) -> None:
+        if n > self._places:
             raise RequestError(
-                f"n: {len(answers)} answers at once are more than the {self._places} that this engine has places for",
+                f"n: {n} answers at once are more than the {self._places} that this engine has places for",
                 param="n",
                 code="invalid_value",
             )
+        if len(self._answers) + n > self._places:
+            raise OverloadedError(f"all {self._places} places are taken; try again later", retry_after=5.0)
+
+    def _enter(self, answers: list[Answer]) -> None:
+        """Hand all or none over to the engine's thread."""
         with self._lock:
             self._check_running()
-            if len(self._answers) + len(answers) > self._places:
-                raise OverloadedError(f"all {self._places} places are taken; try again later", retry_after=5.0)
+            self._check_places(len(answers))
             self._answers.update(answers)
             for answer in answers:  # under the lock, so that the thread's last look at the inbox sees them
                 self._inbox.put(answer)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import InvalidFileError
+from ..errors import EngineError, InvalidFileError
 from ..llama import Batch, Context, Model
 
-_BATCH = 32  # tokens whose logits are in memory together: 8 MiB at 65,024 candidates
+BATCH = 32  # tokens whose logits are in memory together: 8 MiB at 65,024 candidates
 _START = "[Round 1]"
 
 
@@ -36,25 +36,27 @@ def perplexity(
     context: Context,
     text: str,
     prefix: tuple[int, ...],
+    window: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Perplexity:
     """Perplexity of `text`; `prefix` are the ids that come before every window.
 
     Args:
-        context: empty, for batches of 32 tokens with as many outputs.
+        context: empty, of `window` tokens at least, for batches of BATCH tokens with as many outputs.
+        window: tokens that are predicted with each other as context, the prefix among them.
         progress: called with tokens done and tokens in all.
 
     Raises InvalidFileError for a text without tokens.
     """
-    size = context.n_ctx - len(prefix)
+    size = window - len(prefix)
     conversations = [model.tokenize(part) for part in split(text)]
     windows = [ids[i : i + size] for ids in conversations for i in range(0, len(ids), size)]
-    total = sum(len(window) for window in windows)
+    total = sum(len(part) for part in windows)
     if not total:
         raise InvalidFileError("the text is empty: nothing to predict")
     values: list[float] = []
-    for window in windows:
-        values += _log_probabilities(context, [*prefix, *window], len(prefix))
+    for part in windows:
+        values += _log_probabilities(context, [*prefix, *part], len(prefix))
         if progress is not None:
             progress(len(values), total)
     mean = -math.fsum(values) / total
@@ -73,13 +75,14 @@ def _log_probabilities(context: Context, ids: list[int], start: int) -> list[flo
     """ln p of every token of `ids` from `start` on, given those before it."""
     context.remove(0)
     values: list[float] = []
-    batch = Batch(_BATCH)
-    for first in range(0, len(ids) - 1, _BATCH):
-        part = ids[first : min(first + _BATCH, len(ids) - 1)]
+    batch = Batch(BATCH)
+    for first in range(0, len(ids) - 1, BATCH):
+        part = ids[first : min(first + BATCH, len(ids) - 1)]
         batch.clear()
         for position, token in enumerate(part, first):
             batch.add(token, position, 0, logits=True)
-        context.decode(batch)
+        if context.decode(batch) != "done":
+            raise EngineError("the context has no room for a window that was checked to fit it")
         for i in range(len(part)):
             if (target := first + i + 1) >= start:
                 logits = context.logits(i).astype(np.float64)

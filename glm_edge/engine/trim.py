@@ -8,6 +8,7 @@ again when it comes back longer, until the next step is due.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from ..types import Message
 
@@ -23,21 +24,25 @@ def trimmed(
         reserve: tokens that must stay free for the answer.
         size: tokens of the prompt for some messages.
     """
+    if size(messages) + reserve <= n_ctx:
+        return tuple(messages), 0
     system = tuple(m for m in messages if m.role == "system")
     talk = tuple(m for m in messages if m.role != "system")
     # a round begins with a user's message that does not follow another one
     starts = [i for i, m in enumerate(talk) if m.role == "user" and (i == 0 or talk[i - 1].role != "user")]
-    dropped, step = 0, n_ctx // _STEP
-    while size(system + talk[starts[dropped] :] if dropped else messages) + reserve > n_ctx:
-        if dropped == len(starts) - 1:
-            break  # the last question alone is too long: the caller's check says so
-        goal = dropped
-        while goal < len(starts) - 1 and _tokens(talk[starts[dropped] : starts[goal]], size) < step:
-            goal += 1
-        dropped = goal
-    return (system + talk[starts[dropped] :] if dropped else tuple(messages)), dropped
+    lengths = [_tokens(talk[a:b], size) for a, b in pairwise(starts)]
+    dropped = 0
+    while dropped < len(lengths):
+        step = 0
+        while dropped < len(lengths) and step < n_ctx // _STEP:
+            step += lengths[dropped]
+            dropped += 1
+        # the exact size takes another tokenizing, so it is asked for when it may be enough
+        if sum(lengths[dropped:]) <= 2 * n_ctx and size(system + talk[starts[dropped] :]) + reserve <= n_ctx:
+            break
+    return system + talk[starts[dropped] :], dropped
 
 
 def _tokens(messages: Sequence[Message], size: Callable[[Sequence[Message]], int]) -> int:
     """About how many tokens whole rounds take in a prompt."""
-    return size([*messages, Message("user", "")]) if messages else 0
+    return size([*messages, Message("user", "")])
