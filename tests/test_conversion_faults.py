@@ -173,8 +173,9 @@ def test_v5_signals_end_the_command_with_their_code(
 ) -> None:
     out.write_bytes(b"old")
     command = [sys.executable, "-c", CHILD.format(start=start), str(small_checkpoint), "--out", str(out), "--force"]
+    where = PROJECT if "run_module" in start else out.parent  # `python -m convert` is for checkouts
     with subprocess.Popen(
-        command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+        command, cwd=where, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
     ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"

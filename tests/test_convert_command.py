@@ -140,7 +140,8 @@ def test_v14_a_reader_that_leaves_changes_nothing(small_checkpoint: Path, tmp_pa
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, *start, str(small_checkpoint), "--out", str(out)]
-    done = subprocess.run(command, cwd=PROJECT, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    where = PROJECT if start[0] == "-m" else tmp_path  # `python -m convert` is for checkouts
+    done = subprocess.run(command, cwd=where, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, "")
     assert out.is_file()
