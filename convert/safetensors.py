@@ -21,7 +21,7 @@ from .files import StableFile, is_plain, parse_json, raise_all, refuse_download_
 from .shard import StoredTensor
 from .storage import MAX_DIMENSIONS, NUMPY
 
-MAX_HEADER = 4 << 20  # bytes. The format allows 100 MB; a file with every tensor of ChatGLM2-6B has 25 KB
+MAX_HEADER = 2 << 20  # bytes. The format allows 100 MB; a file with every tensor of ChatGLM2-6B has 25 KB
 # The format has more (8 bits and less, unsigned, complex), which no checkpoint of this model is made of.
 DTYPES = {
     "F64": "f64",

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import click
 
-from ..errors import InvalidFileError, RequestError
+from ..errors import InvalidFileError, RequestError, UsageError
 from ..types import Chunk, Engine, EngineConfig, Message, Request, SamplingParams, Stats
 
 _HELP = "/new starts a new conversation, /exit or Ctrl-D leaves; Ctrl-C stops an answer."
 
 
 @click.command("chat")
-@click.option("--model", type=click.Path(path_type=Path), help="The GGUF file.")
+@click.option("--model", type=click.Path(path_type=Path), help="The GGUF file.  [default: the demo model]")
 @click.option("--prompt", help="Print the answer to this and exit; - reads it from stdin.")
 @click.option("--system", help="Instructions in front of the first question.")
 @click.option("--temperature", type=click.FloatRange(0, 2), default=0.8, show_default=True, help="0 is greedy.")
@@ -57,6 +57,8 @@ def command(
 
     if prompt == "-" or (prompt is None and not is_terminal(sys.stdin)):
         prompt = _read_stdin()
+    if prompt is not None and not prompt.strip():
+        raise UsageError("the prompt is empty: nothing to answer")
     config = EngineConfig(resolve_model(model), n_ctx=n_ctx, n_threads=threads, cache_folder=cache_folder(cache))
     engine = load_engine(config)
     try:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import TextIO
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TextIO, TypeVar
 
 import click
 from tqdm import tqdm
@@ -14,6 +17,8 @@ from ..llama import versions
 from ..profile import load_profile, profile_path, tuned
 from ..types import EngineConfig
 from .demo import DEMO_ID, banner
+
+T = TypeVar("T")
 
 
 def profile_key() -> dict[str, object]:
@@ -33,16 +38,35 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 def load_engine(config: EngineConfig) -> LlamaEngine:
     """Load the model of `config`; see LlamaEngine for what it raises."""
-    shown = is_terminal(sys.stderr)
-    with tqdm(total=100, desc="loading", unit="%", disable=not shown, leave=False, delay=0.5) as bar:
-
-        def progress(done: float) -> bool:
-            bar.update(int(done * 100) - bar.n)
-            return True
-
-        engine = LlamaEngine(with_profile(config), progress)
+    engine = interruptible(lambda progress: LlamaEngine(with_profile(config), progress))
     if engine.plan.slow:
         click.echo(f"warning: {engine.plan.warning}", err=True)
     if engine.info.id == DEMO_ID:
         click.echo(banner(engine.info.n_params), err=True)
     return engine
+
+
+def interruptible(load: Callable[[Callable[[float], bool]], T]) -> T:
+    """Call `load` with a function that it reports to, showing how far it is, in a thread of its own.
+
+    A signal's exception that is raised between two of llama.cpp's own steps would be lost in its callbacks. Here the
+    thread that gets signals only waits; when it is interrupted the load is told to stop, and is waited for.
+    """
+    stopped = threading.Event()
+    with (
+        tqdm(total=100, desc="loading", unit="%", disable=not is_terminal(sys.stderr), leave=False, delay=0.5) as bar,
+        ThreadPoolExecutor(1) as pool,
+    ):
+
+        def progress(done: float) -> bool:
+            bar.update(int(done * 100) - bar.n)
+            return not stopped.is_set()
+
+        try:
+            loading = pool.submit(load, progress)
+            while not wait([loading], timeout=0.2).done:
+                pass
+        except BaseException:
+            stopped.set()
+            raise
+        return loading.result()

@@ -30,6 +30,7 @@ def command(file: Path, model: Path | None, n_ctx: int, threads: int | None) -> 
     from ..gguf import read_gguf
     from ..llama import Model
     from ..model_file import check_model, context_length, prefix_ids
+    from .load import interruptible
     from .model import resolve_model
 
     text = _read(file)
@@ -38,7 +39,7 @@ def command(file: Path, model: Path | None, n_ctx: int, threads: int | None) -> 
     check_model(header)
     if n_ctx > (limit := context_length(header)):
         raise UsageError(f"--ctx {n_ctx}: this model's context is {limit} tokens at most")
-    loaded = Model(path)
+    loaded = interruptible(lambda progress: Model(path, progress=progress))
     try:
         result = _measure(loaded, text, prefix_ids(header), n_ctx, threads or processors().best)
     finally:

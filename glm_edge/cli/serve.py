@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command("serve")
-@click.option("--model", type=click.Path(path_type=Path), help="The GGUF file.")
+@click.option("--model", type=click.Path(path_type=Path), help="The GGUF file.  [default: the demo model]")
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address to listen on; beyond loopback needs a key."
 )

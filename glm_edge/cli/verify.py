@@ -58,7 +58,7 @@ def command(file: Path) -> None:
         f"{file}: as it was written: {head.size / 1e9:.3f} GB, {len(head.tensors)} tensors,"
         f" {len(golden_texts(head))} golden texts; {recipe}, by GLM Edge {version}"
     )
-    click.echo(json.dumps({"file": file.name, "bytes": head.size, "sha256": str(head.metadata[HASHES])[:HEX]}))
+    click.echo(json.dumps({"file": file.name, "bytes": head.size, "head_sha256": str(head.metadata[HASHES])[:HEX]}))
 
 
 def verify(path: Path, progress: Callable[[int, int], None] | None = None) -> GgufFile:

@@ -1,0 +1,57 @@
+"""Ctrl-C and SIGTERM while a model loads: noticed at any moment, with the signal's exit code and no traceback."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from glm_edge.cli.load import interruptible
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are another thing on Windows")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["int", "term"])
+def test_signal_while_loading_ends_the_command(tiny_f32: Path, number: signal.Signals, code: int) -> None:
+    for delay in (0.0, 0.02, 0.05):
+        command = [
+            sys.executable,
+            "-m",
+            "glm_edge",
+            "chat",
+            "--model",
+            str(tiny_f32),
+            "--prompt",
+            "a",
+            "--threads",
+            "1",
+        ]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+            maps = Path(f"/proc/{child.pid}/maps")
+            deadline = time.monotonic() + 60
+            while maps.exists() and "libllama" not in maps.read_text("utf-8") and time.monotonic() < deadline:
+                time.sleep(0.005)
+            time.sleep(delay)
+            child.send_signal(number)
+            _, err = child.communicate(timeout=60)
+        assert child.returncode == code, err
+        assert "Traceback" not in err
+
+
+def test_an_interrupted_load_is_told_to_stop_and_waited_for() -> None:
+    seen: list[bool] = []
+
+    def load(progress: object) -> None:
+        assert callable(progress)
+        time.sleep(0.2)  # the thread that waits has begun to
+        signal.raise_signal(signal.SIGINT)
+        deadline = time.monotonic() + 10
+        while progress(0.5) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        seen.append(progress(0.6))
+
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(load)
+    assert seen == [False]
