@@ -8,11 +8,22 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from .errors import GlmEdgeError
 
 C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a request is that has no text yet."""
+
+    place: int = 0  # in the queue: 1 is the next; 0 once the engine works on it
+    wait_s: float | None = None  # until then, by the speed measured so far; None while none has been
+    done: int = 0  # tokens of the prompt that are computed, or were before
+    total: int = 0  # tokens of the prompt
 
 
 class Generation(Generic[C]):
@@ -24,10 +35,16 @@ class Generation(Generic[C]):
 
     Args:
         on_cancel: called in the thread that cancels, after `cancelled` is true; must not block.
+        progress: asked for how far it is, in any thread, before the first chunk; must not block.
     """
 
-    def __init__(self, on_cancel: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        on_cancel: Callable[[], None] | None = None,
+        progress: Callable[[], Progress | None] | None = None,
+    ) -> None:
         self._on_cancel = on_cancel
+        self._progress = progress
         self._queue: queue.SimpleQueue[C | GlmEdgeError | None] = queue.SimpleQueue()
         self._cancelled = threading.Event()
         self._started = threading.Event()
@@ -71,6 +88,11 @@ class Generation(Generic[C]):
     def started(self) -> bool:
         """Whether the engine works on the request; until then it waits in the queue, and ending it loses nothing."""
         return self._started.is_set()
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far it is, as of now; None where nobody can tell."""
+        return None if self._progress is None else self._progress()
 
     def put(self, chunk: C) -> None:
         self._started.set()
