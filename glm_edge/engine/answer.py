@@ -65,6 +65,7 @@ class Answer:
         self._drafted = self._held = 0
         self._submitted = time.monotonic()
         self._started: float | None = None  # when its first token was put into a batch
+        self._reading = (0, 0, 0.0)  # of the batch being computed: tokens before it, tokens in it, when it began
         self._first: float | None = None  # when the first token of the answer was drawn
         self._last = 0.0
 
@@ -106,11 +107,24 @@ class Answer:
         if self._lookup is not None:
             self._lookup.verified(drafted, held)
 
-    def start(self) -> None:
-        """Its first tokens go into a batch now."""
+    @property
+    def started(self) -> bool:
+        """Whether any of its tokens was put into a batch."""
+        return self._started is not None
+
+    def start(self, n: int) -> None:
+        """Its next `n` tokens go into a batch now."""
+        if n > 1:
+            self._reading = (self.n_past, n, time.monotonic())
         if self._started is None:
             self._started = time.monotonic()
             self._generation.start()
+
+    def read(self, token_s: float) -> int:
+        """Tokens computed by now; those of a batch that is being computed by the clock, at `token_s` seconds each."""
+        before, n, began = self._reading
+        of_batch = int((time.monotonic() - began) / token_s) if token_s else 0
+        return max(self.n_past, before + min(n - 1, of_batch))
 
     def accept(self, token: int) -> None:
         """Take the next token; give the reader what it adds, and the end when this is the end."""
@@ -142,7 +156,7 @@ class Answer:
         self._on_end(self)
         if self._text.stopped:  # the tokens of a stop string are no part of the answer
             self._logprobs.clear()
-        self._generation.put(Chunk(rest, self.task.index, reason, self._stats(), self._take_logprobs()))
+        self._generation.put(Chunk(rest, self.task.index, reason, self.so_far(), self._take_logprobs()))
         if all(answer.finished for answer in self._siblings):
             self._generation.finish()
 
@@ -157,7 +171,8 @@ class Answer:
         self._logprobs.clear()
         return taken
 
-    def _stats(self) -> Stats:
+    def so_far(self) -> Stats:
+        """Counts and times until now."""
         now = time.monotonic()
         started = self._started if self._started is not None else now
         first = self._first if self._first is not None else now

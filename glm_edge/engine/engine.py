@@ -13,13 +13,14 @@ from collections.abc import Callable
 
 from ..device import memory_available, processors
 from ..errors import ContextLengthError, EngineClosedError, EngineError, GlmEdgeError, OverloadedError, RequestError
-from ..generation import Generation
+from ..generation import Generation, Progress
 from ..gguf import read_gguf
 from ..gguf_values import GgufFile
 from ..llama import Batch, Context, Model, versions
 from ..model_file import check_model, fingerprint, model_id
 from ..types import Chunk, EngineConfig, Message, ModelInfo, Request
 from .answer import Answer, Task
+from .forecast import Forecast
 from .lookup import MAX_DRAFT
 from .plan import plan_memory, weights_of
 from .sampler import samplers
@@ -27,6 +28,8 @@ from .scheduler import Scheduler, sequences
 from .store import Store
 from .tokenizer import Tokenizer
 from .trim import trimmed
+
+_RETRY_S = 5.0  # until another try, while nothing is known of the speed
 
 
 class LlamaEngine:
@@ -60,7 +63,8 @@ class LlamaEngine:
         self._places = config.slots + config.queue
         self._vocabulary = threading.Lock()  # tokenizing; the model is freed under it
         self._lock = threading.Lock()  # guards _answers and _ended
-        self._answers: set[Answer] = set()  # submitted and not yet ended
+        self._answers: dict[Answer, None] = {}  # submitted and not yet ended, in the order they came
+        self._forecast = Forecast(config.slots)
         self._ended: GlmEdgeError | None = None  # why no more requests are taken
         self._inbox: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()  # None only wakes the thread
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -108,8 +112,8 @@ class LlamaEngine:
             drawing = samplers(request, prompt.ids, self._model)
         room = self._room(request, len(prompt.ids))
         limit = room if request.max_tokens is None else min(request.max_tokens, room)
-        generation: Generation[Chunk] = Generation(on_cancel=self._on_cancel)
         answers: list[Answer] = []
+        generation: Generation[Chunk] = Generation(self._on_cancel, lambda: self._progress(answers[0]))
         for index, sampler in enumerate(drawing):
             task = Task(request, prompt, limit, dropped, index)
             answers.append(Answer(task, sampler, self._model, generation, answers, self._on_end))
@@ -154,16 +158,23 @@ class LlamaEngine:
                 code="invalid_value",
             )
         if len(self._answers) + n > self._places:
-            raise OverloadedError(f"all {self._places} places are taken; try again later", retry_after=5.0)
+            wait = self._forecast.next_ends(list(self._answers), len(self._answers) + n - self._places)
+            raise OverloadedError(
+                f"all {self._places} places are taken; try again later", retry_after=_RETRY_S if wait is None else wait
+            )
 
     def _enter(self, answers: list[Answer]) -> None:
         """Hand all or none over to the engine's thread."""
         with self._lock:
             self._check_running()
             self._check_places(len(answers))
-            self._answers.update(answers)
+            self._answers.update(dict.fromkeys(answers))
             for answer in answers:  # under the lock, so that the thread's last look at the inbox sees them
                 self._inbox.put(answer)
+
+    def _progress(self, answer: Answer) -> Progress:
+        """In any thread; the list of a dict is made in one go."""
+        return self._forecast.progress(answer, list(self._answers))
 
     def flush(self) -> None:
         """Wait until what was computed is on disk, where there is a cache folder."""
@@ -213,8 +224,10 @@ class LlamaEngine:
     def _on_end(self, answer: Answer) -> None:
         """In the engine's thread, before the reader is told: what was said is known when the next round comes."""
         self._tokenizer.remember(answer.task.prompt, answer.tokens, answer.shown)
+        if not answer.cancelled:
+            self._forecast.ended(answer.so_far())
         with self._lock:
-            self._answers.discard(answer)
+            self._answers.pop(answer, None)
 
     def _take_new(self, *, wait: bool = True) -> None:
         """Hand over what was submitted; wait for it when there is nothing else to do."""

@@ -194,7 +194,7 @@ class Scheduler:
 
     def _put(self, answer: Answer, n: int, draft: list[int] | None = None) -> _Share:
         """Add the answer's next `n` tokens, and a draft of those after them."""
-        answer.start()
+        answer.start(n)
         draft = draft or []
         tokens = [*answer.tokens[answer.n_past : answer.n_past + n], *draft]
         last = len(answer.tokens) - 1
