@@ -95,7 +95,11 @@ class RepeatedCrashError(EngineError):
 
 
 class LoadingError(EngineError):
-    """The model is still being loaded; the same request can be served a little later."""
+    """The model is still being loaded; the same request can be served in about `retry_after` seconds."""
+
+    def __init__(self, message: str, *, retry_after: float = 5.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class EngineClosedError(EngineError):

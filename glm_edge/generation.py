@@ -49,6 +49,8 @@ class Generation(Generic[C]):
         self._cancelled = threading.Event()
         self._started = threading.Event()
         self._ended = False  # the reader has taken the end
+        self._lock = threading.Lock()  # guards _sink, and the order of what goes into it
+        self._sink: Callable[[C | GlmEdgeError | None], None] | None = None
 
     def get(self, timeout: float | None = None) -> C | None:
         """The next chunk; None after the last one.
@@ -94,12 +96,29 @@ class Generation(Generic[C]):
         """How far it is, as of now; None where nobody can tell."""
         return None if self._progress is None else self._progress()
 
+    def forward(self, sink: Callable[[C | GlmEdgeError | None], None]) -> None:
+        """Instead of being read: call `sink` with each chunk and with the end, None or an error.
+
+        In order and one at a time: in this thread with what there is already, then in the engine's. Call it once.
+        """
+        with self._lock:
+            while not self._queue.empty():
+                sink(self._queue.get())
+            self._sink = sink
+
     def put(self, chunk: C) -> None:
         self._started.set()
-        self._queue.put(chunk)
+        self._give(chunk)
 
     def finish(self) -> None:
-        self._queue.put(None)
+        self._give(None)
 
     def fail(self, error: GlmEdgeError) -> None:
-        self._queue.put(error)
+        self._give(error)
+
+    def _give(self, item: C | GlmEdgeError | None) -> None:
+        with self._lock:
+            if self._sink is None:
+                self._queue.put(item)
+            else:
+                self._sink(item)

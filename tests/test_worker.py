@@ -34,7 +34,7 @@ from glm_edge.errors import (
 from glm_edge.generation import Generation
 from glm_edge.types import Chunk, Engine, EngineConfig, Message, Request, SamplingParams
 from glm_edge.worker import Worker
-from glm_edge.worker.worker import Suspects
+from glm_edge.worker.suspects import Suspects
 
 posix = pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
 

@@ -1,8 +1,9 @@
 """The child's side: makes the engine, answers the parent's messages, and never outlives the parent.
 
-The main thread reads messages, so that the end of the pipe is noticed whatever the engine does; another loads, each
-request has one that passes its chunks on, and one beats. Terminal signals are the parent's business: Ctrl-C and a
-service manager's SIGTERM reach the whole group, and running answers are to end in order.
+The main thread only reads messages, so that the end of the pipe is noticed whatever the engine does. Each call has a
+thread of its own until it is answered; chunks are written by the engine's thread, as they are made; another one beats.
+Terminal signals are the parent's business: Ctrl-C and a service manager's SIGTERM reach the whole group, and running
+answers are to end in order.
 """
 
 from __future__ import annotations
@@ -13,33 +14,15 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
-from typing import TypeVar
+from functools import partial
+from typing import Any
 
 from ..errors import EngineError, GlmEdgeError, LoadingError, UnsupportedModelError
 from ..generation import Generation
 from ..types import Chunk, Engine
-from .messages import (
-    Beat,
-    Cancel,
-    Close,
-    Ended,
-    Load,
-    Loaded,
-    NotLoaded,
-    Piece,
-    Pipes,
-    Raised,
-    Returned,
-    Started,
-    Submit,
-    Tokenize,
-)
-
-_Result = TypeVar("_Result")
+from .messages import Beat, Call, Cancel, Close, Item, Pipes, Reply
 
 BEAT_S = 0.5
-_FLUSH_S = 5.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -67,86 +50,71 @@ class _Child:
     def __init__(self, pipes: Pipes) -> None:
         self._pipes = pipes
         self._engine: Engine | None = None
+        self._closing = False
         self._answers: dict[int, Generation[Chunk]] = {}
-        self._waiting: dict[int, Generation[Chunk]] = {}  # those of which the parent does not know that they started
+        self._waiting: dict[int, Generation[Chunk]] = {}  # those of them without a chunk
 
     def run(self) -> None:
         _thread(self._beat)
         for message in self._pipes:
-            if isinstance(message, Load):
-                _thread(self._load, message.load)
-            elif isinstance(message, Submit):
-                _thread(self._submit, message)
-            elif isinstance(message, Tokenize):
-                _thread(self._tokenize, message)
+            if isinstance(message, Call):
+                _thread(self._load if message.do == "load" else self._answer, message)
             elif isinstance(message, Cancel):
                 self._cancel(message.id)
             elif isinstance(message, Close):
                 break
         else:
             os._exit(0)  # the parent is gone
+        self._closing = True
         if self._engine is not None:
             self._engine.close()
-        self._leave(0)
+        _leave(0)
 
-    def _leave(self, code: int) -> None:
-        """Native threads may still run, and there is nothing to take apart: what is to be kept has been written."""
-        self._pipes.flush(_FLUSH_S)
-        sys.stderr.flush()
-        os._exit(code)
-
-    def _load(self, load: Callable[[], Engine]) -> None:
+    def _load(self, call: Call) -> None:
         try:
-            engine = load()
+            self._engine = call.argument()
+            reply = Reply(call.id, self._engine.info)
         except GlmEdgeError as error:
-            self._pipes.send(NotLoaded(error))
-            self._leave(0)
+            reply = Reply(call.id, None, error)
         except ImportError as error:
-            self._pipes.send(NotLoaded(UnsupportedModelError(_missing(error))))
-            self._leave(0)
+            reply = Reply(call.id, None, UnsupportedModelError(_missing(error)))
         except BaseException as bug:  # the parent must not wait for ever
             traceback.print_exc()
-            self._pipes.send(NotLoaded(EngineError(f"the engine could not be loaded: {type(bug).__name__}: {bug}")))
-            self._leave(1)
-        else:
-            self._engine = engine
-            self._pipes.send(Loaded(engine.info))
+            message = f"the engine could not be loaded: {type(bug).__name__}: {bug}"
+            reply = Reply(call.id, None, EngineError(message))
+        self._pipes.send(reply)
+        if reply.error is not None:
+            _leave(1)
 
-    def _submit(self, message: Submit) -> None:
-        """In a thread of its own: the request's checks, then its chunks until the end."""
-        generation = self._call(message.id, lambda engine: engine.submit(message.request))
-        if generation is None:
-            return
-        self._answers[message.id] = self._waiting[message.id] = generation
-        self._pipes.send(Returned(message.id, None))
-        error: GlmEdgeError | None = None
-        try:
-            for chunk in generation:
-                self._pipes.send(Piece(message.id, chunk))
-        except GlmEdgeError as failed:
-            error = failed
-        self._waiting.pop(message.id, None)
-        del self._answers[message.id]
-        self._pipes.send(Ended(message.id, error))
-
-    def _tokenize(self, message: Tokenize) -> None:
-        ids = self._call(message.id, lambda engine: engine.tokenize(message.text))
-        if ids is not None:
-            self._pipes.send(Returned(message.id, ids))
-
-    def _call(self, id: int, do: Callable[[Engine], _Result]) -> _Result | None:
-        """What the engine gave; None where it raised, and the parent has been told."""
+    def _answer(self, call: Call) -> None:
+        generation: Generation[Chunk] | None = None
         try:
             if self._engine is None:
                 raise LoadingError("the model is still being loaded")
-            return do(self._engine)
+            if call.do == "tokenize":
+                reply = Reply(call.id, self._engine.tokenize(call.argument))
+            else:
+                generation = self._engine.submit(call.argument)
+                reply = Reply(call.id, generation.progress)
         except GlmEdgeError as error:
-            self._pipes.send(Raised(id, error))
+            reply = Reply(call.id, None, error)
         except BaseException as bug:  # the caller must not wait for ever; its text may quote what a client wrote
             frames = traceback.extract_tb(bug.__traceback__)[-3:]
             place = " < ".join(f"{os.path.basename(f.filename)}:{f.lineno}" for f in frames[::-1])
-            self._pipes.send(Raised(id, EngineError(f"the engine failed: {type(bug).__name__} at {place}")))
-        return None
+            reply = Reply(call.id, None, EngineError(f"the engine failed: {type(bug).__name__} at {place}"))
+        if generation is None:
+            self._pipes.send(reply)
+            return
+        self._answers[call.id] = self._waiting[call.id] = generation
+        self._pipes.send(reply)
+        generation.forward(partial(self._pass_on, call.id))
+
+    def _pass_on(self, id: int, item: Chunk | GlmEdgeError | None) -> None:
+        """In the engine's thread: from here to the parent there is no other."""
+        self._waiting.pop(id, None)
+        if not isinstance(item, Chunk):
+            self._answers.pop(id, None)
+        self._pipes.send(Item(id, item))
 
     def _cancel(self, id: int) -> None:
         generation = self._answers.get(id)
@@ -155,15 +123,21 @@ class _Child:
 
     def _beat(self) -> None:
         pause = threading.Event()
+        failed = False
         while not pause.wait(BEAT_S):
-            for id, generation in list(self._waiting.items()):
-                if generation.started:
-                    self._waiting.pop(id, None)
-                    self._pipes.send(Started(id))
+            waiting = [(id, one.started, one.progress) for id, one in list(self._waiting.items())]
             engine = self._engine
-            self._pipes.send(Beat(0 if engine is None else engine.steps))
-            if engine is not None and not engine.ready:  # it failed in a way that it cannot go on from
-                self._leave(1)
+            self._pipes.send(Beat(0 if engine is None else engine.steps, tuple(waiting)))
+            if failed and not self._closing:
+                _leave(1)
+            # one that cannot go on has until the next beat to say so to those who wait
+            failed = engine is not None and not engine.ready
+
+
+def _leave(code: int) -> None:
+    """Native threads may still run, and there is nothing to take apart: what is to be kept has been written."""
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _missing(error: ImportError) -> str:
@@ -172,5 +146,5 @@ def _missing(error: ImportError) -> str:
     return f"a library is missing or broken ({error}); install glm-edge again"
 
 
-def _thread(do: Callable[..., None], *arguments: object) -> None:
-    threading.Thread(target=do, args=arguments, daemon=True).start()
+def _thread(do: Any, argument: object = None) -> None:
+    threading.Thread(target=do, args=() if argument is None else (argument,), daemon=True).start()

@@ -1,46 +1,31 @@
 """What parent and child say to each other, and the pipes they say it through.
 
-Pickles, because both ends are one program, version and user, and nobody else can write to the pipes: the child has no
-right that the parent lacks, so it could gain nothing through them. A pickle knows its own end; no lengths are needed.
+Values of `types.py` travel as they are. Pickles, because both ends are one program, version and user, and nobody else
+can write to the pipes: the child has no right that the parent lacks, so it could gain nothing through them. A pickle
+knows its own end; no lengths are needed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import pickle
-import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from ..errors import GlmEdgeError
-from ..types import Chunk, Engine, ModelInfo, Request
-
-_END = b""  # to the writer: nothing comes after
-
-
-@dataclass(frozen=True)
-class Load:
-    """Parent, first of all: how to make the engine; pickled by its name."""
-
-    load: Callable[[], Engine]
+from ..generation import Progress
+from ..types import Chunk
 
 
 @dataclass(frozen=True)
-class Submit:
-    """Parent: answered with Returned (of None) or Raised, and after Returned with Pieces and one Ended."""
+class Call:
+    """Parent: answered with one Reply; after that of a submit come Items. The first call of all is the load."""
 
     id: int
-    request: Request
-
-
-@dataclass(frozen=True)
-class Tokenize:
-    """Parent: answered with Returned or Raised."""
-
-    id: int
-    text: str
+    do: Literal["load", "submit", "tokenize"]
+    argument: Any  # a function that makes the engine, pickled by its name; a Request; a text
 
 
 @dataclass(frozen=True)
@@ -56,78 +41,45 @@ class Close:
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """Child: the engine takes requests."""
-
-    info: ModelInfo
-
-
-@dataclass(frozen=True)
-class NotLoaded:
-    """Child: and it leaves."""
-
-    error: GlmEdgeError
-
-
-@dataclass(frozen=True)
-class Returned:
-    """Child."""
+class Reply:
+    """Child: what a call gave (ModelInfo, None, ids) or raised. One that could not load leaves."""
 
     id: int
     value: Any
+    error: GlmEdgeError | None = None
 
 
 @dataclass(frozen=True)
-class Raised:
-    """Child."""
+class Item:
+    """Child: a chunk, or the end of the answer: None or an error."""
 
     id: int
-    error: GlmEdgeError
-
-
-@dataclass(frozen=True)
-class Started:
-    """Child: the request has left the engine's queue."""
-
-    id: int
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Child."""
-
-    id: int
-    chunk: Chunk
-
-
-@dataclass(frozen=True)
-class Ended:
-    """Child: the answer is over."""
-
-    id: int
-    error: GlmEdgeError | None
+    item: Chunk | GlmEdgeError | None
 
 
 @dataclass(frozen=True)
 class Beat:
-    """Child, twice a second: it lives; `steps` grows while the engine works."""
+    """Child, twice a second: it lives. `steps` grows while the engine works."""
 
     steps: int
+    # of each answer without a chunk: id, whether it has left the queue, how far it is
+    waiting: tuple[tuple[int, bool, Progress | None], ...] = ()
 
 
 class Pipes:
-    """One end: `send` from any thread, iterate in one."""
+    """One end: send from any thread, iterate in one."""
 
     def __init__(self, incoming: BinaryIO, outgoing: BinaryIO) -> None:
         self._incoming = incoming
         self._outgoing = outgoing
-        self._queue: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._writer = threading.Thread(target=self._write, name="pipe", daemon=True)
-        self._writer.start()
+        self._lock = threading.Lock()  # one message after the other
 
     def send(self, message: object) -> None:
-        """Returns at once; lost when the other end is gone, which its reader learns from the end of messages."""
-        self._queue.put(pickle.dumps(message, protocol=5))
+        """Waits while the pipe is full; lost when the other end is gone, which its reader learns in its own way."""
+        data = pickle.dumps(message, protocol=5)
+        with self._lock, contextlib.suppress(OSError, ValueError):  # ValueError: closed
+            self._outgoing.write(data)
+            self._outgoing.flush()
 
     def __iter__(self) -> Iterator[Any]:
         """Messages until the other end closes or dies."""
@@ -138,28 +90,8 @@ class Pipes:
                 return
             yield message
 
-    def flush(self, seconds: float) -> None:
-        """Write what was sent so far, as far as the other end takes it in time; nothing can be sent afterwards."""
-        self._queue.put(_END)
-        self._writer.join(seconds)
-
     def close(self) -> None:
-        """After the end of messages."""
-        self.flush(1.0)
+        """After the end of messages, when nobody sends any more."""
         for file in (self._incoming, self._outgoing):
             with contextlib.suppress(OSError):  # what could not be written cannot be flushed either
                 file.close()
-
-    def _write(self) -> None:
-        """All that has gathered goes at once, so that a writer that is behind catches up."""
-        end = False
-        while not end:
-            batch = [self._queue.get()]
-            while not self._queue.empty():
-                batch.append(self._queue.get())
-            end = _END in batch
-            try:
-                self._outgoing.write(b"".join(batch))
-                self._outgoing.flush()
-            except (OSError, ValueError):  # ValueError: closed
-                return

@@ -5,6 +5,7 @@ Starting the next one, and what becomes of the requests, is `worker.py`'s.
 
 from __future__ import annotations
 
+import queue
 import signal
 import subprocess
 import sys
@@ -13,8 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..errors import EngineError, GlmEdgeError, OutOfMemoryError, UnsupportedModelError
-from ..types import Engine
-from .messages import Beat, Ended, Load, Loaded, Piece, Pipes
+from .messages import Beat, Item, Pipes, Reply
 
 _EXIT_S = 5.0  # a process that has closed its end of the pipe is gone in milliseconds
 
@@ -29,37 +29,39 @@ _HINTS = {
 
 
 class Process:
-    """Started at once; iterate to get what it says, beats left out, until it is dead.
+    """Started at once; iterate to get what it says until it is dead.
 
     Must be made in a thread that lives as long as the child shall: Linux ends the child with the thread.
 
     Args:
-        load: makes the engine in the child; pickled by its name.
         patience: seconds without a sign of life, or without progress while `busy`, after which it is killed.
     """
 
-    def __init__(self, load: Callable[[], Engine], patience: float, busy: Callable[[], bool]) -> None:
+    def __init__(self, patience: float, busy: Callable[[], bool]) -> None:
         # sys.path is handed over: the child finds what we find, and nothing in the current folder
         code = f"import sys; sys.path[:] = {sys.path!r}; from glm_edge.worker.child import main; main()"
         self._popen = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         if self._popen.stdin is None or self._popen.stdout is None:
             raise EngineError("no pipes to the engine's process")
         self._pipes = Pipes(self._popen.stdout, self._popen.stdin)  # type: ignore[arg-type]
+        self._outbox: queue.SimpleQueue[object | None] = queue.SimpleQueue()  # None is the end
         self._patience = patience
         self._busy = busy
         self._heard = self._progress = 0  # messages; and those of them that show that the engine works
         self._verdict = ""  # why we killed it
         self._over = threading.Event()
         self.steps = 0
-        self.send(Load(load))
-        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        self._writer = threading.Thread(target=self._write, name="worker outbox", daemon=True)
+        self._writer.start()
+        threading.Thread(target=self._watch, name="worker watchdog", daemon=True).start()
 
     @property
     def pid(self) -> int:
         return self._popen.pid
 
     def send(self, message: object) -> None:
-        self._pipes.send(message)
+        """Returns at once, even when the child does not read; lost when it is dead."""
+        self._outbox.put(message)
 
     def __iter__(self) -> Iterator[Any]:
         for message in self._pipes:
@@ -67,8 +69,8 @@ class Process:
             if isinstance(message, Beat):
                 self._progress += message.steps != self.steps
                 self.steps = message.steps
-                continue
-            self._progress += isinstance(message, Loaded | Piece | Ended)
+            else:
+                self._progress += isinstance(message, Item | Reply)
             yield message
 
     def kill(self) -> None:
@@ -82,8 +84,14 @@ class Process:
         except subprocess.TimeoutExpired:
             self.kill()
             code = self._popen.wait()
+        self._outbox.put(None)
+        self._writer.join()  # a pipe that nobody can read any more refuses what is written
         self._pipes.close()
         return Death(code, self._verdict)
+
+    def _write(self) -> None:
+        while (message := self._outbox.get()) is not None:
+            self._pipes.send(message)
 
     def _watch(self) -> None:
         """Counts its own ticks, not the clock: when all the machine is stopped or asleep, the child is not to blame."""

@@ -20,30 +20,31 @@ from ..errors import (
     EngineClosedError,
     EngineError,
     GlmEdgeError,
+    IntegrityError,
+    InvalidFileError,
     LoadingError,
-    OverloadedError,
-    RepeatedCrashError,
 )
-from ..generation import Generation
+from ..generation import Generation, Progress
 from ..types import Chunk, Engine, ModelInfo, Request
-from .messages import Cancel, Close, Ended, Loaded, NotLoaded, Piece, Raised, Returned, Started, Submit, Tokenize
+from .messages import Beat, Call, Cancel, Close, Item, Reply
 from .process import Process
+from .suspects import Suspects
 
 PATIENCE_S = 60.0  # one node of a batch's graph takes at most seconds on the slowest devices
 _CLOSE_S = 5.0
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 30.0  # between two attempts to start it
-_MOST_DEATHS = 3  # of the engine while it answered the same prompt
-_REMEMBERED_S = 600.0  # a prompt may have been there by chance
+_LOAD = -1  # the id of the call that loads; those of requests are counted from 0
 
 _log = logging.getLogger("glm_edge.worker")
 
 
 @dataclass
-class _Call:
-    """What a thread waits for: that the request was taken, or what a call gives."""
+class _Open:
+    """A call that the child has not answered, or whose answer is still being written."""
 
-    done: Future[Any] = field(default_factory=Future)
+    done: Future[Any] = field(default_factory=Future)  # that the request was taken, or what a call gives
     generation: Generation[Chunk] | None = None
+    progress: Progress | None = None
     prompt: bytes = b""  # a hash
 
 
@@ -52,19 +53,29 @@ class Worker:
 
     Args:
         load: makes the engine in the child. Must be importable there: a function of a module, or a partial of one.
+        reload: the same for every child after the first; `load` without it.
         patience: seconds without progress, while there are requests, after which the engine counts as hung.
 
     Returns when the model is loaded. Raises what `load` raises, or an error that says how the child died.
     """
 
-    def __init__(self, load: Callable[[], Engine], *, patience: float = PATIENCE_S) -> None:
+    def __init__(
+        self,
+        load: Callable[[], Engine],
+        reload: Callable[[], Engine] | None = None,
+        *,
+        patience: float = PATIENCE_S,
+    ) -> None:
         self._load = load
+        self._reload = reload or load
         self._patience = patience
-        self._lock = threading.Lock()  # guards _calls, _process and _ready
-        self._calls: dict[int, _Call] = {}
+        self._lock = threading.Lock()  # guards _open, _process and _ready; held for moments only
+        self._open: dict[int, _Open] = {}
         self._process: Process | None = None
         self._ready = False
         self._served = False  # something, since it was last started
+        self._began = 0.0  # when it was last started, or will be
+        self._load_s = 0.0  # how long the last load took
         self._ids = itertools.count()
         self._closed = threading.Event()
         self._suspects = Suspects()
@@ -99,14 +110,14 @@ class Worker:
         id = next(self._ids)
         prompt = hashlib.sha256(repr((request.messages, request.prompt)).encode("utf-8", "surrogatepass")).digest()
         self._suspects.check(prompt)
-        generation: Generation[Chunk] = Generation(on_cancel=lambda: self._cancel(id))
-        self._call(id, _Call(generation=generation, prompt=prompt), Submit(id, request))
+        opened = _Open(prompt=prompt)
+        generation = opened.generation = Generation(lambda: self._cancel(id), lambda: opened.progress)
+        self._call(Call(id, "submit", request), opened)
         return generation
 
     def tokenize(self, text: str) -> list[int]:
         """See types.Engine."""
-        id = next(self._ids)
-        ids: list[int] = self._call(id, _Call(), Tokenize(id, text))
+        ids: list[int] = self._call(Call(next(self._ids), "tokenize", text), _Open())
         return ids
 
     def close(self) -> None:
@@ -121,64 +132,87 @@ class Worker:
             process.kill()
             self._supervisor.join()
 
-    def _call(self, id: int, call: _Call, message: object) -> Any:
+    def _call(self, call: Call, opened: _Open) -> Any:
         with self._lock:
             if self._closed.is_set():
                 raise EngineClosedError("the engine is shutting down")
             if self._process is None or not self._ready:
-                raise LoadingError("the engine is being restarted; try again in a few seconds")
-            self._process.send(message)  # the answer is read only after the lock is free
-            self._calls[id] = call
-        return call.done.result()
+                raise LoadingError("the engine is being restarted; try again later", retry_after=self._back_in())
+            self._process.send(call)  # the answer is read only after the lock is free
+            self._open[call.id] = opened
+        return opened.done.result()
+
+    def _back_in(self) -> float:
+        """Seconds until it is loaded again, if that takes as long as the last time."""
+        return max(1.0, self._began + self._load_s - time.monotonic())
 
     def _cancel(self, id: int) -> None:
         with self._lock:
-            if id in self._calls and self._process is not None:
+            if id in self._open and self._process is not None:
                 self._process.send(Cancel(id))
 
     def _supervise(self) -> None:
         """In a thread of its own: one child after the other, until closed or not even the first can be loaded."""
+        try:
+            self._restart_until_closed()
+        except BaseException as bug:  # nobody must wait for ever for what no thread will say
+            self._lose_all(f"its supervisor failed: {type(bug).__name__}")
+            self._closed.set()
+            if not self._info.done():
+                self._info.set_exception(EngineError(f"the engine's supervisor failed: {type(bug).__name__}: {bug}"))
+            raise
+
+    def _restart_until_closed(self) -> None:
         pause = 0.0
         while not self._closed.is_set():
             self._served = False
             self._accused.clear()
-            error = self._live_once()
+            error = self._live_once(self._reload if self._info.done() else self._load)
             if not self._info.done():
                 self._info.set_exception(error)
                 return
             if not self._closed.is_set():
                 pause = 0.0 if self._served else min(_LONGEST_PAUSE_S, max(_SHORTEST_PAUSE_S, 2 * pause))
+                self._began = time.monotonic() + pause
                 _log.error("the engine is started again in %g s: %s", pause, error)
                 self._closed.wait(pause)
 
-    def _live_once(self) -> GlmEdgeError:
+    def _live_once(self, load: Callable[[], Engine]) -> GlmEdgeError:
         """Start a child and follow it to its end; what it ended with."""
+        self._began = time.monotonic()
         try:
-            with self._lock:
-                if self._closed.is_set():
-                    return EngineClosedError("the engine is shutting down")
-                process = self._process = Process(self._load, self._patience, lambda: bool(self._calls))
+            process = Process(self._patience, lambda: bool(self._open))
         except OSError as error:
             return EngineError(f"the engine's process cannot be started: {error.strerror}")
+        with self._lock:
+            self._process = process
+            closed = self._closed.is_set()  # close() may have looked for a process when there was none yet
+        process.send(Close() if closed else Call(_LOAD, "load", load))
         failed = self._follow(process)
-        loaded = self._ready
+        with self._lock:
+            loaded, self._ready = self._ready, False  # whoever comes from here on was not there when it died
         death = process.end()
-        self._lose_calls(death.why)
+        self._lose_all(death.why)
         return failed or (EngineError(f"it died: {death.why}") if loaded else death.while_loading())
 
     def _follow(self, process: Process) -> GlmEdgeError | None:
         """Pass on what the child says until it is dead; the error that its load ended with."""
         failed: GlmEdgeError | None = None
         for message in process:
-            if isinstance(message, Loaded):
-                self._loaded(message.info)
-            elif isinstance(message, NotLoaded):
-                failed = message.error
+            if isinstance(message, Item):
+                self._pass_on(message)
+            elif isinstance(message, Beat):
+                self._advance(message)
+            elif message.id != _LOAD:
+                self._answer(message)
+            elif message.error is None:
+                self._loaded(message.value)
             else:
-                self._route(message)
+                failed = self._explained(message.error)
         return failed
 
     def _loaded(self, info: ModelInfo) -> None:
+        self._load_s = time.monotonic() - self._began
         if self._info.done():
             self.info = info  # the file may be another one by now
             _log.info("the engine runs again")
@@ -187,35 +221,51 @@ class Worker:
         if not self._info.done():
             self._info.set_result(info)
 
-    def _route(self, message: Returned | Raised | Started | Piece | Ended) -> None:
-        with self._lock:
-            call = self._calls.get(message.id)
-        if call is None:
-            return
-        generation = call.generation
-        if isinstance(message, Raised | Ended) or generation is None:
-            with self._lock:
-                del self._calls[message.id]
-        if isinstance(message, Returned):
-            call.done.set_result(message.value)
-        elif isinstance(message, Raised):
-            call.done.set_exception(message.error)
-        elif generation is not None:
-            self._advance(generation, call.prompt, message)
+    def _explained(self, error: GlmEdgeError) -> GlmEdgeError:
+        """A file that was good when it was loaded first, and is not now, is not the file it was."""
+        if self._info.done() and isinstance(error, InvalidFileError):
+            return IntegrityError(f"{error}; it was changed after the server was started: put the model file back")
+        return error
 
-    def _advance(self, generation: Generation[Chunk], prompt: bytes, message: Started | Piece | Ended) -> None:
-        if isinstance(message, Piece):
-            generation.put(message.chunk)
-        elif isinstance(message, Started):
-            generation.start()
-        elif message.error is None:
+    def _answer(self, reply: Reply) -> None:
+        with self._lock:
+            opened = self._open[reply.id]
+            if reply.error is not None or opened.generation is None:
+                del self._open[reply.id]
+        if reply.error is not None:
+            opened.done.set_exception(reply.error)
+            return
+        if opened.generation is not None:
+            opened.progress = reply.value
+        opened.done.set_result(reply.value)
+
+    def _advance(self, beat: Beat) -> None:
+        for id, started, progress in beat.waiting:
+            opened = self._open.get(id)
+            if opened is not None and opened.generation is not None:
+                opened.progress = progress
+                if started:
+                    opened.generation.start()
+
+    def _pass_on(self, message: Item) -> None:
+        item = message.item
+        opened = self._open[message.id]
+        generation = opened.generation
+        if generation is None:
+            return
+        if isinstance(item, Chunk):
+            generation.put(item)
+            return
+        with self._lock:
+            del self._open[message.id]
+        if item is None:
             self._served = True
-            self._suspects.clear(prompt)
+            self._suspects.clear(opened.prompt)
             generation.finish()
         else:
-            if not isinstance(message.error, EngineClosedError | OverloadedError | LoadingError):
-                self._accuse(prompt)
-            generation.fail(message.error)
+            if type(item) is EngineError:  # perhaps the last one before it leaves because it cannot go on
+                self._accuse(opened.prompt)
+            generation.fail(item)
 
     def _accuse(self, prompt: bytes) -> None:
         """Once for each child, however many asked the same."""
@@ -223,56 +273,21 @@ class Worker:
             self._accused.add(prompt)
             self._suspects.accuse(prompt)
 
-    def _lose_calls(self, why: str) -> None:
+    def _lose_all(self, why: str) -> None:
         """The child is dead: everyone who waits for it is told."""
         with self._lock:
             self._ready = False
-            calls = list(self._calls.values())
-            self._calls.clear()
+            lost = list(self._open.values())
+            self._open.clear()
         closed = self._closed.is_set()
         error = EngineClosedError("the engine is shutting down") if closed else EngineError(f"the engine died: {why}")
-        for call in calls:
-            if not closed and call.generation is not None:
-                self._accuse(call.prompt)
-        for call in calls:
-            if call.generation is None:
-                call.done.set_exception(error)
+        for opened in lost:
+            if not closed and opened.generation is not None:
+                self._accuse(opened.prompt)
+        for opened in lost:
+            if opened.generation is None:
+                opened.done.set_exception(error)
                 continue
-            call.generation.fail(error)
-            if not call.done.done():  # as if it had been taken first: whoever submits learns of deaths in one way
-                call.done.set_result(None)
-
-
-class Suspects:
-    """Prompts that were being answered when the engine died, and how often lately."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._deaths: dict[bytes, list[float]] = {}
-
-    def check(self, prompt: bytes) -> None:
-        """Raises RepeatedCrashError for one that was there too often."""
-        with self._lock:
-            self._forget()
-            if len(self._deaths.get(prompt, ())) >= _MOST_DEATHS:
-                raise RepeatedCrashError(
-                    f"the engine died {_MOST_DEATHS} times while it answered this prompt; it is refused for"
-                    f" {_REMEMBERED_S / 60:g} minutes"
-                )
-
-    def accuse(self, prompt: bytes) -> None:
-        with self._lock:
-            self._forget()
-            self._deaths.setdefault(prompt, []).append(self._clock())
-
-    def clear(self, prompt: bytes) -> None:
-        """It was answered."""
-        with self._lock:
-            self._deaths.pop(prompt, None)
-
-    def _forget(self) -> None:
-        since = self._clock() - _REMEMBERED_S
-        self._deaths = {
-            prompt: late for prompt, times in self._deaths.items() if (late := [t for t in times if t > since])
-        }
+            opened.generation.fail(error)
+            if not opened.done.done():  # as if it had been taken first: whoever submits learns of deaths in one way
+                opened.done.set_result(None)
