@@ -1,10 +1,11 @@
-"""Row blocks on their way through: read, check, quantize in a pool of threads; handed on in order.
+"""Row blocks on their way through: read, check, quantize in a pool of threads; written in order.
 
 At most two blocks for each thread exist at a time, so memory depends neither on the model nor on its largest tensor.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import deque
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from glm_edge.errors import InvalidFileError, StorageError
 
 from .ggml import quantize
 from .layout import Layout, Placed
+from .write import OutputFile
 
 BLOCK_WEIGHTS = 1 << 20  # 4 MiB as float32: long enough to make the calls cheap, short enough for the caches
 MAX_F16 = 65504.0  # scales are float16 in all types but these
@@ -41,6 +43,31 @@ class Block:
     def is_last(self) -> bool:
         """Whether the tensor ends here."""
         return self.stop == self.placed.tensor.rows
+
+
+def write_blocks(
+    file: OutputFile, layout: Layout, where: Path, threads: int
+) -> Iterator[tuple[Placed, int, str | None]]:
+    """Write the data of every tensor of `layout` to its place, padding included.
+
+    Yields, after every block, (tensor, row the block ended with, SHA-256 of the tensor's data once it is complete).
+    Raises as `encoded_blocks` does.
+    """
+    running = hashlib.sha256()
+    position = -1
+    for block in encoded_blocks(layout, where, threads):
+        placed = block.placed
+        if block.start == 0 and position != placed.offset:
+            file.seek(placed.offset)
+        file.write(block.data.data)
+        running.update(block.data.data)
+        if not block.is_last:
+            yield placed, block.stop, None
+            continue
+        file.write(bytes(placed.end - placed.offset - placed.size))
+        position = placed.end
+        yield placed, block.stop, running.hexdigest()
+        running = hashlib.sha256()
 
 
 def encoded_blocks(layout: Layout, where: Path, threads: int) -> Iterator[Block]:

@@ -69,6 +69,11 @@ class SourceTensor(Protocol):
         """What the values are: "f32", "f16", "bf16", or another name for what `read_rows` refuses."""
         ...
 
+    @property
+    def parts(self) -> tuple[StoredTensor, ...]:
+        """What is read for it."""
+        ...
+
     def read_rows(self, start: int, stop: int) -> NDArray[np.float32]:
         """Rows [start, stop) as float32, shape (stop - start, columns); a 1-D tensor is one row."""
         ...

@@ -6,29 +6,32 @@ checked before any weight is read. The same input gives the same bytes whatever 
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from glm_edge.errors import OutOfMemoryError, UsageError
+from glm_edge.errors import OutOfMemoryError, StorageError, UsageError
 
-from .blocks import encoded_blocks
+from .blocks import write_blocks
 from .checkpoint import Checkpoint, open_checkpoint
 from .compare import compare
+from .config import ModelConfig
 from .golden import golden
-from .layout import Layout, lay_out, sealed
+from .layout import HEX, Layout, lay_out, sealed
 from .lora import merge_lora
 from .metadata import build_metadata
 from .recipes import RECIPES, Recipe, recipe_of
-from .tensors import map_tensors
+from .sources import SourceHashes, sources_text
+from .tensors import Tensor, map_tensors
 from .vocab import load_sentencepiece, read_vocabulary
 from .write import OutputFile, check_output, check_space
 
 MAX_THREADS = 256
+HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)  # OWNER/NAME
 Progress = Callable[[int, int], None]  # bytes written so far, bytes in all
 
 
@@ -64,65 +67,110 @@ def convert(
     under the output's name what was there before.
     """
     started = time.monotonic()
-    recipe = type if isinstance(type, Recipe) else recipe_of(type)
-    if recipe is None:
-        raise UsageError(f"type {type!r} is unknown; choose one of {', '.join(RECIPES)}")
-    threads = available_cores() if threads is None else threads
-    if not 1 <= threads <= MAX_THREADS:
-        raise UsageError(f"threads is {threads}, outside 1 to {MAX_THREADS}")
+    recipe, threads = checked_recipe(type), checked_threads(threads)
     if out is not None:
         check_output(out, (), force=force)
-    try:
+    with enough_memory(checkpoint, threads):
+        _refuse_hub_id(checkpoint, recipe)
         source = open_checkpoint(checkpoint)
         if lora is not None:
             source = merge_lora(source, lora)
         out = default_output(source.config.name, recipe.name) if out is None else out
-        inputs = (*source.files, source.tokenizer, source.folder / "config.json")
-        check_output(out, inputs, force=force)
+        check_output(out, inputs(source), force=force)
         layout = plan(source, recipe)
         with OutputFile(out, layout.size) as file:
-            check_output(out, inputs, force=force)  # again: whoever held the lock may have made it
+            check_output(out, inputs(source), force=force)  # again: whoever held the lock may have made it
             check_space(out, layout.size)
-            layout = sealed(layout, _write(file, layout, checkpoint, threads, progress))
-            file.rewrite(layout.head)
+            layout = _write(file, layout, source, threads, progress)
             file.finish()
             errors = compare(file.temporary, layout)
             file.commit()
-    except MemoryError as error:
-        raise OutOfMemoryError(f"{checkpoint}: not enough memory to convert with {threads} threads; try 1") from error
-    types: dict[str, tuple[str, ...]] = {}
-    for placed in layout.tensors:
-        types[placed.tensor.kind] = tuple(sorted({*types.get(placed.tensor.kind, ()), placed.type}))
     seconds = time.monotonic() - started
-    return Report(out, layout.size, recipe.name, types, errors, len(layout.tensors), threads, seconds)
+    return Report(out, layout.size, recipe.name, _types(layout), errors, len(layout.tensors), threads, seconds)
+
+
+def checked_recipe(type: str | Recipe) -> Recipe:
+    """Raises UsageError for a name that no recipe has."""
+    recipe = type if isinstance(type, Recipe) else recipe_of(type)
+    if recipe is None:
+        raise UsageError(f"type {type!r} is unknown; choose one of {', '.join(RECIPES)}")
+    return recipe
+
+
+def checked_threads(threads: int | None) -> int:
+    """The number of threads, by default one for each core. Raises UsageError."""
+    threads = available_cores() if threads is None else threads
+    if not 1 <= threads <= MAX_THREADS:
+        raise UsageError(f"threads is {threads}, outside 1 to {MAX_THREADS}")
+    return threads
+
+
+@contextlib.contextmanager
+def enough_memory(where: Path, threads: int) -> Iterator[None]:
+    """Raises OutOfMemoryError for a MemoryError."""
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfMemoryError(f"{where}: not enough memory to convert with {threads} threads; try 1") from error
+
+
+def _refuse_hub_id(checkpoint: Path, recipe: Recipe) -> None:
+    """Raises StorageError, with what to do, where a repository's name is given instead of a folder."""
+    name = checkpoint.as_posix()
+    if HUB_ID.fullmatch(name) and not checkpoint.parent.exists():
+        raise StorageError(
+            f"{name}: no such folder; to fetch {name} from the Hugging Face hub and convert it: glm-edge pull {name}"
+            f" --type {recipe.name}"
+        )
+
+
+def inputs(source: Checkpoint) -> tuple[Path, ...]:
+    """Every file that the result is made from."""
+    return *source.files, source.tokenizer, source.folder / "config.json"
 
 
 def plan(source: Checkpoint, recipe: Recipe) -> Layout:
     """The whole file but for its weights. Raises what the parts raise; reads no weights."""
     tensors = map_tensors(source.config, source.tensors, source.folder)
-    vocabulary = read_vocabulary(source.tokenizer, source.config.padded_vocab_size)
+    files = {path.name: path.stat().st_size for path in inputs(source)}
+    return planned(source.config, source.tokenizer, files, tensors, recipe)
+
+
+def planned(
+    config: ModelConfig, tokenizer: Path, files: Mapping[str, int], tensors: Sequence[Tensor], recipe: Recipe
+) -> Layout:
+    """The layout with zeros for what is hashed later; `files` are the sources' sizes in bytes by name."""
+    vocabulary = read_vocabulary(tokenizer, config.padded_vocab_size)
     ids = golden(load_sentencepiece(vocabulary))
-    files = sorted((path.name, path.stat().st_size) for path in source.files)
-    return lay_out(build_metadata(source.config, vocabulary, ids, recipe, files), tensors, recipe)
+    sources = sources_text(files, dict.fromkeys(files, "0" * HEX))
+    return lay_out(build_metadata(config, vocabulary, ids, recipe, sources), tensors, recipe)
 
 
-def _write(file: OutputFile, layout: Layout, where: Path, threads: int, progress: Progress | None) -> list[str]:
-    """Write head and weights; returns the SHA-256 of each tensor's data, in hexadecimal."""
+def _write(file: OutputFile, layout: Layout, source: Checkpoint, threads: int, progress: Progress | None) -> Layout:
+    """Write head and weights; returns the layout with all hashes in its head."""
     file.write(layout.head)
-    hashes = []
-    running = hashlib.sha256()
-    for block in encoded_blocks(layout, where, threads):
-        file.write(block.data.data)
-        running.update(block.data.data)
-        end = block.placed.offset + block.stop * block.placed.row_bytes
-        if block.is_last:
-            file.write(bytes(block.placed.end - end))
-            end = block.placed.end
-            hashes.append(running.hexdigest())
-            running = hashlib.sha256()
-        if progress is not None:
-            progress(end, layout.size)
-    return hashes
+    data = []
+    with SourceHashes(inputs(source), layout) as hashes:
+        for placed, stop, digest in write_blocks(file, layout, source.folder, threads):
+            hashes.reached(placed.tensor.source, stop, is_last=digest is not None)
+            if digest is not None:
+                data.append(digest)
+            if progress is not None:
+                progress(placed.offset + stop * placed.row_bytes, layout.size)
+        layout = sealed(layout, data, hashes.text())
+    file.seek(0)
+    file.write(layout.head)
+    if progress is not None:
+        progress(layout.size, layout.size)
+    return layout
+
+
+def _types(layout: Layout) -> dict[str, tuple[str, ...]]:
+    """The types of each kind of tensor."""
+    types: dict[str, tuple[str, ...]] = {}
+    for placed in layout.tensors:
+        types[placed.tensor.kind] = tuple(sorted({*types.get(placed.tensor.kind, ()), placed.type}))
+    return types
 
 
 def default_output(name: str, type: str) -> Path:

@@ -1,8 +1,8 @@
 """Where everything lies in the GGUF file: its head as bytes, and each tensor's type, offset and size.
 
 The head is serialised by the gguf package's writer, driven with the tensors' sizes alone; their data is written
-elsewhere (`write.py`), block by block, at the offsets given here. The head has room for hashes of itself and of every
-tensor's data, filled in by `sealed` when all data is known; `glm-edge verify` compares them.
+elsewhere (`write.py`), block by block, at the offsets given here. The head has room for hashes of itself, of every
+tensor's data and of the source files, filled in by `sealed` when all are known; `glm-edge verify` compares them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 from gguf.gguf_writer import WriterState
 
 from .ggml import TYPE_IDS, block_size, row_size
-from .metadata import ARCHITECTURE, Value
+from .metadata import ARCHITECTURE, SOURCES, Value
 from .recipes import Recipe, Site
 from .tensors import Tensor
 
@@ -84,12 +84,17 @@ def _room(tensors: int) -> str:
     return "0" * HEX * (1 + tensors)
 
 
-def sealed(layout: Layout, hashes: Sequence[str]) -> Layout:
-    """The same layout with the hashes of its tensors' data, in hexadecimal and in file order, in its head."""
-    text = "".join([hashlib.sha256(layout.head).hexdigest(), *hashes])
-    head = layout.head.replace(_room(len(layout.tensors)).encode(), text.encode(), 1)
-    metadata = {**layout.metadata, HASHES: layout.metadata[HASHES]._replace(value=text)}
-    return replace(layout, metadata=metadata, head=head)
+def sealed(layout: Layout, hashes: Sequence[str], sources: str) -> Layout:
+    """The same layout with the hashes of its tensors' data, in hexadecimal and in file order, and with the value of
+    SOURCES, which has to be as long as the one there, in its head."""
+    layout = _replaced(layout, SOURCES, sources)
+    return _replaced(layout, HASHES, "".join([hashlib.sha256(layout.head).hexdigest(), *hashes]))
+
+
+def _replaced(layout: Layout, key: str, text: str) -> Layout:
+    old = layout.metadata[key]
+    head = layout.head.replace(old.value.encode(), text.encode(), 1)
+    return replace(layout, metadata={**layout.metadata, key: old._replace(value=text)}, head=head)
 
 
 def _types(metadata: Mapping[str, Value], tensors: Sequence[Tensor], recipe: Recipe) -> list[str]:

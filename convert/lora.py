@@ -63,6 +63,10 @@ class MergedTensor:
     def dtype(self) -> str:
         return self.base.dtype
 
+    @property
+    def parts(self) -> tuple[StoredTensor, ...]:
+        return *self.base.parts, self.a, self.b
+
     def read_rows(self, start: int, stop: int) -> NDArray[np.float32]:
         """Rows [start, stop) as float32, shape (stop - start, columns). Raises as those of the parts do.
 

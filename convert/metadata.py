@@ -21,6 +21,7 @@ from .template import chat_template
 from .vocab import Vocabulary
 
 ARCHITECTURE = "chatglm"
+SOURCES = "glm_edge.sources"  # JSON: [name, bytes, SHA-256] of every file that the result is made from
 ROPE_BASE = 10000.0  # of the official rotary embedding
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 
@@ -54,9 +55,9 @@ def build_metadata(
     vocabulary: Vocabulary,
     golden: Iterable[tuple[str, list[int]]],
     recipe: Recipe,
-    sources: Iterable[tuple[str, int]],
+    sources: str,
 ) -> dict[str, Value]:
-    """Every key of the file. `sources` are the names and sizes in bytes of the files it was made from."""
+    """Every key of the file. `sources` is the value of SOURCES."""
     return {
         "general.architecture": _text(ARCHITECTURE),
         "general.name": _text(config.name),
@@ -68,7 +69,7 @@ def build_metadata(
         "glm_edge.recipe": _text(recipe.name),
         "glm_edge.prefix_ids": Value(T.ARRAY, vocabulary.prefix_ids, T.INT32),
         "glm_edge.golden": _text(json.dumps([[text, ids] for text, ids in golden])),
-        "glm_edge.sources": _text(json.dumps([[name, size] for name, size in sources])),
+        SOURCES: _text(sources),
     }
 
 

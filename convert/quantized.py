@@ -43,6 +43,10 @@ class QuantizedTensor:
         rows, columns = self.stored.shape
         return rows, columns * 8 // self.bits
 
+    @property
+    def parts(self) -> tuple[StoredTensor, ...]:
+        return self.stored, self.scale
+
     def read_rows(self, start: int, stop: int) -> NDArray[np.float32]:
         """Rows [start, stop) as float32, shape (stop - start, columns). Raises as `StoredTensor.read_raw`."""
         raw = self.stored.read_raw(start, stop)

@@ -51,6 +51,10 @@ class StoredTensor:
     def nbytes(self) -> int:
         return math.prod(self.shape) * np.dtype(NUMPY[self.dtype]).itemsize
 
+    @property
+    def parts(self) -> tuple[StoredTensor, ...]:
+        return (self,)
+
     def read_raw(self, start: int, stop: int) -> NDArray[Any]:
         """Rows [start, stop) as they are stored, shape (stop - start, columns); bf16 as uint16.
 

@@ -108,11 +108,10 @@ class OutputFile:
             while view:
                 view = view[os.write(self._fd, view) :]
 
-    def rewrite(self, data: bytes) -> None:
-        """Write `data` over the file's start, where as many bytes have been written before."""
+    def seek(self, offset: int) -> None:
+        """Have the next `write` begin at `offset`."""
         with _storage_errors(self._path, self._size):
-            os.lseek(self._fd, 0, os.SEEK_SET)
-        self.write(data)
+            os.lseek(self._fd, offset, os.SEEK_SET)
 
     def finish(self) -> None:
         """Everything is written: send it to the disk and close, so that it can be read back."""

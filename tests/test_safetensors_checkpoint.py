@@ -12,6 +12,7 @@ import pytest
 from glm_edge.convert.checkpoint import open_checkpoint
 from glm_edge.convert.convert import convert, plan
 from glm_edge.convert.layout import HASHES
+from glm_edge.convert.metadata import SOURCES
 from glm_edge.convert.recipes import RECIPES
 from numpy.typing import NDArray
 from safetensorsfile import write_safetensors
@@ -56,12 +57,11 @@ def refused(folder: Path) -> str:
 def parts(checkpoint: Path, file: Path) -> tuple[dict[str, Any], bytes]:
     """(keys but for the names of the sources, all bytes behind the head) of the file made from a checkpoint."""
     layout = plan(open_checkpoint(checkpoint), RECIPES["q4_0"])
-    content = file.read_bytes()
-    hashes = str(read_gguf(file).metadata[HASHES])
-    assert content.replace(hashes.encode(), b"0" * len(hashes), 1).startswith(layout.head)
-    return {key: value for key, value in layout.metadata.items() if key != "glm_edge.sources"}, content[
-        len(layout.head) :
-    ]
+    content, metadata = file.read_bytes(), read_gguf(file).metadata
+    hashes, sources = str(metadata[HASHES]), str(metadata[SOURCES])
+    head = content.replace(hashes.encode(), b"0" * len(hashes), 1)
+    assert head.replace(sources.encode(), layout.metadata[SOURCES].value.encode(), 1).startswith(layout.head)
+    return {key: value for key, value in layout.metadata.items() if key != SOURCES}, content[len(layout.head) :]
 
 
 @pytest.mark.parametrize("shards", [0, 3], ids=["one_file", "three_shards"])
