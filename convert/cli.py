@@ -15,7 +15,7 @@ from .recipes import ALIASES, RECIPES
 if TYPE_CHECKING:
     from .convert import Report
 
-
+_OUT = "Output file.  [default: NAME-TYPE.gguf in ./models, or here where there is no such folder]"
 _TYPES = "\b\nTypes, and the size of ChatGLM2-6B:\n" + "\n".join(
     f"  {recipe.name:<9}{recipe.gigabytes:6.2f} GB  {recipe.about}" for recipe in RECIPES.values()
 )
@@ -32,10 +32,11 @@ _TYPES = "\b\nTypes, and the size of ChatGLM2-6B:\n" + "\n".join(
     show_default=True,
     help="What the weights become, as listed below.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Output file.  [default: models/NAME-TYPE.gguf]")
+@click.option("--out", type=click.Path(path_type=Path), help=_OUT)
 @click.option("--lora", type=click.Path(path_type=Path), metavar="DIR", help="PEFT LoRA folder to merge.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @click.option("--threads", type=click.IntRange(1, 256), help="Threads that quantize.  [default: one for each core]")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 def command(
     checkpoint: Path, type_: str, out: Path | None, lora: Path | None, force: bool, threads: int | None
 ) -> None:
@@ -44,17 +45,11 @@ def command(
     CHECKPOINT holds config.json, tokenizer.model and the weights (.safetensors or .bin, floats or int4 or int8), as
     downloaded from Hugging Face. Its Python files are never run.
     """
-    from tqdm import tqdm
+    from glm_edge.cli.progress import progress_bar
 
     from .convert import convert
 
-    # None: shown on a terminal only.
-    with tqdm(desc=type_.lower(), unit="B", unit_scale=True, disable=None, leave=False) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with progress_bar(type_.lower()) as progress:
         report = convert(
             checkpoint, out, type=type_.lower(), lora=lora, force=force, threads=threads, progress=progress
         )

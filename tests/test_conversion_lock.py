@@ -15,8 +15,8 @@ from glm_edge.convert.recipes import RECIPES, Rule
 from small_checkpoint import CONFIG, write_checkpoint
 
 from glm_edge.cli import glm_edge, run
-from glm_edge.cli.verify import verify
 from glm_edge.errors import StorageError, UsageError
+from glm_edge.verify import verify
 
 NO_FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills children that it forks")
 

@@ -12,9 +12,9 @@ from glm_edge.convert.convert import convert
 from glm_edge.convert.ggml import block_size, dequantize, quantize, row_size
 
 from glm_edge.cli import glm_edge, run
-from glm_edge.cli.verify import FLOATS, HASHES, SCALES, _first_not_finite, verify
 from glm_edge.errors import IntegrityError, InvalidFileError, UnsupportedModelError
 from glm_edge.gguf import read_gguf
+from glm_edge.verify import FLOATS, HASHES, SCALES, _first_not_finite, verify
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import platformdirs
 
 from .. import __version__
 from ..errors import StorageError
+from .progress import progress_bar
 
 DEMO_ID = "glm-edge-demo"
 
@@ -69,14 +70,7 @@ def _version(checkpoint: Path) -> str:
 
 
 def _convert(checkpoint: Path, out: Path) -> Path:
-    from tqdm import tqdm
-
     from glm_edge.convert.convert import convert
 
-    with tqdm(desc="preparing the demo model", unit="B", unit_scale=True, disable=None, leave=False) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with progress_bar("preparing the demo model") as progress:
         return convert(checkpoint, out, type="f16", progress=progress).path

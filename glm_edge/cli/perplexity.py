@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import InvalidFileError, StorageError, UsageError
+from .progress import progress_bar
 
 if TYPE_CHECKING:
     from ..engine.perplexity import Perplexity
@@ -51,8 +52,6 @@ def command(file: Path, model: Path | None, n_ctx: int, threads: int | None) -> 
 
 
 def _measure(model: Model, text: str, prefix: tuple[int, ...], n_ctx: int, threads: int) -> Perplexity:
-    from tqdm import tqdm
-
     from ..engine.perplexity import BATCH, perplexity
     from ..llama import Context
 
@@ -65,12 +64,7 @@ def _measure(model: Model, text: str, prefix: tuple[int, ...], n_ctx: int, threa
         n_threads=threads,
         n_threads_batch=threads,
     )
-    with closing(context), tqdm(desc="perplexity", unit="token", disable=None, leave=False) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with closing(context), progress_bar("perplexity", "token") as progress:
         return perplexity(model, context, text, prefix, n_ctx, progress)
 
 
