@@ -7,27 +7,20 @@ readers could take them differently. What the content means is not known here.
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import math
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from glm_edge import regular
 from glm_edge.errors import IntegrityError, InvalidFileError, StorageError
+from glm_edge.regular import failed_download, unreadable
 
 MAX_JSON = 4 << 20  # bytes; the index of the real checkpoint has 20 KB
 MOST_LISTED = 20  # problems named in one error
-_KINDS = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFSOCK: "a socket",
-}
 
 
 def names_in(folder: Path, what: str) -> list[str]:
@@ -60,22 +53,12 @@ def inside(folder: Path, name: str) -> Path:
 def open_regular(path: Path) -> io.FileIO:
     """Open a regular file, unbuffered.
 
-    Raises InvalidFileError where it is missing or of another kind (which is not opened: a pipe would block),
-    StorageError where the system refuses.
+    Raises InvalidFileError where it is missing or of another kind, StorageError where the system refuses.
     """
     try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            raise InvalidFileError(f"{path}: is {_KINDS.get(stat.S_IFMT(mode), 'something else')}, not a file")
-        # O_NONBLOCK: should a pipe have taken its place meanwhile, opening it returns at once.
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-        return io.FileIO(os.open(path, flags), "rb")
+        return regular.open_regular(path)
     except FileNotFoundError:
         raise InvalidFileError(f"{path}: is missing") from None
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise InvalidFileError(f"{path}: a link that leads to itself") from None
-        raise unreadable(path, error) from error
 
 
 @dataclass(frozen=True)
@@ -131,10 +114,6 @@ def _stamp(file: io.FileIO) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def unreadable(path: Path, error: OSError) -> StorageError:
-    return StorageError(f"{path}: cannot be read: {error.strerror or error}")
-
-
 def read_small(path: Path, limit: int) -> bytes:
     """A file of at most `limit` bytes, whole; a failed download is recognised (`refuse_download_error`)."""
     content = bytearray(limit + 1)
@@ -148,12 +127,8 @@ def read_small(path: Path, limit: int) -> bytes:
 
 def refuse_download_error(path: Path, head: bytes) -> None:
     """Raise InvalidFileError when a file begins (`head`: its first bytes) like what failed downloads leave behind."""
-    if not head:
-        raise InvalidFileError(f"{path}: is empty; download it again")
-    if head.startswith(b"version https://git-lfs"):
-        raise InvalidFileError(f"{path}: a git-lfs pointer instead of the file; run `git lfs pull` in its folder")
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype html", b"<html")):
-        raise InvalidFileError(f"{path}: an HTML page instead of the file; download it again")
+    if what := failed_download(head):
+        raise InvalidFileError(f"{path}: {what}")
 
 
 def read_json(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:

@@ -8,18 +8,18 @@ Not here: what the keys mean (`model_file.py`), and writing (the gguf package do
 
 from __future__ import annotations
 
-import errno
+import io
 import math
 import os
-import stat
 import struct
 from array import array
 from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO
 
-from .errors import InvalidFileError, StorageError
+from .errors import InvalidFileError
 from .gguf_values import ARRAY, SCALARS, STRING, TENSOR_TYPES, GgufFile, ScalarArray, StringArray, TensorInfo, Value
+from .regular import failed_download, open_regular, unreadable
 
 # Bounds of time and memory on hostile files; the largest chat models need a half of these or less.
 MAX_HEAD = 24 << 20  # bytes of metadata and tensor table together
@@ -33,12 +33,9 @@ MAX_DIMS = 4  # GGML_MAX_DIMS
 MAX_ALIGNMENT = 1 << 16
 STEP = 1 << 20  # bytes asked of the file at a time
 
-# What files that get mistaken for a GGUF begin with, in lower case.
+# What files that get mistaken for a GGUF begin with.
 OTHERS = (
-    (b"version https://git-lfs", "is a Git LFS pointer, not the file itself; run git lfs pull where it came from"),
-    (b"<!doctype html", "is an HTML page: its download went wrong; download it again"),
-    (b"<html", "is an HTML page: its download went wrong; download it again"),
-    (b"pk\x03\x04", "is a zip file, as PyTorch's shards are; convert its folder with glm-edge convert"),
+    (b"PK\x03\x04", "is a zip file, as PyTorch's shards are; convert its folder with glm-edge convert"),
     (b"ggml", "is in a ggml format that llama.cpp cannot read; convert the checkpoint with glm-edge convert"),
 )
 
@@ -50,27 +47,10 @@ def read_gguf(path: Path) -> GgufFile:
     pipes and devices included), StorageError where the file is missing or cannot be read.
     """
     try:
-        # before open, because opening a device can have effects, and again after it, because a name can change hands
-        _check_kind(path, path.stat().st_mode)
-        with open(path, "rb", opener=_open_without_waiting) as file:
-            status = os.fstat(file.fileno())
-            _check_kind(path, status.st_mode)
-            return _Reader(path, file, status.st_size).read()
+        with io.BufferedReader(open_regular(path)) as file:
+            return _Reader(path, file, os.fstat(file.fileno()).st_size).read()
     except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise InvalidFileError(f"{path}: is a symbolic link that leads to itself; give the model's file") from None
-        raise StorageError(f"{path}: cannot be read: {error.strerror}; check the path and its permissions") from None
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    """Open, but do not wait for the other end of a pipe."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def _check_kind(path: Path, mode: int) -> None:
-    if not stat.S_ISREG(mode):
-        kind = "a directory" if stat.S_ISDIR(mode) else "a pipe, socket or device"
-        raise InvalidFileError(f"{path}: is {kind}, not a file; give the model's GGUF file")
+        raise unreadable(path, error) from error
 
 
 class _Reader:
@@ -167,12 +147,10 @@ class _Reader:
         return name
 
     def _magic(self) -> None:
-        if self.size == 0:
-            raise self._error("is empty; download or convert it again", 0)
         start = self._file.read(min(64, self.size))
-        for begin, what in OTHERS:
-            if start.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(begin):
-                raise self._error(what, 0)
+        others = (what for begin, what in OTHERS if start.startswith(begin))
+        if problem := failed_download(start) or next(others, ""):
+            raise self._error(problem, 0)
         if start[:4] != b"GGUF":
             raise self._error(f"begins with {start[:4]!r}, not b'GGUF': not a GGUF file", 0)
         self._head += start

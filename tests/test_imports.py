@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import glm_edge
+from glm_edge import convert
 
 PACKAGE = Path(glm_edge.__file__).parent
 
@@ -17,12 +18,14 @@ LAYERS: dict[str, set[str]] = {
     "generation": {"errors"},
     "types": {"errors", "generation"},
     "prompt": {"types", "errors"},
-    "gguf": {"errors"},
+    "regular": {"errors"},
+    "gguf": {"errors", "regular"},
     "llama": {"errors"},
     "device": {"types", "errors"},
     "engine": {"types", "errors", "generation", "prompt", "gguf", "llama", "device"},
     "worker": {"types", "errors", "generation"},
     "api": {"types", "errors", "generation"},
+    "verify": {"engine", "errors", "gguf", "llama", "convert"},
     "serve": {"api", "engine", "types", "errors", "generation", "device"},
     "bench": {"engine", "generation", "types", "errors", "gguf", "llama", "device"},
     "cli": {"*"},
@@ -35,9 +38,14 @@ def room(module: str) -> str:
     return ROOMS.get(name, name)
 
 
-def imported(path: Path) -> set[str]:
+# what the converter may import of the runtime: modules that import nothing of ours but errors and types
+CONVERTER = {"errors", "regular", "device"}
+FRONT_ENDS = {"cli.py": {"cli"}, "__main__.py": {"cli"}}
+
+
+def imported(path: Path, root: Path = PACKAGE) -> set[str]:
     """Absolute names of the modules that a file of glm_edge imports, at any depth of its code."""
-    package = ["glm_edge", *path.relative_to(PACKAGE).parts[:-1]]
+    package = ["glm_edge", *path.relative_to(root).parts[:-1]]
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -60,6 +68,15 @@ def test_no_room_imports_upwards(path: Path) -> None:
     allowed = LAYERS[own]
     ours = {room(name) for name in imported(path) if name.startswith("glm_edge.")} - {own, "__version__"}
     assert "*" in allowed or ours <= allowed
+
+
+CONVERT = Path(convert.__path__[0])
+
+
+@pytest.mark.parametrize("path", sorted(CONVERT.glob("*.py")), ids=lambda p: p.name)
+def test_the_converter_knows_nothing_of_serving(path: Path) -> None:
+    ours = {room(name) for name in imported(path, CONVERT.parent) if name.startswith("glm_edge.")}
+    assert ours - {"convert", "__version__"} <= CONVERTER | FRONT_ENDS.get(path.name, set())
 
 
 def test_only_one_module_imports_llama_cpp_and_only_the_app_flask() -> None:
