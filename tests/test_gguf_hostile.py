@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from gguf_bytes import build, build_model, head, key, pad, tensor, text, tiny_keys, tiny_shapes, value
+from mutations import mutate
 
 from glm_edge.errors import InvalidFileError, StorageError, UnsupportedModelError
 from glm_edge.gguf import read_gguf
@@ -182,7 +183,8 @@ def test_M7_what_is_not_a_file_is_refused_without_waiting(path: Path, kind: str)
         path.symlink_to(path)
     elif not (path := Path("/dev/zero")).exists():
         pytest.skip("this system has no /dev/zero")
-    with pytest.raises(InvalidFileError, match=kind if kind == "directory" else "pipe|symbolic link"):
+    kinds = {"directory": "is a folder", "fifo": "is a named pipe", "zero": "is a device", "loop": "a link that leads"}
+    with pytest.raises(InvalidFileError, match=kinds[kind]):
         read_gguf(path)
 
 
@@ -202,30 +204,6 @@ def test_M8_a_file_cut_off_anywhere_is_refused(path: Path) -> None:
             file.truncate(length)
             with pytest.raises(InvalidFileError):
                 read_gguf(path)
-
-
-NASTY = [0, 1, 2, 7, 8, 9, 0x7F, 0x80, 0xFF]
-
-
-def mutate(content: bytes, spans: list[range], chance: random.Random) -> bytes:
-    """One or a few changes of the kinds that break parsers: bytes, bits, whole numbers, cuts, repeats, types."""
-    data = bytearray(content)
-    for _ in range(chance.choice((1, 1, 2, 5))):
-        at = chance.choice(chance.choice(spans))
-        kind = chance.randrange(6)
-        if kind == 0:
-            data[at] = chance.choice(NASTY)
-        elif kind == 1:
-            data[at] ^= 1 << chance.randrange(8)
-        elif kind == 2:
-            data[at : at + 8] = u64(chance.choice((0, 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1, len(data))))
-        elif kind == 3:
-            del data[at : at + chance.randrange(1, 40)]
-        elif kind == 4:
-            data[at:at] = data[at : at + chance.randrange(1, 40)]
-        else:
-            data[at : at + 4] = struct.pack("<I", chance.randrange(14))
-    return bytes(data)
 
 
 def test_M21_two_thousand_mutations_give_our_errors_or_nothing(path: Path) -> None:

@@ -16,6 +16,7 @@ from glm_edge.convert.checkpoint import open_checkpoint
 from glm_edge.convert.lora import merge_lora
 from glm_edge.convert.safetensors import open_safetensors
 from glm_edge.convert.tensors import map_tensors
+from mutations import damage
 from safetensorsfile import write_safetensors
 from small_checkpoint import write_checkpoint
 from test_lora import CONFIG, lora_weights, write_lora
@@ -24,31 +25,6 @@ from test_quantized import quantized
 from glm_edge.errors import GlmEdgeError
 
 SECONDS, MEGABYTES = 2.0, 512
-SNIPPETS = [
-    b'"', b"{", b"}", b"[", b"]", b",", b":", b"-1", b"0", b"18446744073709551616", b"1e999", b"NaN", b"null", b"true",
-    b"\\ud800", b"\\u0000", b"\xff", b"\0", b" ", b"\n", b'"F8_E4M3"', b'"__metadata__":{},', b"[[[[[[[[", b"9" * 5000,
-]  # fmt: skip
-
-
-def damage(content: bytes, draw: random.Random, first: int = 0) -> bytes:
-    """`content` with one to three changes behind byte `first`: a bit, a stretch lost, doubled or moved, a snippet."""
-    data = bytearray(content)
-    for _ in range(draw.randint(1, 3)):
-        at = draw.randrange(first, len(data)) if len(data) > first else first
-        size = draw.choice([1, 1, 2, 8, 40])
-        match draw.randrange(6):
-            case 0 if data[at:]:
-                data[at] ^= 1 << draw.randrange(8)
-            case 1:
-                del data[at : at + size]
-            case 2:
-                data[at:at] = data[at : at + size]
-            case 3:
-                other = draw.randrange(first, len(data) + 1) if len(data) >= first else first
-                data[at : at + size] = data[other : other + size]
-            case _:
-                data[at : at + draw.choice([0, size])] = draw.choice(SNIPPETS)
-    return bytes(data)
 
 
 def peak() -> float:
