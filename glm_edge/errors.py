@@ -112,3 +112,11 @@ class OverloadedError(EngineError):
     def __init__(self, message: str, *, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class RateLimitError(GlmEdgeError):
+    """One client has as much as it may have at once; `retry_after` is an estimate in seconds."""
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after

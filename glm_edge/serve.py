@@ -23,7 +23,7 @@ from .api.app import create_app
 from .api.gate import Gate, is_loopback
 from .api.http_server import HttpServer, Limits
 from .api.keys import Keys
-from .api.service import Service
+from .api.service import SPARE, Service
 from .errors import StorageError, UsageError
 from .types import Engine
 
@@ -45,6 +45,8 @@ class ServeConfig:
         aliases: names of the model besides its own.
         grace: seconds that running answers have after the first signal.
         trim: leave out the oldest rounds of conversations that do not fit, instead of refusing them.
+        places: answers at once that the engine has room for, its queue included.
+        per_key, max_wait: see Service.
     """
 
     host: str = "127.0.0.1"
@@ -55,6 +57,9 @@ class ServeConfig:
     aliases: frozenset[str] = frozenset()
     grace: float = 30.0
     trim: bool = False
+    places: int = 24
+    per_key: int | None = None
+    max_wait: float = 600.0
     limits: Limits = field(default_factory=Limits)
 
 
@@ -76,9 +81,11 @@ def serve(load: Callable[[], Engine], config: ServeConfig) -> None:
     sockets = _bind(addresses, config)
     log.configure(sys.stderr)
     gate = Gate(config.keys, not local, config.hosts, config.origins)
-    service = Service()
+    service = Service(places=config.places, per_key=config.per_key, max_wait_s=config.max_wait)
+    limits = _within_file_limit(config.limits)
+    limits = replace(limits, threads=max(limits.threads, config.places + 2 * SPARE))
     app = create_app(service, gate=gate, aliases=config.aliases, max_body=config.limits.body, trim=config.trim)
-    server = HttpServer(app, sockets, gate=gate, limits=_within_file_limit(config.limits))
+    server = HttpServer(app, sockets, gate=gate, limits=limits)
     _Run(server, service, load, config.grace, _url(sockets[0])).run()
 
 

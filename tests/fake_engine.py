@@ -2,7 +2,8 @@
 
 It queues, starts, cancels, fails and closes as the real one must; what it says is up to the test. A script is a
 sequence of steps: a string is a chunk of text, a number a pause in seconds, an Event is waited for, an error ends the
-answer with it. Texts count as one token each, and a message as one per character.
+answer with it, a Progress is how far it is from then on. Texts count as one token each, and a message as one per
+character.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from glm_edge.errors import ContextLengthError, EngineClosedError, GlmEdgeError, OverloadedError
-from glm_edge.generation import Generation
+from glm_edge.generation import Generation, Progress
 from glm_edge.types import Chunk, FinishReason, ModelInfo, Request, Stats, TokenLogprob
 
-Step = str | float | threading.Event | GlmEdgeError
+Step = str | float | threading.Event | GlmEdgeError | Progress
 Script = Sequence[Step] | Callable[[Request], Sequence[Step]]
 _Job = tuple[Request, "Generation[Chunk]", float]
 
@@ -42,6 +43,8 @@ class FakeEngine:
         self._live: set[Generation[Chunk]] = set()
         self._jobs: queue.Queue[_Job] = queue.Queue()
         self._closed = threading.Event()
+        self._progress: dict[Generation[Chunk], Progress] = {}
+        self.answer_s: float | None = None  # what an answer takes, as far as waiting ones are told
         for _ in range(slots):
             threading.Thread(target=self._work, daemon=True).start()
 
@@ -59,7 +62,7 @@ class FakeEngine:
             raise EngineClosedError("closed")
         if _prompt_tokens(request) >= self.info.n_ctx:
             raise ContextLengthError(_prompt_tokens(request), self.info.n_ctx)
-        generation: Generation[Chunk] = Generation()
+        generation: Generation[Chunk] = Generation(progress=lambda: self._progress_of(generation))
         with self._lock:
             if len(self._live) >= self._places:
                 raise OverloadedError("every place is taken", retry_after=3.2)
@@ -88,6 +91,16 @@ class FakeEngine:
         with self._lock:
             return len(self._live)
 
+    def _progress_of(self, generation: Generation[Chunk]) -> Progress | None:
+        if generation.started:
+            return self._progress.get(generation)
+        with self._lock:
+            waiting = [one for one in self.generations if one in self._live and not one.started]
+        if generation not in waiting:
+            return None
+        place = waiting.index(generation) + 1
+        return Progress(place, None if self.answer_s is None else self.answer_s * place)
+
     def _work(self) -> None:
         while True:
             request, generation, submitted = self._jobs.get()
@@ -112,7 +125,9 @@ class FakeEngine:
             if isinstance(step, GlmEdgeError):
                 generation.fail(step)
                 return False
-            if isinstance(step, str):
+            if isinstance(step, Progress):
+                self._progress[generation] = step
+            elif isinstance(step, str):
                 if tokens == request.max_tokens:
                     reason = "length"
                     break

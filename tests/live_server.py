@@ -24,7 +24,7 @@ PATIENCE = 20.0  # seconds that a test waits for what must come; only a failing 
 
 
 class LiveServer:
-    """`with LiveServer(engine) as server:` serves on a free port of the loopback."""
+    """`with LiveServer(engine) as server:` serves on a free port of the loopback; `options` are Service's."""
 
     def __init__(
         self,
@@ -34,10 +34,10 @@ class LiveServer:
         body: int = 2**20,
         deadlines: Deadlines | None = None,
         connections: int = 1500,
-        ping_s: float = 10.0,
+        **options: Any,
     ) -> None:
         self.engine = engine
-        self.service = Service(engine, ping_s=ping_s)
+        self.service = Service(engine, **options)
         gate = gate or Gate()
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))

@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from glm_edge.api.app import create_app
-from glm_edge.api.service import Service
+from glm_edge.api.service import SPARE, Service
 from glm_edge.errors import EngineClosedError, EngineError, OutOfMemoryError
 from glm_edge.generation import Generation
 from glm_edge.types import Chunk, Request
@@ -195,10 +195,11 @@ def test_o2_an_engine_without_a_place_is_503_with_retry_after(stream: bool) -> N
 
 
 def test_o2_a_service_without_a_place_is_503_and_places_come_back() -> None:
-    client = create_app(Service(FakeEngine(), most=1)).test_client()
-    held = client.post(CHAT, json={**BODY, "stream": True}, buffered=False)
+    client = create_app(Service(FakeEngine(), places=1)).test_client()
+    held = [client.post(CHAT, json={**BODY, "stream": True}, buffered=False) for _ in range(1 + SPARE)]
     assert client.post(CHAT, json=BODY).status_code == 503
-    held.close()
+    for one in held:
+        one.close()
     assert client.post(CHAT, json={**BODY, "temperature": 3}).status_code == 400
     assert client.post(CHAT, json=BODY).status_code == 200
     assert client.post(CHAT, json=BODY).status_code == 200

@@ -6,10 +6,11 @@ ending. How events look is said by a Form (`chat_form.py`).
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
-from ..errors import EngineClosedError, EngineError, GlmEdgeError
+from ..errors import EngineClosedError, EngineError, GlmEdgeError, OverloadedError
 from ..generation import Generation
 from ..types import Chunk, FinishReason, Stats, TokenLogprob
 from . import wire
@@ -18,6 +19,7 @@ from .service import Service
 
 POLL_S = 0.2  # how soon a client that left, or a server that ends, is noticed
 FIRST_SIGN_S = 0.8  # a stream shows life within a second, so that nobody takes a long prefill for a hang
+NEWS_S = 0.5  # between two comments that say how far a request is
 
 
 class ClientGoneError(ConnectionAbortedError):
@@ -48,6 +50,7 @@ class Answer:
         self._request_id = request_id
         self._n = n
         self._form: Form = form or ChatForm()
+        self._submitted = time.monotonic()
         self._first: Chunk | None = None  # read ahead by `begin`
         self._ended: dict[int, Stats] = {}  # by the index of the answer
         self.error: GlmEdgeError | None = None  # what a stream ended with
@@ -91,8 +94,10 @@ class Answer:
         yield wire.DONE
 
     def _chunks(self, head: wire.Head) -> Iterator[bytes]:
-        sent = time.monotonic()
         chunk, self._first = self._first, None
+        if chunk is None:
+            chunk = yield from self._until_first()
+        sent = time.monotonic()
         while True:
             if chunk is not None and (chunk.text or chunk.logprobs):
                 sent = time.monotonic()
@@ -109,12 +114,43 @@ class Answer:
                 yield wire.PING
             chunk = self._next(POLL_S)
 
+    def _until_first(self) -> Generator[bytes, None, Chunk]:
+        """Comments until the first chunk is there, which is returned: how far the request is, where that changes."""
+        said, sent = b"", -math.inf
+        while (chunk := self._next(POLL_S)) is None:
+            silence = time.monotonic() - sent
+            if silence < NEWS_S:
+                continue
+            progress = self._generation.progress
+            news = wire.PING if progress is None else wire.comment(progress)
+            if news not in (said, wire.PING) or silence >= self._service.ping_s:
+                yield news
+                said, sent = news, time.monotonic()
+        return chunk
+
+    def _check_wait(self) -> None:
+        """Nobody shall wait longer than a client does; who will is better told before it begins."""
+        limit = self._service.max_wait_s
+        waited = time.monotonic() - self._submitted
+        if FIRST_SIGN_S < waited <= limit:
+            return
+        progress = self._generation.progress
+        ahead = (progress and progress.wait_s) or 0.0
+        if max(waited, ahead) > limit:
+            late = f"waited {waited:.0f}" if waited > limit else f"would wait {ahead:.0f}"
+            raise OverloadedError(
+                f"the request {late} s in the queue, and {limit:g} s are the most; try again later",
+                retry_after=ahead - limit if waited <= limit else ahead,
+            )
+
     def _next(self, timeout: float) -> Chunk | None:
         """The next chunk; None when none came in time."""
         if self._client_gone():
             raise ClientGoneError("the client has closed the connection")
         if self._service.aborted or (self._service.draining and not self._generation.started):
             raise EngineClosedError("the server is shutting down")
+        if not self._generation.started:
+            self._check_wait()
         try:
             chunk = self._generation.get(timeout)
         except TimeoutError:

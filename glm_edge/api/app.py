@@ -95,7 +95,7 @@ class _Api:
         if request.method == "OPTIONS" and origin and "Access-Control-Request-Method" in request.headers:
             self._gate.check_host(request.environ.get("HTTP_HOST"))
             return self._preflight(origin)
-        self._gate.check(request.method, request.path, request.environ, request.scheme)
+        g.key = self._gate.check(request.method, request.path, request.environ, request.scheme)
         return None
 
     def _preflight(self, origin: str) -> Response:
@@ -183,8 +183,7 @@ class _Api:
     def _submit(self, asked: Request, stack: ExitStack, form: Form) -> Answer:
         """Hand a request to the engine; what ends with `stack` is given back then."""
         engine = self._service.engine
-        self._service.enter()
-        stack.callback(self._service.leave)
+        stack.callback(self._service.enter(g.key, asked.n, others=self._gate.keys.several))
         gone: Callable[[], bool] = request.environ.get("waitress.client_disconnected", lambda: False)
         generation = engine.submit(replace(asked, trim=self._trim))
         answer = g.answer = Answer(generation, asked.n, self._service, gone, g.request_id, form)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..errors import RequestError
-from .keys import Keys
+from .keys import ANYONE, Keys
 
 OPEN_PATHS = frozenset({"/health", "/livez"})
 PAGE = "/"  # open to GET and HEAD: the page holds nothing, and is where a browser's user types the key in
@@ -37,21 +37,24 @@ class Gate:
     hosts: frozenset[str] = frozenset()
     origins: frozenset[str] = frozenset()
 
-    def check(self, method: str, path: str, headers: Mapping[str, str], scheme: str = "http") -> None:
-        """Raise RequestError unless a request for `path` with these headers may come in.
+    def check(self, method: str, path: str, headers: Mapping[str, str], scheme: str = "http") -> bytes:
+        """Raise RequestError unless a request for `path` with these headers may come in; whose it is, see Keys.find.
 
         Args:
             headers: by WSGI's names, HTTP_HOST and so on; text decoded from latin-1.
         """
         self.check_host(headers.get("HTTP_HOST"))
         self.check_origin(headers, scheme)
-        if path not in OPEN_PATHS and not (path == PAGE and method in ("GET", "HEAD")):
-            authorization, api_key = (_raw(headers.get(name)) for name in ("HTTP_AUTHORIZATION", "HTTP_API_KEY"))
-            if not self.keys.accept(authorization, api_key):
-                raise RequestError(
-                    "a valid API key is needed: send 'Authorization: Bearer KEY' or 'API-KEY: KEY'",
-                    code="invalid_api_key",
-                )
+        if path in OPEN_PATHS or (path == PAGE and method in ("GET", "HEAD")):
+            return ANYONE
+        authorization, api_key = (_raw(headers.get(name)) for name in ("HTTP_AUTHORIZATION", "HTTP_API_KEY"))
+        key = self.keys.find(authorization, api_key)
+        if key is None:
+            raise RequestError(
+                "a valid API key is needed: send 'Authorization: Bearer KEY' or 'API-KEY: KEY'",
+                code="invalid_api_key",
+            )
+        return key
 
     def check_host(self, host: str | None) -> None:
         if host is None or self.any_host:  # only HTTP/1.0 comes without, and no browser speaks it

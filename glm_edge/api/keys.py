@@ -16,6 +16,7 @@ from pathlib import Path
 from ..errors import StorageError, UsageError
 
 VARIABLE = "GLM_EDGE_API_KEY"
+ANYONE = b"anyone"
 
 _BEARER = re.compile(rb"bearer ([^ ]+)", re.IGNORECASE)
 _KEY = re.compile(r"[!-~]+")  # what arrives unchanged in an HTTP header
@@ -56,15 +57,25 @@ class Keys:
         return cls([*given, *([] if from_environment is None else [from_environment])], file)
 
     def accept(self, authorization: bytes | None, api_key: bytes | None) -> bool:
-        """Whether one of the two headers (`Authorization: Bearer KEY`, `API-KEY: KEY`) carries a key.
+        """Whether one of the two headers (`Authorization: Bearer KEY`, `API-KEY: KEY`) carries a key."""
+        return self.find(authorization, api_key) is not None
+
+    def find(self, authorization: bytes | None, api_key: bytes | None) -> bytes | None:
+        """Which key the headers carry, as a digest; None for none, `ANYONE` where none is needed.
 
         Every key is compared with every credential, whatever matched before: the time tells nothing.
         """
         if not self.required:
-            return True
+            return ANYONE
         bearer = _BEARER.fullmatch(authorization or b"")
         offered = [_digest(bearer.group(1) if bearer else b""), _digest(api_key or b"")]
-        return any([self._equal(key, one) for key in self._current() for one in offered])  # noqa: C419 - visit all
+        matches = [key for key in self._current() for one in offered if self._equal(key, one)]
+        return matches[0] if matches else None
+
+    @property
+    def several(self) -> bool:
+        """Whether there are two keys at least."""
+        return len(set(self._current())) > 1
 
     def _current(self) -> list[bytes]:
         if self._file is not None:

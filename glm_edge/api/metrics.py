@@ -95,7 +95,7 @@ def outcome(status: int, answer: Answer | None) -> str:
     """How a request ended, in one word."""
     if status == 499 or (status == 200 and answer is not None and not answer.complete and answer.error is None):
         return "cancelled"
-    if status == 503:
+    if status in (429, 503):
         return "unavailable"
     if status >= 500 or (answer is not None and answer.error is not None):
         return "failed"

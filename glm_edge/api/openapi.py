@@ -135,6 +135,7 @@ _ERRORS = {
     "405": "No such method here.",
     "413": "The body is too large.",
     "415": "The body is not plain JSON in UTF-8.",
+    "429": "This key has as many answers as it may have at once; Retry-After says when to try again.",
     "431": "The headers are too large.",
     "500": "The engine or the server failed; the log has more under the request's id.",
     "503": "Loading, shutting down or all places taken; Retry-After says when to try again.",
@@ -153,7 +154,7 @@ def _operation(summary: str, content: Schema, *statuses: str, **more: Any) -> Sc
 
 def _post(summary: str, fields: dict[str, Check[Any]], required: str, content: Schema) -> Schema:
     body = {"required": True, "content": _json(schema_of(table(fields, required=(required,))))}
-    statuses = ("400", "401", "404", "413", "415", "431", "500", "503")
+    statuses = ("400", "401", "404", "413", "415", "429", "431", "500", "503")
     return {"post": _operation(summary, content, *statuses, requestBody=body)}
 
 

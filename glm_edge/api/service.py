@@ -1,4 +1,4 @@
-"""The engine as the HTTP layer sees it: not there (yet, or again), there, going away; and how many answers run at once.
+"""The engine as the HTTP layer sees it: not there (yet, or again), there, going away; and who has places for answers.
 
 Not here: loading and closing the engine (`serve.py`), and the engine's own queue.
 """
@@ -6,12 +6,28 @@ Not here: loading and closing the engine (`serve.py`), and the engine's own queu
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
-from ..errors import EngineClosedError, LoadingError, OverloadedError
+from ..errors import EngineClosedError, LoadingError, OverloadedError, RateLimitError, RequestError
 from ..types import Engine
 
 State = Literal["loading", "ok", "shutting_down"]
+
+SPARE = 8  # requests besides the engine's places: they get its own word that it is full, and when to come again
+_FADE = 0.9  # weight of what is known of the time that answers take when another one ends
+_RETRY_S = 5.0  # until another try, while nothing is known
+
+
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """Places that one request has."""
+
+    key: bytes
+    n: int  # answers
+    since: float
 
 
 class Service:
@@ -19,14 +35,30 @@ class Service:
 
     Args:
         engine: a loaded engine; without one the service is loading until `ready`.
-        most: answers at once, queued ones included. Each holds a thread of the server, and some must stay free.
+        places: requests at once that the engine has room for, those in its queue included. Each holds a thread of the
+            server, and some must stay free.
+        per_key: answers at once that one key may have; None is half of the places where there are other keys.
+        max_wait_s: longest wait in the queue; OpenAI's clients give up after so long.
         ping_s: longest silence in a stream, in seconds. Proxies and clients give up on a connection after 15 to 60.
     """
 
-    def __init__(self, engine: Engine | None = None, *, most: int = 32, ping_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        engine: Engine | None = None,
+        *,
+        places: int = 24,
+        per_key: int | None = None,
+        max_wait_s: float = 600.0,
+        ping_s: float = 10.0,
+    ) -> None:
+        self.max_wait_s = max_wait_s
         self.ping_s = ping_s
         self._engine = engine
-        self._free = threading.Semaphore(most)
+        self._places = places
+        self._per_key = per_key
+        self._lock = threading.Lock()  # guards the next two
+        self._held: set[_Held] = set()
+        self._mean_s = 0.0  # that a request keeps its places, running mean; 0 while unknown
         self._draining = threading.Event()
         self._aborted = threading.Event()
 
@@ -66,10 +98,38 @@ class Service:
             raise LoadingError("the model is still being loaded; try again in a few seconds")
         return self._engine
 
-    def enter(self) -> None:
-        """Take a place for an answer; give it back with `leave`. Raises OverloadedError at once when all are taken."""
-        if not self._free.acquire(blocking=False):
-            raise OverloadedError("the server has as many requests as it can hold; try again later", retry_after=5.0)
+    def enter(self, key: bytes = b"", n: int = 1, *, others: bool = False) -> Callable[[], None]:
+        """Take places for `n` answers to a request with this key; call what comes back to give them back.
 
-    def leave(self) -> None:
-        self._free.release()
+        Args:
+            others: whether there are other keys, which shall find places too.
+
+        Raises, at once, OverloadedError when all are taken, RateLimitError when the key has its share of them.
+        """
+        most = self._per_key or (max(1, self._places // 2) if others else None)
+        with self._lock:
+            if len(self._held) >= self._places + SPARE:
+                raise OverloadedError("the server has as many requests as it can hold; try again", retry_after=1.0)
+            if most is not None:
+                self._check_share(key, n, most)
+            held = _Held(key, n, time.monotonic())
+            self._held.add(held)
+        return lambda: self._leave(held)
+
+    def _check_share(self, key: bytes, n: int, most: int) -> None:
+        if n > most:
+            raise RequestError(f"n: a key may have {most} answers at once, not {n}", param="n", code="invalid_value")
+        own = [held for held in self._held if held.key == key]
+        if sum(held.n for held in own) + n > most:
+            # each takes the mean, so among this many one ends in the mean divided by their number (Little's law)
+            wait = self._mean_s / len(own) if self._mean_s else _RETRY_S
+            raise RateLimitError(
+                f"this key has {most} answers running or waiting, which is its share; wait for one of them",
+                retry_after=wait,
+            )
+
+    def _leave(self, held: _Held) -> None:
+        seconds = time.monotonic() - held.since
+        with self._lock:
+            self._held.discard(held)
+            self._mean_s = _FADE * self._mean_s + (1 - _FADE) * seconds if self._mean_s else seconds

@@ -16,9 +16,11 @@ from ..errors import (
     GlmEdgeError,
     LoadingError,
     OverloadedError,
+    RateLimitError,
     RepeatedCrashError,
     RequestError,
 )
+from ..generation import Progress
 from ..types import Message, ModelInfo, Request, SamplingParams, Stats, TokenLogprob
 from . import strict_json
 from .checks import fail, show, table
@@ -29,7 +31,7 @@ DEFAULT_TEMPERATURE = 1.0  # the contract's; the model's own is in SamplingParam
 LEAST_LOGPROB = -9999.0  # how the contract writes what is hardly possible; JSON has no infinity
 
 DONE = b"data: [DONE]\n\n"
-PING = b": ping\n\n"  # a comment: every reader of event streams skips it
+PING = b": ping\n\n"  # a comment: every reader of event streams skips it, and the ones of `comment`
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,15 @@ def event(data: dict[str, Any]) -> bytes:
     return f"data: {strict_json.dumps(data)}\n\n".encode()
 
 
+def comment(progress: Progress) -> bytes:
+    """How far a request is, for whoever reads a stream's comments: ": queue 2 eta 30" (seconds), ": prefill 96/500"
+    (tokens)."""
+    if not progress.place:
+        return f": prefill {progress.done}/{progress.total}\n\n".encode()
+    eta = "" if progress.wait_s is None else f" eta {math.ceil(progress.wait_s)}"
+    return f": queue {progress.place}{eta}\n\n".encode()
+
+
 # code -> status; a RequestError with another code is 400.
 _STATUS = {
     "invalid_api_key": 401,
@@ -225,6 +236,9 @@ def failure(error: BaseException, request_id: str) -> Failure:
         status = _STATUS.get(error.code or "", 400)
         headers = (("WWW-Authenticate", "Bearer"),) if status == 401 else ()
         return Failure(status, error_body(str(error), "invalid_request_error", error.param, error.code), headers)
+    if isinstance(error, RateLimitError):
+        body = error_body(str(error), "rate_limit_error", code="rate_limit_exceeded")
+        return Failure(429, body, _retry_after(error.retry_after))
     if isinstance(error, OverloadedError):
         return _unavailable(str(error), "server_is_overloaded", error.retry_after)
     if isinstance(error, LoadingError):
@@ -238,8 +252,11 @@ def failure(error: BaseException, request_id: str) -> Failure:
 
 
 def _unavailable(message: str, code: str, retry_after: float) -> Failure:
-    seconds = str(max(1, math.ceil(retry_after)))
-    return Failure(503, error_body(message, "server_error", code=code), (("Retry-After", seconds),))
+    return Failure(503, error_body(message, "server_error", code=code), _retry_after(retry_after))
+
+
+def _retry_after(seconds: float) -> tuple[tuple[str, str], ...]:
+    return (("Retry-After", str(max(1, math.ceil(seconds)))),)
 
 
 def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:

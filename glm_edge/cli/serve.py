@@ -35,6 +35,15 @@ if TYPE_CHECKING:
 @click.option(
     "--allow-origin", "origins", multiple=True, metavar="URL", help="A web page's origin that may call; repeatable."
 )
+@click.option(
+    "--per-key",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Answers that one key may have at once, waiting ones included.  [default: half, where there are several keys]",
+)
+@click.option(
+    "--max-wait", type=click.FloatRange(1), default=600, show_default=True, help="Seconds that a request may wait."
+)
 @click.option("--grace", type=click.FloatRange(0), default=30, show_default=True, help="Seconds to end answers in.")
 @click.option(
     "--worker/--in-process", default=False, show_default=True, help="The engine in a process that may die and restart."
@@ -54,6 +63,8 @@ def command(
     aliases: tuple[str, ...],
     hosts: tuple[str, ...],
     origins: tuple[str, ...],
+    per_key: int | None,
+    max_wait: float,
     grace: float,
     worker: bool,
     trim: bool,
@@ -89,6 +100,9 @@ def command(
         aliases=frozenset(aliases),
         grace=grace,
         trim=trim,
+        places=slots + queue,
+        per_key=per_key,
+        max_wait=max_wait,
     )
     load = partial(_load, engine)
     serve((lambda: Worker(load)) if worker else load, config)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from typing import NamedTuple
 
 from ..generation import Progress
 from ..types import Stats
@@ -19,8 +19,7 @@ _FADE = 0.9  # weight of what is known when another answer ends
 _LENGTH = 256  # tokens of an answer while none has ended
 
 
-@dataclass(frozen=True)
-class _Sums:
+class _Sums(NamedTuple):
     """Figures of several answers, added up."""
 
     prompt: float = 0  # tokens
@@ -38,10 +37,10 @@ class _Sums:
         computed = stats.prompt_tokens - stats.cached_tokens
         more = (stats.prompt_tokens, computed, stats.prefill_s, stats.completion_tokens - 1, stats.decode_s)
         last = (1, stats.completion_tokens) if ended else (0, 0)
-        return _Sums(*(mine + theirs for mine, theirs in zip(astuple(self), more + last, strict=True)))
+        return _Sums(*(mine + theirs for mine, theirs in zip(self, more + last, strict=True)))
 
     def faded(self) -> _Sums:
-        return _Sums(*(_FADE * figure for figure in astuple(self)))
+        return _Sums(*(_FADE * figure for figure in self))
 
 
 class Forecast:
