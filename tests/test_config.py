@@ -100,7 +100,7 @@ def test_an_integer_is_a_number_too(tmp_path: Path) -> None:
     ],
     ids=["llama", "glm4", "chatglm3", "chatglm3-path", "glm-4", "chatglm-6b"],
 )
-def test_another_model_is_called_by_its_name(tmp_path: Path, changes: dict[str, Any], what: str) -> None:
+def test_m18_another_model_is_called_by_its_name(tmp_path: Path, changes: dict[str, Any], what: str) -> None:
     message = refused(write(tmp_path, **changes))
     assert message.startswith("5 ")
     assert what in message
@@ -141,7 +141,7 @@ def test_a_name_with_both_generations_is_not_guessed(tmp_path: Path) -> None:
     ],
     ids=lambda value: "" if isinstance(value, str) else "-".join(value),
 )
-def test_another_architecture_names_the_key(tmp_path: Path, changes: dict[str, Any], what: str) -> None:
+def test_m18_another_architecture_names_the_key(tmp_path: Path, changes: dict[str, Any], what: str) -> None:
     message = refused(write(tmp_path, **changes))
     assert message.startswith("5 ")
     assert what in message
@@ -175,7 +175,7 @@ def test_all_differences_are_in_one_message(tmp_path: Path) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_wrong_type_or_range_names_the_key(tmp_path: Path, changes: dict[str, Any], what: str) -> None:
+def test_m18_a_wrong_type_or_range_names_the_key(tmp_path: Path, changes: dict[str, Any], what: str) -> None:
     message = refused(write(tmp_path, **changes))
     assert message.startswith("3 ")
     assert what in message
@@ -205,7 +205,7 @@ def test_a_wrong_type_or_range_names_the_key(tmp_path: Path, changes: dict[str, 
     ],
     ids=range(17),
 )
-def test_json_is_read_strictly(tmp_path: Path, content: bytes, what: str) -> None:
+def test_m18_json_is_read_strictly(tmp_path: Path, content: bytes, what: str) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(content)
     assert what in refused(path)
@@ -221,13 +221,13 @@ def test_a_folder_in_its_place(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_m7_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.json")
     assert "is a named pipe" in refused(tmp_path / "config.json")
 
 
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="this system has no /dev/zero")
-def test_a_device_is_not_read() -> None:
+def test_m7_a_device_is_not_read() -> None:
     assert "is a device" in refused(Path("/dev/zero"))
 
 

@@ -163,7 +163,7 @@ def test_all_that_is_wrong_is_in_one_message(tmp_path: Path) -> None:
     [(b"", "is empty"), (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"), (b"<html>", "HTML page")],
     ids=["empty", "git_lfs", "html"],
 )
-def test_a_failed_download_is_called_one(tmp_path: Path, content: bytes, what: str) -> None:
+def test_m7_a_failed_download_is_called_one(tmp_path: Path, content: bytes, what: str) -> None:
     (tmp_path / "a.safetensors").write_bytes(content)
     assert what in str(verdict(tmp_path / "a.safetensors"))
 

@@ -123,7 +123,7 @@ def test_a_file_of_torch_before_2_1_has_no_byte_order(tmp_path: Path) -> None:
     assert np.array_equal(open_shard(tmp_path / "a.bin")["w"].read_rows(0, 5), SINGLE)
 
 
-def test_a_big_endian_file_is_refused(tmp_path: Path) -> None:
+def test_m13_a_big_endian_file_is_refused(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.bin", {"w": SINGLE}, byteorder=b"big")
     assert "not little endian" in refused(tmp_path / "a.bin")
 
@@ -140,7 +140,7 @@ MISFITS = {
 
 
 @pytest.mark.parametrize("name", MISFITS)
-def test_parts_that_do_not_fit_are_refused(tmp_path: Path, name: str) -> None:
+def test_m13_parts_that_do_not_fit_are_refused(tmp_path: Path, name: str) -> None:
     data, others, what = MISFITS[name]
     write_archive(tmp_path / "a.bin", parts([("w", (2,), "f32")], data, **others))
     assert what in refused(tmp_path / "a.bin")
@@ -155,7 +155,7 @@ def test_all_misfits_are_in_one_message(tmp_path: Path) -> None:
     assert message.endswith("; and 10 more")
 
 
-def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None:
+def test_v11_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     write_shard(path, {"w": SINGLE})
     tensor = open_shard(path)["w"]

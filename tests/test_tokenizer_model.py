@@ -111,7 +111,7 @@ def test_another_kind_of_tokenizer_is_unsupported(write: Callable[[bytes], Path]
         read_vocabulary(write(content), PADDED)
 
 
-def test_m19_a_file_cut_anywhere_is_refused(write: Callable[[bytes], Path]) -> None:
+def test_m8_m19_a_file_cut_anywhere_is_refused(write: Callable[[bytes], Path]) -> None:
     for size in [*range(0, len(GOOD) - 70, 23), *range(len(GOOD) - 70, len(GOOD))]:  # the settings come last
         path = write(GOOD[:size])
         with pytest.raises((InvalidFileError, UnsupportedModelError)):
@@ -129,7 +129,7 @@ def test_a_missing_file_is_invalid(tmp_path: Path) -> None:
         read_vocabulary(tmp_path / "tokenizer.model", PADDED)
 
 
-def test_mutated_files_raise_only_our_errors(write: Callable[[bytes], Path]) -> None:
+def test_m21_mutated_files_raise_only_our_errors(write: Callable[[bytes], Path]) -> None:
     draw = random.Random(3)
     small = tokenizer_proto([*FIRST, *BYTES, ("a", NORMAL), ("aa", NORMAL), ("<ctl>", CONTROL)])
     for _ in range(200):

@@ -117,7 +117,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_call_is_refused_by_its_name(
+def test_m10_a_call_is_refused_by_its_name(
     name: str, protocol: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -147,7 +147,7 @@ def test_a_call_is_refused_by_its_name(
         "antigravity x",
     ],
 )
-def test_a_name_that_is_not_in_the_table_is_not_imported(name: str) -> None:
+def test_m10_a_name_that_is_not_in_the_table_is_not_imported(name: str) -> None:
     module, attribute = name.split()
     before = set(sys.modules)
     said = f"pickle global {module}.{attribute} is not allowed"
@@ -178,7 +178,7 @@ def test_a_name_that_is_not_in_the_table_is_not_imported(name: str) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_opcodes_that_make_objects_are_refused(code: bytes, name: str) -> None:
+def test_m10_opcodes_that_make_objects_are_refused(code: bytes, name: str) -> None:
     assert name in refused(b"\x80\x02" + code)
 
 
@@ -202,7 +202,7 @@ def test_opcodes_that_make_objects_are_refused(code: bytes, name: str) -> None:
     ids=["LONG4", "BINUNICODE8", "BINUNICODE", "LONG1", "FRAME", "marks", "dicts", "nested tuples", "memo indices",
          "doubling", "nested marks", "too long", "repeated text"],
 )  # fmt: skip
-def test_a_bomb_goes_off_small(content: bytes) -> None:
+def test_m11_a_bomb_goes_off_small(content: bytes) -> None:
     tracemalloc.start()
     start = time.process_time()
     try:
@@ -241,7 +241,7 @@ def test_a_bomb_goes_off_small(content: bytes) -> None:
         (b"\x80\x02}}R.", "a dict is called"),
     ],
 )
-def test_a_pickle_of_another_form_is_refused(content: bytes, what: str) -> None:
+def test_m11_a_pickle_of_another_form_is_refused(content: bytes, what: str) -> None:
     assert what in refused(content)
 
 
@@ -270,11 +270,11 @@ def test_a_pickle_of_another_form_is_refused(content: bytes, what: str) -> None:
         (tensor() + text("b") + tensor(kind=b"ctorch\nFloatStorage\n"), "storage 0 is described in two ways"),
     ],
 )  # fmt: skip
-def test_a_tensor_that_is_not_plain_is_refused(made: bytes, what: str) -> None:
+def test_m13_a_tensor_that_is_not_plain_is_refused(made: bytes, what: str) -> None:
     assert what in refused(state(text("w") + made))
 
 
-def test_random_changes_give_our_error_or_tensors() -> None:
+def test_m21_random_changes_give_our_error_or_tensors() -> None:
     random = Random(0)
     for _ in range(3000):
         content = bytearray(PLAIN)

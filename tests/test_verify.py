@@ -64,7 +64,7 @@ def test_progress_goes_to_the_end(made: Path) -> None:
     assert seen[-1][0] >= made.stat().st_size - 32  # the last tensor's padding
 
 
-def test_a_changed_byte_in_any_tensor_is_exit_4_and_named(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_m9_a_changed_byte_in_any_tensor_is_exit_4_and_named(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for tensor in read_gguf(copy).tensors:
         at = tensor.offset + 4  # no block has a scale there, and a float only its low byte
         old = copy.read_bytes()[at : at + 1]
@@ -106,7 +106,7 @@ def test_m6_scales_lie_where_libggml_reads_them(type_name: str) -> None:
     assert type_name in FLOATS or found == len(SCALES[type_name])
 
 
-def test_a_change_in_the_metadata_is_exit_4(copy: Path) -> None:
+def test_m9_a_change_in_the_metadata_is_exit_4(copy: Path) -> None:
     change(copy, copy.read_bytes().index(b"chatglm2-small"), b"C")
     with pytest.raises(IntegrityError, match="its metadata"):
         verify(copy)
