@@ -134,6 +134,17 @@ def test_converting_never_loads_llama_cpp(small_checkpoint: Path, tmp_path: Path
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="closes streams as POSIX shells do")
+@pytest.mark.parametrize("closed", ["0<&-", ">&-", "2>&-", ">&- 2>&-"])
+def test_v14_closed_streams_change_nothing(small_checkpoint: Path, tmp_path: Path, closed: str) -> None:
+    command = f'"{sys.executable}" -m glm_edge convert "$0" --out "$1" {closed}'
+    for code in (0, 2):  # the second time the output is there
+        arguments = ["sh", "-c", command, str(small_checkpoint), str(tmp_path / "x.gguf")]
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("start", [["-m", "convert"], ["-c", "from glm_edge.cli import main; main()", "convert"]])
 def test_v14_a_reader_that_leaves_changes_nothing(small_checkpoint: Path, tmp_path: Path, start: list[str]) -> None:
     out = tmp_path / "x.gguf"

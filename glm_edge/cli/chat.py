@@ -52,8 +52,9 @@ def command(
 
     Answers go to stdout, everything else to stderr. Without a terminal on stdin, all of stdin is one prompt.
     """
-    from .load import is_terminal, load_engine
+    from .load import load_engine
     from .model import cache_folder, resolve_model
+    from .progress import is_terminal
 
     if prompt == "-" or (prompt is None and not is_terminal(sys.stdin)):
         prompt = _read_stdin()

@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import TextIO, TypeVar
+from typing import TypeVar
 
 import click
 from tqdm import tqdm
@@ -17,6 +17,7 @@ from ..llama import versions
 from ..profile import load_profile, profile_path, tuned
 from ..types import EngineConfig
 from .demo import DEMO_ID, banner
+from .progress import is_terminal
 
 T = TypeVar("T")
 
@@ -29,11 +30,6 @@ def profile_key() -> dict[str, object]:
 def with_profile(config: EngineConfig) -> EngineConfig:
     """`config` with what it leaves open as `glm-edge bench --tune` found it best here, if it was run."""
     return tuned(config, load_profile(profile_path(), profile_key()))
-
-
-def is_terminal(stream: TextIO | None) -> bool:
-    """Whether somebody sits there; a stream that was closed before the start is None."""
-    return stream is not None and stream.isatty()
 
 
 def load_engine(config: EngineConfig) -> LlamaEngine:

@@ -26,7 +26,8 @@ def run(command: click.Command, args: Sequence[str], *, prog_name: str) -> int:
     try:
         with command.make_context(prog_name, list(args)) as context:
             command.invoke(context)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed before the start
+            sys.stdout.flush()
     except (click.exceptions.Abort, KeyboardInterrupt):
         return _fail("interrupted", 130)
     except click.exceptions.Exit as end:  # --help and --version
