@@ -37,7 +37,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from glm_edge.convert.convert import convert
-from mutations import damage, mutate
+from mutations import change_values, damage, mutate
 from safetensorsfile import write_safetensors
 from small_checkpoint import CONFIG, random_weights, write_checkpoint
 from torchfile import Member, state_dict_pickle, write_archive, write_shard
@@ -108,6 +108,10 @@ def write_files(folder: Path) -> None:
     convert(folder / "bin", folder / "model.gguf", type="q4_0", threads=1)
 
 
+def json_text(content: bytes, draw: random.Random) -> bytes:
+    return change_values(content, draw) if draw.random() < 0.6 else damage(content, draw)
+
+
 def text_or_numbers(content: bytes, draw: random.Random) -> bytes:
     if draw.random() < 0.5:
         return damage(content, draw)
@@ -115,10 +119,13 @@ def text_or_numbers(content: bytes, draw: random.Random) -> bytes:
 
 
 def safetensors(content: bytes, draw: random.Random) -> bytes:
-    """The header damaged; in half of the cases with its length put right, so that more gets past the first check."""
+    """The header damaged; mostly with its length put right, so that more gets past the first check."""
     (length,) = struct.unpack_from("<Q", content)
-    header = text_or_numbers(content[: 8 + length], draw)
-    if draw.random() < 0.7:
+    if draw.random() < 0.5:
+        header = content[:8] + change_values(content[8 : 8 + length], draw)
+    else:
+        header = text_or_numbers(content[: 8 + length], draw)
+    if draw.random() < 0.9:
         header = struct.pack("<Q", max(0, len(header) - 8)) + header[8:]
     return header + content[8 + length :]
 
@@ -184,10 +191,10 @@ FORMATS = {
     "pickle": Format(f"bin/{BIN}", pickled, converts("bin")),
     "int4 zip": Format(f"int4/{BIN}", zipped, converts("int4")),
     "safetensors": Format(f"split/{SAFETENSORS}", safetensors, converts("split")),
-    "index.json": Format("sharded/pytorch_model.bin.index.json", damage, converts("sharded")),
-    "config.json": Format("bin/config.json", damage, converts("bin")),
+    "index.json": Format("sharded/pytorch_model.bin.index.json", json_text, converts("sharded")),
+    "config.json": Format("bin/config.json", json_text, converts("bin")),
     "tokenizer.model": Format("bin/tokenizer.model", text_or_numbers, converts("bin")),
-    "lora config": Format("lora/adapter_config.json", damage, converts("bin", "lora")),
+    "lora config": Format("lora/adapter_config.json", json_text, converts("bin", "lora")),
     "lora safetensors": Format("lora/adapter_model.safetensors", safetensors, converts("bin", "lora")),
     "gguf": Format("model.gguf", model_file, runs),
     "gguf verify": Format("model.gguf", text_or_numbers, verifies),
