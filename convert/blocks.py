@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from glm_edge.errors import InvalidFileError, StorageError
 
 from .ggml import quantize
 from .layout import Layout, Placed
+from .threads import Threads
 from .write import OutputFile
 
 BLOCK_WEIGHTS = 1 << 20  # 4 MiB as float32: long enough to make the calls cheap, short enough for the caches
@@ -78,7 +79,7 @@ def encoded_blocks(layout: Layout, where: Path, threads: int) -> Iterator[Block]
     """
     ranges = _ranges(layout)
     pending: deque[Future[Block]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="convert")
+    pool = Threads(threads, thread_name_prefix="convert")
     try:
         pending.extend(pool.submit(_encode, where, *r) for r in islice(ranges, 2 * threads))
         all_zero = True  # the current tensor, so far

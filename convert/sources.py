@@ -11,7 +11,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 
@@ -20,6 +20,7 @@ from glm_edge.errors import IntegrityError
 from .checkpoint import SourceTensor
 from .files import StableFile
 from .layout import Layout
+from .threads import Threads
 
 BLOCK = 1 << 20  # bytes read at a time
 STEP = 8 << 20  # bytes that the conversion is ahead before the thread follows
@@ -39,7 +40,7 @@ class SourceHashes:
         for part in parts:
             self._by_path[part.file.path].unread[part.offset] = part.offset
         self._stop = threading.Event()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="hash")
+        self._pool = Threads(1, thread_name_prefix="hash")
         self._last: Future[None] | None = None
 
     def reached(self, source: SourceTensor, stop: int, *, is_last: bool) -> None:
