@@ -76,9 +76,10 @@ class ContextLengthError(RequestError):
 
     def __init__(self, prompt_tokens: int, n_ctx: int, *, param: str = "messages") -> None:
         shorten = "shorten the messages or drop the oldest" if param == "messages" else f"shorten the {param}"
-        super().__init__(
-            f"this model's context is {n_ctx} tokens and the {param} take{'' if param == 'messages' else 's'}"
-            f" {prompt_tokens}, leaving no room for an answer; {shorten}",
+        take = "take" if param == "messages" else "takes"
+        super().__init__(  # OpenAI's words first, by which clients know it
+            f"this model's maximum context length is {n_ctx} tokens and the {param} {take} {prompt_tokens}, leaving"
+            f" no room for an answer; {shorten}",
             param=param,
             code="context_length_exceeded",
         )
@@ -88,6 +89,10 @@ class ContextLengthError(RequestError):
 
 class EngineError(GlmEdgeError):
     """The engine failed while it worked on a request; the request is lost, the server is not."""
+
+
+class EngineDiedError(EngineError):
+    """The engine's process ended while it worked on a request; another is being started."""
 
 
 class RepeatedCrashError(EngineError):

@@ -49,9 +49,9 @@ class Gate:
             return ANYONE
         authorization, api_key = (_raw(headers.get(name)) for name in ("HTTP_AUTHORIZATION", "HTTP_API_KEY"))
         key = self.keys.find(authorization, api_key)
-        if key is None:
+        if key is None:  # in OpenAI's words, by which litellm tells it from other bad requests
             raise RequestError(
-                "a valid API key is needed: send 'Authorization: Bearer KEY' or 'API-KEY: KEY'",
+                "Incorrect API key provided, or none; send 'Authorization: Bearer KEY' or 'API-KEY: KEY'",
                 code="invalid_api_key",
             )
         return key
