@@ -54,6 +54,12 @@ def command(
             checkpoint, out, type=type_.lower(), lora=lora, force=force, threads=threads, progress=progress
         )
     _show(report)
+    if any(checkpoint.glob("*.safetensors")):  # what is read, where a folder has weights in both formats
+        click.echo(
+            "note: safetensors files have no checksum that would show a damaged download; compare their SHA-256 in"
+            f" glm_edge.sources of {report.path} with those on the hub",
+            err=True,
+        )
 
 
 def _show(report: Report) -> None:

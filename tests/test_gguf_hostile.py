@@ -5,6 +5,7 @@ The files are real ones on disk; what llama.cpp would do with them is not tried.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -159,6 +160,26 @@ def test_M1_to_M3_a_broken_structure_is_named_with_its_byte(path: Path, name: st
     assert line.startswith(f"{path}: ")
     assert re.search(r" \(byte \d+\)$", line)
     assert "\n" not in line
+
+
+NATIVE = """
+import contextlib, io, json, sys
+from pathlib import Path
+from glm_edge.cli import glm_edge, run
+found = {}
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    with contextlib.redirect_stderr(io.StringIO()) as err:
+        code = run(glm_edge, ["verify", str(path)], prog_name="glm-edge")
+    found[path.name] = [code, err.getvalue().count("\\n"), "llama_cpp" in sys.modules]
+print(json.dumps(found))
+"""
+
+
+def test_M1_to_M3_the_command_ends_with_3_before_native_code_is_loaded(tmp_path: Path) -> None:
+    for name, (content, _) in CASES.items():
+        (tmp_path / name).write_bytes(content)
+    done = subprocess.run([sys.executable, "-c", NATIVE, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {name: [3, 1, False] for name in CASES}
 
 
 @pytest.mark.usefixtures("cheap")
