@@ -94,21 +94,28 @@ def _stop_text(value: Any, path: str) -> str:
     return text
 
 
+_CONTENT = schema_of(content)
+_OTHERS_OF_MESSAGE = {
+    "name": {"anyOf": [{"type": "string", "pattern": "^[a-zA-Z0-9_]{1,64}$"}, {"type": "null"}]},
+    "refusal": {"type": "null"},
+    "annotations": {"enum": [[], None]},
+    "audio": {"type": "null"},
+    "function_call": {"type": "null"},
+    "tool_calls": {"enum": [[], None]},
+}
+
+
+def _message_schema(roles: list[str], content: dict[str, Any], *required: str) -> dict[str, Any]:
+    properties = {"role": {"enum": roles}, "content": content, **_OTHERS_OF_MESSAGE}
+    return {"type": "object", "properties": properties, "required": ["role", *required], "additionalProperties": False}
+
+
 @says(
     {
-        "type": "object",
-        "properties": {
-            "role": schema_of(role),
-            "content": {"anyOf": [schema_of(content), {"type": "null"}]},
-            "name": {"anyOf": [{"type": "string", "pattern": "^[a-zA-Z0-9_]{1,64}$"}, {"type": "null"}]},
-            "refusal": {"type": "null"},
-            "annotations": {"enum": [[], None]},
-            "audio": {"type": "null"},
-            "function_call": {"type": "null"},
-            "tool_calls": {"enum": [[], None]},
-        },
-        "required": ["role"],
-        "additionalProperties": False,
+        "anyOf": [
+            _message_schema(["system", "developer", "user"], _CONTENT, "content"),
+            _message_schema(["assistant"], {"anyOf": [_CONTENT, {"type": "null"}]}),
+        ]
     }
 )
 def message(value: Any, path: str) -> Message:

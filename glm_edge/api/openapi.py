@@ -1,7 +1,8 @@
 """The API as an OpenAPI 3.1 document, for GET /openapi.json. Pure.
 
 What requests may hold comes from the very checks that read them (`fields.py` and its neighbours), so the document
-cannot say otherwise than the server does; rules between fields, as that the last message is the user's, are in words.
+cannot say otherwise than the server does. Two rules are in words, because JSON Schema has none for them: that the last
+of any number of messages is the user's, and that max_tokens and max_completion_tokens, where both are given, are equal.
 What answers look like is written here, and tests hold real answers against it.
 """
 
@@ -137,7 +138,8 @@ _ERRORS = {
     "415": "The body is not plain JSON in UTF-8.",
     "429": "This key has as many answers as it may have at once; Retry-After says when to try again.",
     "431": "The headers are too large.",
-    "500": "The engine or the server failed; the log has more under the request's id.",
+    "500": "The engine or the server failed; the log has more under the request's id. `code` is engine_died where the"
+    " request can be sent again, engine_crash where its prompt has ended the engine three times.",
     "503": "Loading, shutting down or all places taken; Retry-After says when to try again.",
 }
 
@@ -152,8 +154,24 @@ def _operation(summary: str, content: Schema, *statuses: str, **more: Any) -> Sc
     return {"summary": summary, "responses": {"200": answer, **errors}, **more}
 
 
-def _post(summary: str, fields: dict[str, Check[Any]], required: str, content: Schema) -> Schema:
-    body = {"required": True, "content": _json(schema_of(table(fields, required=(required,))))}
+def _needs(field: str, nothing: list[Any], other: str) -> Schema:
+    """Values of `field` that are not `nothing` need the other one to be true."""
+    return {"anyOf": [{"properties": {field: {"enum": nothing}}}, _set_true(other)]}
+
+
+def _set_true(field: str) -> Schema:
+    return {"properties": {field: {"const": True}}, "required": [field]}
+
+
+_STREAM_RULE = _needs("stream_options", [None], "stream")
+_LOGPROBS_RULE = _needs("top_logprobs", [None, 0], "logprobs")
+
+
+def _post(
+    summary: str, fields: dict[str, Check[Any]], required: str, content: Schema, rules: tuple[Schema, ...] = ()
+) -> Schema:
+    schema = schema_of(table(fields, required=(required,)))
+    body = {"required": True, "content": _json({**schema, "allOf": [*rules]} if rules else schema)}
     statuses = ("400", "401", "404", "413", "415", "429", "431", "500", "503")
     return {"post": _operation(summary, content, *statuses, requestBody=body)}
 
@@ -173,14 +191,15 @@ def document(version: str) -> dict[str, Any]:
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     paths: dict[str, Any] = {
         "/v1/chat/completions": _post(
-            "Go on with a conversation. The last message is the user's; stream_options need stream, top_logprobs need"
-            " logprobs, and of max_tokens and max_completion_tokens one is enough.",
+            "Go on with a conversation. The last message is the user's; max_tokens and max_completion_tokens are the"
+            " same, one is enough.",
             CHAT,
             "messages",
             _stream("ChatCompletion", "ChatCompletionChunk"),
+            (_STREAM_RULE, _LOGPROBS_RULE),
         ),
         "/v1/completions": _post(
-            "Go on with a text.", text_wire.TEXT, "prompt", _stream("Completion", "CompletionChunk")
+            "Go on with a text.", text_wire.TEXT, "prompt", _stream("Completion", "CompletionChunk"), (_STREAM_RULE,)
         ),
         "/v1/tokenize": _post("The ids of a text.", text_wire.TOKENIZE, "text", _json(_ref("Ids"))),
         "/": {
