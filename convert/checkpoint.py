@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -31,7 +31,7 @@ _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.ASCII | re.IGNO
 
 
 @dataclass(frozen=True)
-class _Format:
+class Format:
     """What the files of one format are called, and what reads them."""
 
     single: str
@@ -42,13 +42,13 @@ class _Format:
 
 # The first that a folder has is read, as transformers does: many on the hub have both.
 FORMATS = (
-    _Format(
+    Format(
         "model.safetensors",
         "model.safetensors.index.json",
         re.compile(r"model-\d+-of-\d+\.safetensors", re.ASCII),
         open_safetensors,
     ),
-    _Format(
+    Format(
         "pytorch_model.bin",
         "pytorch_model.bin.index.json",
         re.compile(r"pytorch_model-\d+-of-\d+\.bin", re.ASCII),
@@ -101,14 +101,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     config = read_config(inside(folder, "config.json"))
     tokenizer = inside(folder, "tokenizer.model")
     _refuse_no_tokenizer(tokenizer)
-    form = next((form for form in FORMATS if {form.index, form.single} & set(names)), None)
-    if form is None:
-        wanted = ", ".join(f"{form.index} or {form.single}" for form in FORMATS)
-        raise InvalidFileError(f"{folder}: the weights are missing; there is none of {wanted}")
-    if form.index in names and form.single in names:
-        raise InvalidFileError(
-            f"{folder}: holds {form.index} and {form.single}; remove the one that does not belong to it"
-        )
+    form = form_of(names, str(folder))
     if form.index in names:
         stored, files = _open_sharded(folder, form, names)
     else:
@@ -118,15 +111,29 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder, config, tokenizer, dequantized(stored, bits, folder) if bits else stored, files)
 
 
+def form_of(names: Iterable[str], where: str) -> Format:
+    """The format of the weights among files of these names. Raises InvalidFileError where there is none, or two."""
+    names = set(names)
+    form = next((form for form in FORMATS if {form.index, form.single} & names), None)
+    if form is None:
+        wanted = ", ".join(f"{form.index} or {form.single}" for form in FORMATS)
+        raise InvalidFileError(f"{where}: the weights are missing; there is none of {wanted}")
+    if {form.index, form.single} <= names:
+        raise InvalidFileError(
+            f"{where}: holds {form.index} and {form.single}; remove the one that does not belong to it"
+        )
+    return form
+
+
 def _refuse_no_tokenizer(path: Path) -> None:
     with open_regular(path) as file:
         refuse_download_error(path, file.read(512))
 
 
-def _open_sharded(folder: Path, form: _Format, names: list[str]) -> tuple[dict[str, StoredTensor], tuple[Path, ...]]:
+def _open_sharded(folder: Path, form: Format, names: list[str]) -> tuple[dict[str, StoredTensor], tuple[Path, ...]]:
     """The tensors of all shards, in the order of the shards' names, and the files read."""
     index = inside(folder, form.index)
-    weight_map, total = _read_index(index)
+    weight_map, total = read_index(index)
     shards = sorted(set(weight_map.values()))
     tensors: dict[str, StoredTensor] = {}
     problems = [
@@ -135,20 +142,15 @@ def _open_sharded(folder: Path, form: _Format, names: list[str]) -> tuple[dict[s
         if form.shard.fullmatch(name) and name not in shards
     ]
     for shard in shards:
-        wanted = [name for name, place in weight_map.items() if place == shard]
         try:
             found = form.open(inside(folder, shard))
         except InvalidFileError as error:
             problems.append(str(error).removeprefix(f"{folder}{os.sep}"))
             continue
-        problems += [f"{name} is not in {shard}, where {form.index} has it" for name in wanted if name not in found]
+        problems += misplaced(shard, found, weight_map, form.index)
         for name, tensor in found.items():
             if name in tensors:
                 problems.append(f"{name} is in {tensors[name].file.path.name} and in {shard}")
-            elif name not in weight_map:
-                problems.append(f"{name} in {shard} is not listed in {form.index}")
-            elif weight_map[name] != shard:
-                problems.append(f"{name} is in {shard}, and {form.index} has it in {weight_map[name]}")
             tensors[name] = tensor
     stored = sum(tensor.nbytes for tensor in tensors.values())
     if not problems and total not in (None, stored):
@@ -157,7 +159,19 @@ def _open_sharded(folder: Path, form: _Format, names: list[str]) -> tuple[dict[s
     return tensors, (index, *(folder / shard for shard in shards))
 
 
-def _read_index(path: Path) -> tuple[dict[str, str], object]:
+def misplaced(shard: str, found: Collection[str], weight_map: Mapping[str, str], index: str) -> list[str]:
+    """What a shard has and the index does not tell, and the other way about."""
+    wanted = [name for name, place in weight_map.items() if place == shard]
+    problems = [f"{name} is not in {shard}, where {index} has it" for name in wanted if name not in found]
+    for name in found:
+        if name not in weight_map:
+            problems.append(f"{name} in {shard} is not listed in {index}")
+        elif weight_map[name] != shard:
+            problems.append(f"{name} is in {shard}, and {index} has it in {weight_map[name]}")
+    return problems
+
+
+def read_index(path: Path) -> tuple[dict[str, str], object]:
     """(tensor name -> shard name, total bytes of the tensors or None). Every shard name is a plain file name.
 
     Raises InvalidFileError.

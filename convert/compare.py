@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import struct
-from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from gguf import GGUFValueType as T
@@ -21,6 +21,7 @@ from glm_edge.errors import IntegrityError, StorageError
 from .ggml import TYPE_IDS, dequantize, quantize
 from .layout import Layout, Placed
 
+Squares: TypeAlias = tuple[float, float]  # sums of squares of the error and of the weights
 SAMPLE_ROWS = 16  # from the start, the middle and the end of every tensor
 _SCALARS = {T.UINT32: "I", T.INT32: "i", T.FLOAT32: "f", T.BOOL: "?", T.UINT64: "Q"}
 
@@ -63,19 +64,45 @@ def compare(path: Path, layout: Layout) -> dict[str, float]:
     Returns the relative root mean square error of the samples by kind of tensor: the error's over the weights'. Raises
     IntegrityError for the first difference, StorageError when the file cannot be read.
     """
-    squares: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])  # kind -> of the error, of the weights
+    compare_head(path, layout)
+    return relative_errors((placed.tensor.kind, compare_data(path, placed)) for placed in layout.tensors)
+
+
+def compare_head(path: Path, layout: Layout) -> None:
+    """Compare the head and the size of the file at `path` with its layout. Raises as `compare` does."""
     try:
         with open(path, "rb") as file:
             _compare_head(path, file.read(len(layout.head)), layout)
             if (size := file.seek(0, 2)) != layout.size:
                 raise IntegrityError(f"{path}: has {size} bytes on the disk where {layout.size} were written")
-            for placed in layout.tensors:
-                for start in _sample_starts(placed.tensor.rows):
-                    for total, part in enumerate(_compare_rows(path, file, placed, start)):
-                        squares[placed.tensor.kind][total] += part
     except OSError as error:
-        raise StorageError(f"{path}: cannot be read back: {error.strerror or error}") from error
-    return {kind: math.sqrt(error / weights) if weights else 0.0 for kind, (error, weights) in squares.items()}
+        raise _unreadable(path, error) from error
+
+
+def compare_data(path: Path, placed: Placed) -> Squares:
+    """Compare samples of a tensor in the file at `path` with its source. Raises as `compare` does."""
+    error = weights = 0.0
+    try:
+        with open(path, "rb") as file:
+            for start in _sample_starts(placed.tensor.rows):
+                error_part, weights_part = _compare_rows(path, file, placed, start)
+                error, weights = error + error_part, weights + weights_part
+    except OSError as os_error:
+        raise _unreadable(path, os_error) from os_error
+    return error, weights
+
+
+def relative_errors(squares: Iterable[tuple[str, Squares]]) -> dict[str, float]:
+    """The relative root mean square error by kind of tensor."""
+    sums: dict[str, Squares] = {}
+    for kind, (error, weights) in squares:
+        before = sums.get(kind, (0.0, 0.0))
+        sums[kind] = before[0] + error, before[1] + weights
+    return {kind: math.sqrt(error / weights) if weights else 0.0 for kind, (error, weights) in sums.items()}
+
+
+def _unreadable(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"{path}: cannot be read back: {error.strerror or error}")
 
 
 def _compare_head(path: Path, data: bytes, layout: Layout) -> None:
@@ -115,8 +142,8 @@ def _sample_starts(rows: int) -> list[int]:
     return sorted({0, last // 2, last})
 
 
-def _compare_rows(path: Path, file: BinaryIO, placed: Placed, start: int) -> tuple[float, float]:
-    """Sums of squares of the error and of the weights over one sample."""
+def _compare_rows(path: Path, file: BinaryIO, placed: Placed, start: int) -> Squares:
+    """Over one sample."""
     tensor = placed.tensor
     stop = min(tensor.rows, start + SAMPLE_ROWS)
     file.seek(placed.offset + start * placed.row_bytes)

@@ -86,7 +86,7 @@ def convert(
             errors = compare(file.temporary, layout)
             file.commit()
     seconds = time.monotonic() - started
-    return Report(out, layout.size, recipe.name, _types(layout), errors, len(layout.tensors), threads, seconds)
+    return Report(out, layout.size, recipe.name, types_of(layout), errors, len(layout.tensors), threads, seconds)
 
 
 def checked_recipe(type: str | Recipe) -> Recipe:
@@ -165,7 +165,7 @@ def _write(file: OutputFile, layout: Layout, source: Checkpoint, threads: int, p
     return layout
 
 
-def _types(layout: Layout) -> dict[str, tuple[str, ...]]:
+def types_of(layout: Layout) -> dict[str, tuple[str, ...]]:
     """The types of each kind of tensor."""
     types: dict[str, tuple[str, ...]] = {}
     for placed in layout.tensors:

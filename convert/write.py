@@ -45,42 +45,44 @@ def check_output(path: Path, inputs: tuple[Path, ...], *, force: bool) -> None:
 
 def check_space(path: Path, size: int) -> None:
     """Raises StorageError when the disk of `path` has less than `size` bytes free."""
-    with _storage_errors(path, size):
+    with storage_errors(path, size):
         free = shutil.disk_usage(path.parent).free
     if free < size:
-        raise StorageError(f"{path}: needs {_amount(size)} and the disk has {_amount(free)} free")
+        raise StorageError(f"{path}: needs {amount(size)} and the disk has {amount(free)} free")
 
 
-def _amount(size: int) -> str:
+def amount(size: int) -> str:
     return f"{size / 1e9:.3f} GB" if size >= 10**9 else f"{size / 1e6:.3f} MB"
 
 
 @contextlib.contextmanager
-def _storage_errors(path: Path, size: int) -> Iterator[None]:
+def storage_errors(path: Path, size: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = f"; the file needs {_amount(size)} in all" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        advice = f"; the file needs {amount(size)} in all" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         raise StorageError(f"{path}: cannot be written: {error.strerror or error}{advice}") from error
 
 
 class OutputFile:
-    """A file under construction; use as a context manager, and `commit` as the last thing.
+    """A file under construction; use as a context manager, and `commit` as the last thing. With a `folder` it lies
+    there, as it was left by the last run, and stays when the block is left.
 
     Every OSError of its own becomes a StorageError that names the output and, on a full disk, the bytes it needs.
     """
 
-    def __init__(self, path: Path, size: int) -> None:
+    def __init__(self, path: Path, size: int, folder: Path | None = None) -> None:
         self._path = path
-        self._size = size
+        self.size = size
+        self._folder = folder
         self._fd = -1
         self._old: Path | None = None  # a second name of the file that the rename replaces
         self._stem = _stem(path.name)
         self._lock: Lock | None = None
-        self.temporary = path.with_name(f".{self._stem}.{os.getpid()}.tmp")
+        self.temporary = path.with_name(f".{self._stem}.{os.getpid()}.tmp") if folder is None else folder / "result"
 
     def __enter__(self) -> OutputFile:
-        with _storage_errors(self._path, self._size):
+        with storage_errors(self._path, self.size):
             self._lock = Lock(self._path.with_name(f".{self._stem}.lock"), self._path)
             try:
                 if self._lock.held:
@@ -99,36 +101,49 @@ class OutputFile:
                 self._path.with_name(name).unlink(missing_ok=True)
 
     def _open(self) -> int:
-        return os.open(self.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+        if self._folder is None:
+            return os.open(self.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+        self._folder.mkdir(exist_ok=True)
+        return os.open(self.temporary, os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | _BINARY, 0o666)
 
     def write(self, data: bytes | memoryview) -> None:
         """Append all of `data`."""
         view = memoryview(data).cast("B")
-        with _storage_errors(self._path, self._size):
+        with storage_errors(self._path, self.size):
             while view:
                 view = view[os.write(self._fd, view) :]
 
     def seek(self, offset: int) -> None:
         """Have the next `write` begin at `offset`."""
-        with _storage_errors(self._path, self._size):
+        with storage_errors(self._path, self.size):
             os.lseek(self._fd, offset, os.SEEK_SET)
+
+    def resize(self, size: int) -> None:
+        """Cut what lies behind `size` bytes; what is missing up to there reads as zeros."""
+        with storage_errors(self._path, self.size):
+            os.ftruncate(self._fd, size)
+
+    def sync(self) -> None:
+        """Send what has been written to the disk."""
+        with storage_errors(self._path, self.size):
+            os.fsync(self._fd)
 
     def finish(self) -> None:
         """Everything is written: send it to the disk and close, so that it can be read back."""
-        with _storage_errors(self._path, self._size):
+        with storage_errors(self._path, self.size):
             os.fsync(self._fd)
             fd, self._fd = self._fd, -1
             os.close(fd)
 
     def commit(self) -> None:
         """Give the file its name, for good. If that fails, the name is as it was before."""
-        with _storage_errors(self._path, self._size):
+        with storage_errors(self._path, self.size):
             existed = self._path.exists()
             if existed:
                 self._keep_old()
             try:
                 os.replace(self.temporary, self._path)
-                self._sync_folder()
+                sync_folder(self._path.parent)
             except BaseException:
                 if self._old is not None:
                     os.replace(self._old, self._path)
@@ -145,28 +160,30 @@ class OutputFile:
             os.link(self._path, old)
             self._old = old
 
-    def _sync_folder(self) -> None:
-        if os.name == "nt":  # folders cannot be opened there; the rename is journalled
-            return
-        fd = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._fd >= 0:
             with contextlib.suppress(OSError):  # the error on its way says more
                 os.close(self._fd)
-        for path in (self.temporary, self._old):
+        for path in (self.temporary if self._folder is None else None, self._old):
             with contextlib.suppress(OSError):
                 if path is not None:
                     path.unlink(missing_ok=True)
         if self._lock is not None:
             with contextlib.suppress(OSError):
                 self._lock.release()
+
+
+def sync_folder(path: Path) -> None:
+    """Send the names in a folder to the disk."""
+    if os.name == "nt":  # folders cannot be opened there; a rename is journalled
+        return
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _stem(name: str) -> str:

@@ -1,0 +1,64 @@
+"""`glm-edge pull`: a repository of the Hugging Face hub to one GGUF file, shard by shard.
+
+The work is `convert/pull.py`'s, imported when the command runs. Progress and messages go to stderr.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from glm_edge.convert.recipes import ALIASES, RECIPES
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+
+@click.command("pull")
+@click.argument("repo")
+@click.option(
+    "--type",
+    "type_",
+    type=click.Choice([*RECIPES, *ALIASES], case_sensitive=False),
+    metavar="TYPE",
+    default="q4_0",
+    show_default=True,
+    help="What the weights become, as `glm-edge convert --help` lists.",
+)
+@click.option("--revision", default="main", show_default=True, help="Branch, tag or commit.")
+@click.option("--out", type=click.Path(path_type=Path), help="Output file.  [default: models/NAME-TYPE.gguf]")
+@click.option(
+    "--force", is_flag=True, help="Replace the output if it exists, and discard another unfinished pull to it."
+)
+@click.option("--threads", type=click.IntRange(1, 256), help="Threads that quantize.  [default: one for each core]")
+def command(repo: str, type_: str, revision: str, out: Path | None, force: bool, threads: int | None) -> None:
+    """Fetch a ChatGLM2 checkpoint from the Hugging Face hub and turn it into one GGUF file.
+
+    REPO is OWNER/NAME, as THUDM/chatglm2-6b. One shard at a time is on the disk, in OUT.pull; the same command
+    continues what was interrupted. HF_ENDPOINT sets a mirror, HF_TOKEN a token. Python files are never fetched.
+    """
+    from tqdm import tqdm
+
+    from glm_edge.convert.pull import pull
+
+    with tqdm(unit="B", unit_scale=True, disable=None, leave=False) as bar:
+        report = pull(
+            repo,
+            out,
+            type=type_.lower(),
+            revision=revision,
+            force=force,
+            threads=threads,
+            say=lambda line: click.echo(line, err=True),
+            progress=lambda what, done, total: _show(bar, what, done, total),
+        )
+    click.echo(f"{report.path}: {report.size / 1e9:.3f} GB, {report.tensors} tensors, {report.seconds:.1f} s")
+
+
+def _show(bar: tqdm[None], what: str, done: int, total: int) -> None:
+    if bar.total is None:  # what earlier runs did says nothing of this one's speed
+        bar.total, bar.initial, bar.n = total, done, done
+    bar.set_description(what, refresh=False)
+    bar.update(done - bar.n)
