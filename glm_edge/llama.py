@@ -28,6 +28,7 @@ _LOAD_MODES = {"none": ll.LLAMA_LOAD_MODE_NONE, "mmap": ll.LLAMA_LOAD_MODE_MMAP,
 _KV_TYPES = {"f16": ll.GGML_TYPE_F16, "f32": ll.GGML_TYPE_F32}
 _LOGGED = (3, 4)  # GGML_LOG_LEVEL_WARN and ERROR; 5 continues a line of any level
 
+_TEXT = ll.LLAMA_TOKEN_ATTR_NORMAL | ll.LLAMA_TOKEN_ATTR_USER_DEFINED | ll.LLAMA_TOKEN_ATTR_BYTE  # tokens with bytes
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 
 # llama.cpp's warnings and errors, newest last, for the message of the error that follows them.
@@ -98,6 +99,7 @@ class Model:
         self.n_vocab: int = ll.llama_vocab_n_tokens(self._vocab)
         self.n_params: int = ll.llama_model_n_params(self._model)
         self.eos: int = ll.llama_vocab_eos(self._vocab)
+        self._pieces: dict[int, bytes] = {}  # those that were asked for
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of plain text: no special token is added, none is parsed out of the text."""
@@ -114,6 +116,12 @@ class Model:
 
     def piece(self, token: int) -> bytes:
         """The bytes of one token; control tokens have none."""
+        known = self._pieces.get(token)
+        if known is None:
+            known = self._pieces[token] = self._piece(token)
+        return known
+
+    def _piece(self, token: int) -> bytes:
         size = 64
         while True:
             buffer = ctypes.create_string_buffer(size)
@@ -124,8 +132,9 @@ class Model:
 
     @cached_property
     def silent(self) -> npt.NDArray[np.bool_]:
-        """Which tokens have no bytes, shape (n_vocab,): control tokens and padding. Takes a tenth of a second once."""
-        return np.array([not self.piece(token) for token in range(self.n_vocab)])
+        """Which tokens have no bytes, shape (n_vocab,): control tokens and padding. Takes 40 ms once."""
+        # by kind, which takes a third of the time that asking each for its bytes does
+        return np.array([not ll.llama_vocab_get_attr(self._vocab, token) & _TEXT for token in range(self.n_vocab)])
 
     def close(self) -> None:
         if self._model:
@@ -216,7 +225,7 @@ class Context:
         n_ctx: cells, in tokens, of all sequences together.
         n_batch: tokens of one decode call at most; also the size of the compute buffers.
         n_outputs: tokens of one decode call whose logits are kept, at most.
-        should_abort: read between graph nodes, in llama.cpp's threads: one flag, no more.
+        should_abort: read between graph nodes, in llama.cpp's threads: one flag, no more. Its argument means nothing.
 
     Raises OutOfMemoryError when cache and buffers cannot be allocated.
     """
@@ -233,7 +242,7 @@ class Context:
         n_threads_batch: int,
         kv_type: Literal["f16", "f32"] = "f16",
         flash_attention: bool = False,
-        should_abort: Callable[[], bool] | None = None,
+        should_abort: Callable[[object], bool] | None = None,
     ) -> None:
         params = ll.llama_context_default_params()
         params.n_ctx = n_ctx
@@ -245,7 +254,7 @@ class Context:
         params.flash_attn_type = int(flash_attention)
         params.kv_unified = True
         if should_abort is not None:
-            self._abort = ll.ggml_abort_callback(lambda _: should_abort())  # kept alive as long as the context
+            self._abort = ll.ggml_abort_callback(should_abort)  # kept alive as long as the context
             params.abort_callback = self._abort
         _log.clear()
         self._ctx = ll.llama_init_from_model(model._model, params)

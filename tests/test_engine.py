@@ -1,13 +1,14 @@
 """The engine on a real model: its answers, its limits, cancelling, and many requests at once."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from glm_edge.engine.engine import LlamaEngine
-from glm_edge.errors import ContextLengthError, EngineClosedError, OverloadedError, UsageError
-from glm_edge.types import Chunk, EngineConfig, Message, Request, SamplingParams
+from glm_edge.errors import ContextLengthError, EngineClosedError, OverloadedError, RequestError, UsageError
+from glm_edge.types import Chunk, EngineConfig, JsonFormat, Message, Request, SamplingParams
 
 
 def ask(text: str, *, temperature: float = 0, seed: int | None = None, max_tokens: int | None = 20) -> Request:
@@ -88,6 +89,23 @@ def test_prompt_longer_than_the_context_is_refused_with_both_numbers(engine: Lla
     assert caught.value.prompt_tokens > 3000
     assert "2048" in str(caught.value)
     assert str(caught.value.prompt_tokens) in str(caught.value)
+
+
+def test_prompt_is_measured_before_its_format_is_compiled(engine: LlamaEngine) -> None:
+    refused = SamplingParams(response_format=JsonFormat('{"type": "no such type"}'))
+    with pytest.raises(RequestError, match="#/type"):
+        engine.submit(Request((Message("user", "hi"),), refused))
+    with pytest.raises(ContextLengthError):
+        engine.submit(Request((Message("user", "word " * 3000),), refused))
+
+
+def test_work_between_batches_runs_in_the_engines_thread(engine: LlamaEngine) -> None:
+    running = engine.submit(ask("go on", temperature=1, seed=1, max_tokens=None))
+    assert engine.between_batches(threading.current_thread).name == "engine"
+    with pytest.raises(ZeroDivisionError):
+        engine.between_batches(lambda: 1 // 0)
+    running.cancel()
+    assert list(running)[-1].finish_reason == "cancelled"
 
 
 def test_answer_ends_where_the_context_does(tiny_f32: Path) -> None:

@@ -1,12 +1,13 @@
 """What is measured, each in one function that runs in a process of its own and returns figures by name.
 
 Names end with their unit: _s seconds, _bytes, _rate tokens per second, _ms. Where the bare loop runs beside the engine,
-both use the same weights in the same process, block by block in turn, so that they see the same machine.
+both use the same weights in the same thread, block by block in turn, so that they see the same machine.
 Prompts are random digits, different in each run, so that nothing of them is in a cache unless it is meant to be.
 """
 
 from __future__ import annotations
 
+import functools
 import random
 import time
 from dataclasses import dataclass, replace
@@ -170,15 +171,16 @@ class _Measurement:
     def _prefill_ratio(self, bare: Bare, cold: Stats) -> None:
         """The bare loop on as many tokens, then the engine on another prompt, then the bare loop again."""
         n = cold.prompt_tokens - cold.cached_tokens
-        bare.prefill(32)
+        aside = self._engine.between_batches
+        aside(lambda: bare.prefill(32))
         bare.cut(0)
-        before = bare.prefill(n)
+        before = aside(lambda: bare.prefill(n))
         bare.cut(0)
         self._tell(n)
         again = prompt(self._tokenizer, self._task.prompt, self._task.seed + 500)
         between = _last(self._engine, Request(again, SamplingParams(0), 1))
         self._tell(n)
-        after = bare.prefill(between.prompt_tokens - between.cached_tokens)
+        after = aside(lambda: bare.prefill(between.prompt_tokens - between.cached_tokens))
         self._tell(n)
         rate = n / ((before + after) / 2)
         self._figures["bare_prefill_rate"] = rate
@@ -193,8 +195,9 @@ class _Measurement:
         self._figures["warm_ttft_s"] = stats.queue_s + stats.prefill_s
         self._figures["warm_new_tokens"] = new
         self._tell(new)
-        if self._bare is not None:
-            self._figures["warm_ttft_to_bare"] = self._figures["warm_ttft_s"] / self._bare.prefill(new)
+        if (bare := self._bare) is not None:
+            seconds = self._engine.between_batches(lambda: bare.prefill(new))
+            self._figures["warm_ttft_to_bare"] = self._figures["warm_ttft_s"] / seconds
 
     def _decode(self, messages: tuple[Message, ...]) -> None:
         """One stream, in blocks; the bare loop at about the same depth between them."""
@@ -204,10 +207,10 @@ class _Measurement:
             stats = _last(self._engine, Request(messages, SamplingParams(0), block + 1))
             engine_s += stats.decode_s
             tokens += stats.completion_tokens - 1
-            if self._bare is not None:
-                self._bare.cut(stats.prompt_tokens)
+            if (bare := self._bare) is not None:
+                bare.cut(stats.prompt_tokens)
                 n = max(1, stats.completion_tokens - 1)
-                bare_s += self._bare.decode(n)
+                bare_s += self._engine.between_batches(functools.partial(bare.decode, n))
                 bare_tokens += n
             self._tell(3 * block * (2 if self._bare else 1))
         if tokens > 0 and engine_s > 0:

@@ -10,6 +10,8 @@ import hashlib
 import queue
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
 
 from ..device import memory_available, processors
 from ..errors import ContextLengthError, EngineClosedError, EngineError, GlmEdgeError, OverloadedError, RequestError
@@ -28,6 +30,8 @@ from .scheduler import Scheduler, sequences
 from .store import Store
 from .tokenizer import Tokenizer
 from .trim import trimmed
+
+R = TypeVar("R")
 
 _RETRY_S = 5.0  # until another try, while nothing is known of the speed
 
@@ -66,7 +70,7 @@ class LlamaEngine:
         self._answers: dict[Answer, None] = {}  # submitted and not yet ended, in the order they came
         self._forecast = Forecast(config.slots)
         self._ended: GlmEdgeError | None = None  # why no more requests are taken
-        self._inbox: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()  # None only wakes the thread
+        self._inbox: queue.SimpleQueue[Answer | Callable[[], None] | None] = queue.SimpleQueue()  # None only wakes
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -90,7 +94,7 @@ class LlamaEngine:
             should_abort=self._between_nodes,
         )
 
-    def _between_nodes(self) -> bool:
+    def _between_nodes(self, _: object) -> bool:
         """In one of llama.cpp's threads, some hundred times a batch: whether to stop it."""
         self.steps += 1
         return self._abort
@@ -109,8 +113,8 @@ class LlamaEngine:
                 messages, dropped = self._trim(request)
             raw = request.prompt
             prompt = self._tokenizer.prompt(messages) if raw is None else self._tokenizer.raw(raw)
+            room = self._room(request, len(prompt.ids))  # before a grammar is made for nothing
             drawing = samplers(request, prompt.ids, self._model)
-        room = self._room(request, len(prompt.ids))
         limit = room if request.max_tokens is None else min(request.max_tokens, room)
         answers: list[Answer] = []
         generation: Generation[Chunk] = Generation(self._on_cancel, lambda: self._progress(answers[0]))
@@ -181,6 +185,25 @@ class LlamaEngine:
         if self._store is not None:
             self._store.flush()
 
+    def between_batches(self, function: Callable[[], R]) -> R:
+        """Call a function in the engine's thread and return what it returns: for what is measured beside the engine.
+
+        OpenMP keeps a team of threads for every thread that computes. Where two teams have more threads than there are
+        processors, libgomp lets them sleep at every barrier, which costs both of them milliseconds a token.
+        """
+        result: Future[R] = Future()
+
+        def call() -> None:
+            try:
+                result.set_result(function())
+            except BaseException as error:  # the caller's, who waits for it
+                result.set_exception(error)
+
+        with self._lock:
+            self._check_running()
+            self._inbox.put(call)
+        return result.result()
+
     def close(self) -> None:
         """End every answer with EngineClosedError and free the model. Safe to call twice."""
         with self._lock:
@@ -236,9 +259,11 @@ class LlamaEngine:
         while not self._inbox.empty():
             self._hand_over(self._inbox.get())
 
-    def _hand_over(self, answer: Answer | None) -> None:
-        if answer is not None:
-            self._scheduler.add(answer)
+    def _hand_over(self, item: Answer | Callable[[], None] | None) -> None:
+        if isinstance(item, Answer):
+            self._scheduler.add(item)
+        elif item is not None:
+            item()
 
 
 def _open_store(config: EngineConfig, file: GgufFile) -> Store | None:
