@@ -55,6 +55,13 @@ def test_a_folder_or_a_missing_file_is_no_model(capsys: pytest.CaptureFixture[st
     assert "glm-edge convert" in outcome(capsys, "--model", tmp_path)[1]
 
 
+@pytest.mark.parametrize("alias", ["", " "], ids=["empty", "space"])
+def test_a_name_that_is_empty_is_refused(capsys: pytest.CaptureFixture[str], model: Path, alias: str) -> None:
+    code, message = outcome(capsys, "--model", model, "--alias", alias)
+    assert code == 2
+    assert "--alias is empty" in message
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
 def test_a10_listening_beyond_loopback_without_a_key_is_refused(
     capsys: pytest.CaptureFixture[str], model: Path, host: str

@@ -75,11 +75,14 @@ def command(
     Ctrl-C lets running answers end; a second one stops at once.
     """
     from ..api.keys import Keys, key_file_warnings
+    from ..errors import UsageError
     from ..serve import ServeConfig, serve
     from ..types import EngineConfig
     from ..worker import Worker
     from .model import cache_folder, resolve_model
 
+    if not all(name.strip() for name in aliases):
+        raise UsageError("--alias is empty; give the name by which clients may ask for the model")
     keys = Keys.collect(api_keys, api_key_file, os.environ)
     for warning in key_file_warnings(api_key_file) if api_key_file else ():
         click.echo(f"warning: {warning}", err=True)
