@@ -54,7 +54,10 @@ def save_profile(path: Path, profile: Profile, machine: Mapping[str, object]) ->
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise StorageError(f"{path}: cannot write the profile: {error.strerror}") from error
+        raise StorageError(
+            f"{path}: cannot write the profile: {error.strerror}; set HOME, or XDG_CONFIG_HOME on Linux, to a folder"
+            " that you can write"
+        ) from error
 
 
 def load_profile(path: Path, machine: Mapping[str, object]) -> Profile | None:

@@ -146,6 +146,16 @@ def test_two_programs_at_first_use_both_answer_and_leave_one_file(tmp_path: Path
     assert [path.suffix for path in made] == [".gguf"]
 
 
+def test_where_the_file_cannot_be_put_the_error_says_what_to_do(tmp_path: Path) -> None:
+    home = tmp_path / "file"
+    home.write_bytes(b"")
+    program = run(home, "chat", "--prompt", "a")
+    _, err = program.communicate(timeout=120)
+    assert program.returncode == 6
+    assert err.count("\n") == 1
+    assert "name a model with --model FILE" in err
+
+
 def figures(engine: LlamaEngine, question: str) -> Stats:
     chunks = list(engine.submit(Request((Message("user", question),), SamplingParams(temperature=0))))
     stats = chunks[-1].stats

@@ -57,6 +57,7 @@ def test_windows_of_any_length_cover_every_token(
     [
         pytest.param(b"", (), 3, id="empty text"),
         pytest.param(b"\xff", (), 3, id="not UTF-8"),
+        pytest.param(b"GGUF\x03", (), 3, id="a model"),
         pytest.param(b"text", ("--ctx", "4096"), 2, id="context beyond the model's"),
     ],
 )
@@ -67,3 +68,10 @@ def test_what_cannot_be_measured_is_refused(
     text.write_bytes(content)
     command = ["perplexity", str(text), "--model", str(tiny_f32), *arguments]
     assert run(glm_edge, command, prog_name="glm-edge") == code
+
+
+def test_a_model_in_the_place_of_the_text_is_told_where_it_goes(
+    tiny_f32: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(glm_edge, ["perplexity", str(tiny_f32)], prog_name="glm-edge") == 3
+    assert "is a model, not a text; name it with --model" in capsys.readouterr().err

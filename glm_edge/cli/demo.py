@@ -29,15 +29,18 @@ def demo_model() -> Path:
     checkpoint = _checkpoint()
     folder = Path(platformdirs.user_data_dir("glm-edge", appauthor=False))
     target = folder / f"{DEMO_ID}-{_version(checkpoint)}.gguf"
-    if target.exists():
-        return target
     try:
+        if target.exists():
+            return target
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".demo-") as temporary:
             made = _convert(checkpoint, Path(temporary) / target.name)
             os.replace(made, target)
     except OSError as error:
-        raise StorageError(f"{target}: cannot put the demo model there: {error.strerror}") from error
+        advice = (
+            "set HOME, or XDG_DATA_HOME on Linux, to a folder you can write, or name a model with --model FILE"
+        )
+        raise StorageError(f"{target}: cannot put the demo model there: {error.strerror}; {advice}") from error
     return target
 
 

@@ -70,8 +70,12 @@ def _measure(model: Model, text: str, prefix: tuple[int, ...], n_ctx: int, threa
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text("utf-8")
+        content = file.read_bytes()
     except OSError as error:
         raise StorageError(f"{file}: cannot be read: {error.strerror}") from error
+    if content.startswith(b"GGUF"):
+        raise InvalidFileError(f"{file}: is a model, not a text; name it with --model, and as FILE the text to predict")
+    try:
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InvalidFileError(f"{file}: is not UTF-8 at byte {error.start}") from error
+        raise InvalidFileError(f"{file}: is not UTF-8 at byte {error.start}; save the text in UTF-8") from error
