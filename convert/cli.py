@@ -56,8 +56,8 @@ def command(
     _show(report)
     if any(checkpoint.glob("*.safetensors")):  # what is read, where a folder has weights in both formats
         click.echo(
-            "note: safetensors files have no checksum that would show a damaged download; compare their SHA-256 in"
-            f" glm_edge.sources of {report.path} with those on the hub",
+            "note: safetensors files have no checksum that would show a damaged download; compare the SHA-256 that"
+            f" `glm-edge verify {report.path}` prints with those on the hub",
             err=True,
         )
 

@@ -3,20 +3,24 @@
 In this order: structure and keys, by our own readers; every tensor's data, read once, for scales that are not finite
 and against the hashes that the converter put into the head; the head's own hash; token ids of the golden texts by
 llama.cpp, which sees the file only when all else is right. Weights are never in memory but for a few megabytes.
-The hashes find damage, not a forger: who can write the file can write them too.
+The hashes find damage, not a forger: who can write the file can write them too. The same holds for the hashes of the
+files that it was made from, which `compare_sources` compares.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from .convert.layout import HASHES, HEX
+from .convert.metadata import SOURCES
+from .convert.sources import file_digest
 from .errors import IntegrityError, InvalidFileError, StorageError, UnsupportedModelError
 from .gguf import read_gguf
 from .gguf_values import TENSOR_TYPES, GgufFile, TensorInfo
@@ -52,6 +56,56 @@ def verify(path: Path, progress: Callable[[int, int], None] | None = None) -> Gg
         raise StorageError(f"{path}: cannot be read: {error.strerror or error}") from error
     _check_golden(file)
     return file
+
+
+class Source(NamedTuple):
+    """A file that a model was made from."""
+
+    name: str
+    size: int  # bytes
+    sha256: str  # hexadecimal
+
+
+def sources(file: GgufFile) -> tuple[Source, ...]:
+    """What the file says that it was made from; empty where it says nothing that can be compared."""
+    try:
+        entries = json.loads(str(file.metadata.get(SOURCES)))
+    except (ValueError, RecursionError):
+        return ()
+    if not isinstance(entries, list) or not all(_is_source(entry) for entry in entries):
+        return ()
+    return tuple(Source(*entry) for entry in entries)
+
+
+def _is_source(entry: object) -> bool:
+    match entry:
+        case [str(name), int(), str(digest)]:
+            return Path(name).name == name and bool(re.fullmatch(f"[0-9a-f]{{{HEX}}}", digest))
+    return False
+
+
+def compare_sources(
+    file: GgufFile, folders: Sequence[Path], progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Whether the folders hold what the model at `file` was made from; a name is looked up in one after the other.
+
+    Raises IntegrityError for a file that is another, InvalidFileError for one that is missing, UnsupportedModelError
+    where the model does not say what it was made from, StorageError.
+    """
+    if not (found := sources(file)):
+        raise UnsupportedModelError(f"{file.path}: does not say what it was made from; convert the checkpoint again")
+    done = 0
+    for source in found:
+        path = next((path for folder in folders if (path := folder / source.name).exists()), folders[0] / source.name)
+        digest = file_digest(path)
+        if digest != source.sha256:
+            raise IntegrityError(
+                f"{path}: has the SHA-256 {digest[:12]}…, and {file.path.name} was made from {source.sha256[:12]}…;"
+                " download the file again, or convert this one"
+            )
+        done += source.size
+        if progress is not None:
+            progress(done, sum(source.size for source in found))
 
 
 def _hashes(file: GgufFile) -> list[str]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from glm_edge.convert.convert import convert
 from glm_edge.convert.ggml import block_size, dequantize, quantize, row_size
+from glm_edge.convert.metadata import SOURCES
 
 from glm_edge.cli import glm_edge, run
 from glm_edge.errors import IntegrityError, InvalidFileError, UnsupportedModelError
 from glm_edge.gguf import read_gguf
-from glm_edge.verify import FLOATS, HASHES, SCALES, _first_not_finite, verify
+from glm_edge.verify import FLOATS, HASHES, SCALES, _first_not_finite, compare_sources, verify
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +113,32 @@ def test_m9_a_change_in_the_metadata_is_exit_4(copy: Path) -> None:
     change(copy, copy.read_bytes().index(b"chatglm2-small"), b"C")
     with pytest.raises(IntegrityError, match="its metadata"):
         verify(copy)
+
+
+def test_the_files_it_was_made_from_are_named_and_compared(
+    small_checkpoint: Path, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(small_checkpoint, folder)
+    arguments = ["verify", str(made), "--sources", str(tmp_path), "--sources", str(folder)]
+    assert run(glm_edge, arguments, prog_name="glm-edge") == 0
+    named = json.loads(capsys.readouterr().out.splitlines()[-1])["sources"]
+    assert named == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    change(folder / "pytorch_model.bin", 5000, b"\xaa\x55\xaa")
+    assert run(glm_edge, arguments, prog_name="glm-edge") == 4
+    assert f"{folder / 'pytorch_model.bin'}: has the SHA-256" in capsys.readouterr().err
+    (folder / "config.json").unlink()
+    assert run(glm_edge, arguments, prog_name="glm-edge") == 3
+    assert "config.json: is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[" * 9999, "{}", '[["a", 1]]', '[["a", 1, "x"]]', f'[["../a", 1, "{"0" * 64}"]]', "[[]]"]
+)
+def test_sources_that_cannot_be_compared_count_as_none(copy: Path, text: str) -> None:
+    head = read_gguf(copy)
+    with pytest.raises(UnsupportedModelError, match="does not say what it was made from"):
+        compare_sources(replace(head, metadata={**head.metadata, SOURCES: text}), [copy.parent])
 
 
 def test_token_ids_that_the_runtime_does_not_give_are_exit_4(copy: Path) -> None:

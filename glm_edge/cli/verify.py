@@ -12,20 +12,33 @@ from .progress import progress_bar
 
 @click.command("verify")
 @click.argument("file", type=click.Path(path_type=Path))
-def command(file: Path) -> None:
+@click.option(
+    "--sources",
+    "folders",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    multiple=True,
+    help="A folder with the files that it was made from, to be compared; repeatable, for a LoRA's.",
+)
+def command(file: Path, folders: tuple[Path, ...]) -> None:
     """Check the model FILE to the last byte: structure, hashes, scales, token ids.
 
-    Exits with 3 where its format is broken, with 4 where its content is not what was written.
+    Exits with 3 where its format is broken, with 4 where its content is not what was written. Prints a sentence and one
+    JSON line, with the SHA-256 of every file that the model was made from, as the Hugging Face hub shows it.
     """
     from ..convert.layout import HASHES, HEX
     from ..model_file import golden_texts
-    from ..verify import verify
+    from ..verify import compare_sources, sources, verify
 
     with progress_bar("verify") as progress:
         head = verify(file, progress)
+    if folders:
+        with progress_bar("sources") as progress:
+            compare_sources(head, folders, progress)
     recipe, version = head.metadata.get("glm_edge.recipe"), head.metadata.get("glm_edge.version")
     click.echo(
         f"{file}: as it was written: {head.size / 1e9:.3f} GB, {len(head.tensors)} tensors,"
         f" {len(golden_texts(head))} golden texts; {recipe}, by GLM Edge {version}"
     )
-    click.echo(json.dumps({"file": file.name, "bytes": head.size, "head_sha256": str(head.metadata[HASHES])[:HEX]}))
+    facts = {"file": file.name, "bytes": head.size, "head_sha256": str(head.metadata[HASHES])[:HEX]}
+    click.echo(json.dumps(facts | {"sources": {source.name: source.sha256 for source in sources(head)}}))
