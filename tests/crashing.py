@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -63,6 +64,34 @@ def bug() -> Engine:
 
 def needs_llama_cpp() -> Engine:
     raise ModuleNotFoundError("No module named 'llama_cpp'", name="llama_cpp")
+
+
+class _SlowToClose(FakeEngine):
+    def __init__(self, kept: Path) -> None:
+        super().__init__()
+        self._kept = kept
+
+    def close(self) -> None:
+        super().close()
+        time.sleep(1.5)  # several beats
+        self._kept.write_text("what is to be kept", "utf-8")
+
+
+def slow_to_close(kept: Path) -> Engine:
+    """Writes a file at the end of its life."""
+    return _SlowToClose(kept)
+
+
+class _Broken(FakeEngine):
+    """Cannot go on from its first request, which learns why."""
+
+    @property
+    def ready(self) -> bool:
+        return not self.requests
+
+
+def broken() -> Engine:
+    return _Broken([EngineError("out of order")])
 
 
 def never() -> Engine:

@@ -1,6 +1,7 @@
 """A process that serves a scripted engine, as `glm-edge serve` serves a model: for tests of signals and exit codes.
 
-Usage: serve_fake.py SCENARIO [--grace SECONDS]. The scenario decides what loading and answering do.
+Usage: serve_fake.py SCENARIO [--grace SECONDS] [--worker]. The scenario decides what loading and answering do; with
+--worker it does it in a process of its own.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from crashing import obeys
 from fake_engine import FakeEngine, Script
 
 from glm_edge.errors import GlmEdgeError, IntegrityError
 from glm_edge.serve import ServeConfig, serve
 from glm_edge.types import Engine
+from glm_edge.worker import Worker
 
 
 class _Stuck(FakeEngine):
@@ -52,16 +56,27 @@ LOADERS: dict[str, Callable[[], Engine]] = {
     "spoilt": _spoilt,
     "bug": _bug,
     "loading": _never,
+    "obeys": obeys,
 }
+
+
+def make(scenario: str) -> Engine:
+    return LOADERS[scenario]()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("scenario", choices=LOADERS)
     parser.add_argument("--grace", type=float, default=30)
+    parser.add_argument("--worker", action="store_true")
     options = parser.parse_args()
+    from serve_fake import make  # by a name that a child finds, too
+
+    load = partial(make, options.scenario)
     try:
-        serve(LOADERS[options.scenario], ServeConfig(port=0, grace=options.grace))
+        serve(
+            (lambda: Worker(load, patience=2.0)) if options.worker else load, ServeConfig(port=0, grace=options.grace)
+        )
     except GlmEdgeError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

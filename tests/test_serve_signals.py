@@ -1,4 +1,5 @@
-"""A server process from start to end: loading, draining, being told twice (CASES D1 to D8)."""
+"""A server process from start to end: loading, draining, being told twice (CASES D1 to D8); with the engine in it and
+with the engine in a child, which never stays behind."""
 
 from __future__ import annotations
 
@@ -21,6 +22,12 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals"
 
 STREAM = post({**BODY, "stream": True})
 WHOLE = post(BODY)
+
+
+@pytest.fixture(params=[(), ("--worker",)], ids=["in-process", "worker"])
+def place(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """Where the engine is, as an argument of serve_fake.py."""
+    return tuple(request.param)
 
 
 class Process:
@@ -64,7 +71,8 @@ class Process:
 
     def exit_code(self) -> int:
         code = self.popen.wait(PATIENCE)
-        self._reader.join()
+        self._reader.join(PATIENCE)
+        assert not self._reader.is_alive()  # a child that stayed would hold stderr open
         return code
 
 
@@ -81,8 +89,8 @@ def serving(*arguments: str) -> Iterator[Process]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_d1_an_idle_server_ends_at_once_and_frees_its_port(number: int) -> None:
-    with serving("quick") as process, process.connect() as idle:
+def test_d1_an_idle_server_ends_at_once_and_frees_its_port(number: int, place: tuple[str, ...]) -> None:
+    with serving("quick", *place) as process, process.connect() as idle:
         port = process.port
         idle.send(get("/health"))
         assert idle.reply().json == {"status": "ok"}
@@ -97,8 +105,8 @@ def test_d1_an_idle_server_ends_at_once_and_frees_its_port(number: int) -> None:
 
 
 @pytest.mark.parametrize("data", [STREAM, WHOLE], ids=["stream", "whole"])
-def test_d2_an_answer_shorter_than_the_grace_is_completed(data: bytes) -> None:
-    with serving("second") as process, process.connect() as running, process.connect() as other:
+def test_d2_an_answer_shorter_than_the_grace_is_completed(data: bytes, place: tuple[str, ...]) -> None:
+    with serving("second", *place) as process, process.connect() as running, process.connect() as other:
         other.send(get("/health"))
         assert other.reply().status == 200
         running.send(data)
@@ -127,8 +135,8 @@ def test_d2_an_answer_shorter_than_the_grace_is_completed(data: bytes) -> None:
         assert process.exit_code() == 0
 
 
-def test_d2_new_connections_are_refused_while_the_server_drains() -> None:
-    with serving("second") as process, process.connect() as running:
+def test_d2_new_connections_are_refused_while_the_server_drains(place: tuple[str, ...]) -> None:
+    with serving("second", *place) as process, process.connect() as running:
         running.send(STREAM)
         running.head()
         port = process.port
@@ -140,8 +148,8 @@ def test_d2_new_connections_are_refused_while_the_server_drains() -> None:
 
 
 @pytest.mark.parametrize("scenario", ["endless", "stuck"])
-def test_d3_an_answer_longer_than_the_grace_ends_with_an_error(scenario: str) -> None:
-    with serving(scenario, "--grace", "0.5") as process, process.connect() as running:
+def test_d3_an_answer_longer_than_the_grace_ends_with_an_error(scenario: str, place: tuple[str, ...]) -> None:
+    with serving(scenario, "--grace", "0.5", *place) as process, process.connect() as running:
         running.send(STREAM)
         assert running.head().status == 200
         begin = time.monotonic()
@@ -157,8 +165,8 @@ def test_d3_an_answer_longer_than_the_grace_ends_with_an_error(scenario: str) ->
 
 
 @pytest.mark.parametrize("data", [STREAM, WHOLE], ids=["stream", "whole"])
-def test_d4_a_request_in_the_queue_is_turned_away_at_once(data: bytes) -> None:
-    with serving("one-slot") as process, process.connect() as running, process.connect() as queued:
+def test_d4_a_request_in_the_queue_is_turned_away_at_once(data: bytes, place: tuple[str, ...]) -> None:
+    with serving("one-slot", *place) as process, process.connect() as running, process.connect() as queued:
         running.send(WHOLE)
         time.sleep(0.2)
         queued.send(data)
@@ -173,8 +181,8 @@ def test_d4_a_request_in_the_queue_is_turned_away_at_once(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_d5_a_second_signal_ends_the_process_at_once(number: int, code: int) -> None:
-    with serving("stuck") as process, process.connect() as running:
+def test_d5_a_second_signal_ends_the_process_at_once(number: int, code: int, place: tuple[str, ...]) -> None:
+    with serving("stuck", *place) as process, process.connect() as running:
         running.send(STREAM)
         running.head()
         process.signal(signal.SIGTERM)
@@ -183,8 +191,8 @@ def test_d5_a_second_signal_ends_the_process_at_once(number: int, code: int) -> 
         assert process.exit_code() == code
 
 
-def test_d6_a_killed_servers_port_can_be_had_again_at_once() -> None:
-    with serving("endless") as process, process.connect() as running:
+def test_d6_a_killed_servers_port_can_be_had_again_at_once(place: tuple[str, ...]) -> None:
+    with serving("endless", *place) as process, process.connect() as running:
         running.send(STREAM)
         running.head()
         port = process.port
@@ -195,8 +203,8 @@ def test_d6_a_killed_servers_port_can_be_had_again_at_once() -> None:
             again.bind(("127.0.0.1", port))
 
 
-def test_d7_d8_a_server_answers_while_it_loads_and_can_be_stopped() -> None:
-    with serving("loading") as process, process.connect() as wire:
+def test_d7_d8_a_server_answers_while_it_loads_and_can_be_stopped(place: tuple[str, ...]) -> None:
+    with serving("loading", *place) as process, process.connect() as wire:
         wire.send(get("/livez"))
         assert wire.reply().status == 200
         wire.send(WHOLE)
@@ -209,13 +217,13 @@ def test_d7_d8_a_server_answers_while_it_loads_and_can_be_stopped() -> None:
         assert time.monotonic() - begin < 5
 
 
-def test_a_model_that_does_not_load_ends_the_server_with_its_error() -> None:
-    with serving("spoilt") as process:
+def test_a_model_that_does_not_load_ends_the_server_with_its_error(place: tuple[str, ...]) -> None:
+    with serving("spoilt", *place) as process:
         assert process.exit_code() == 4
         assert process.lines[-1] == "error: model.gguf: not the file it was\n"
 
 
-def test_a_bug_in_loading_ends_the_server_with_its_traceback() -> None:
-    with serving("bug") as process:
+def test_a_bug_in_loading_ends_the_server_with_its_traceback(place: tuple[str, ...]) -> None:
+    with serving("bug", *place) as process:
         assert process.exit_code() == 1
         assert "KeyError" in process.lines[-1]

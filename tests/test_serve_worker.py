@@ -1,4 +1,4 @@
-"""`glm-edge serve --worker` with a real model whose process is killed under it (CASES O8, D6, D7)."""
+"""`glm-edge serve` with a real model whose process is killed under it (CASES O8, D6, D7)."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Server:
 
 @contextmanager
 def serving(model: Path) -> Iterator[Server]:
-    options = ["--model", str(model), "--port", "0", "--threads", "1", "--no-cache", "--worker"]
+    options = ["--model", str(model), "--port", "0", "--threads", "1", "--no-cache"]
     command = [sys.executable, "-m", "glm_edge", "serve", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, encoding="utf-8") as popen:
         try:

@@ -1,70 +1,34 @@
-"""The engine in a child process: the same answers, and what its death costs (CASES O7, O8, O9, D6, D10, C4)."""
+"""The engine in a child process: the same answers, and what its death costs (CASES O7, O8, O9)."""
 
 from __future__ import annotations
 
 import os
 import pickle
-import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import crashing
 import psutil
 import pytest
+from asking import ask, failure, text, worker, works_again
 from live_server import PATIENCE, eventually
 
 from glm_edge.errors import (
     ContextLengthError,
     EngineClosedError,
+    EngineDiedError,
     EngineError,
     GlmEdgeError,
-    IntegrityError,
     LoadingError,
-    OutOfMemoryError,
     OverloadedError,
     RepeatedCrashError,
     RequestError,
-    UnsupportedModelError,
 )
-from glm_edge.generation import Generation
-from glm_edge.types import Chunk, Engine, EngineConfig, Message, Request, SamplingParams
 from glm_edge.worker import Worker
 from glm_edge.worker.suspects import Suspects
 
 posix = pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
-
-
-def ask(text: str, max_tokens: int | None = 20) -> Request:
-    return Request((Message("user", text),), SamplingParams(0), max_tokens)
-
-
-def text(generation: Generation[Chunk]) -> str:
-    return "".join(chunk.text for chunk in generation)
-
-
-def failure(generation: Generation[Chunk]) -> GlmEdgeError:
-    with pytest.raises(GlmEdgeError) as caught:
-        list(generation)
-    return caught.value
-
-
-@contextmanager
-def worker(load: Callable[[], Engine], patience: float = 60.0) -> Iterator[Worker]:
-    engine = Worker(load, patience=patience)
-    try:
-        yield engine
-    finally:
-        engine.close()
-        assert not psutil.pid_exists(engine.pid)
-
-
-def works_again(engine: Worker) -> bool:
-    return eventually(lambda: engine.ready, 60)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +38,7 @@ def works_again(engine: Worker) -> bool:
         RequestError("x", param="p", code="c"),
         ContextLengthError(9, 8, param="prompt"),
         OverloadedError("x", retry_after=2.5),
+        LoadingError("x", retry_after=2.5),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -126,6 +91,20 @@ def test_close_ends_running_answers_and_the_child(tiny_f32: Path) -> None:
         engine.submit(ask("hello"))
 
 
+def test_what_the_engine_still_writes_while_it_is_closed_is_written(tmp_path: Path) -> None:
+    with worker(partial(crashing.slow_to_close, tmp_path / "kept")):
+        pass
+    assert (tmp_path / "kept").read_text("utf-8") == "what is to be kept"
+
+
+def test_an_engine_that_cannot_go_on_says_why_and_is_replaced() -> None:
+    with worker(crashing.broken) as engine:
+        broken = engine.pid
+        assert str(failure(engine.submit(ask("hi")))) == "out of order"
+        assert eventually(lambda: engine.pid != broken)
+        assert works_again(engine)
+
+
 def test_many_chunks_arrive_in_order_and_whole() -> None:
     with worker(crashing.obeys) as engine:
         assert text(engine.submit(ask("many", None))) == "一" * 20_000
@@ -147,7 +126,7 @@ def test_o8_a_killed_child_costs_its_answers_and_no_more(tiny_f32: Path) -> None
         os.kill(killed, signal.SIGKILL)
         for generation in running:
             error = failure(generation)
-            assert type(error) is EngineError
+            assert type(error) is EngineDiedError
             assert "SIGKILL: probably by the system, for lack of memory" in str(error)
         with pytest.raises(LoadingError):
             engine.submit(ask("hello"))
@@ -234,95 +213,3 @@ def test_an_error_of_one_answer_ends_only_that() -> None:
         assert overloaded.retry_after == 7.5
         assert text(engine.submit(ask("hi"))) == "ab"
         assert engine.pid == pid
-
-
-@pytest.mark.parametrize(
-    ("load", "error", "message"),
-    [
-        (crashing.spoilt, IntegrityError, "not the file it was"),
-        (crashing.bug, EngineError, "KeyError"),
-        (crashing.needs_llama_cpp, UnsupportedModelError, "llama-cpp-python is not installed"),
-        pytest.param(partial(crashing.dies, "SIGILL"), UnsupportedModelError, "newer processor", marks=posix),
-        pytest.param(partial(crashing.dies, "SIGKILL"), OutOfMemoryError, "lack of memory", marks=posix),
-        pytest.param(partial(crashing.dies, "SIGSEGV"), EngineError, "SIGSEGV", marks=posix),
-    ],
-    ids=["spoilt", "bug", "c4-missing", "c4-SIGILL", "SIGKILL", "SIGSEGV"],
-)
-def test_a_first_load_that_fails_says_why(load: Callable[[], Engine], error: type[GlmEdgeError], message: str) -> None:
-    with pytest.raises(error, match=message) as caught:
-        Worker(load)
-    assert type(caught.value) is error
-
-
-@posix
-def test_d10_a_model_cut_short_costs_the_answer_and_the_parent_lives(tiny_f32: Path, tmp_path: Path) -> None:
-    model = tmp_path / "model.gguf"
-    shutil.copyfile(tiny_f32, model)
-    config = EngineConfig(model, n_threads=1, n_ctx=2048, kv_type="f32", load_mode="mmap")
-    with worker(partial(crashing.real, config)) as engine:
-        os.truncate(model, 4096)
-        assert "SIGBUS" in str(failure(engine.submit(ask("hello"))))
-        with pytest.raises(LoadingError):
-            engine.submit(ask("hello"))
-        shutil.copyfile(tiny_f32, model)
-        assert works_again(engine)
-        assert text(engine.submit(ask("hello")))
-
-
-@posix
-def test_d10_a_model_replaced_by_rename_goes_on_answering(tiny_f32: Path, tmp_path: Path) -> None:
-    model = tmp_path / "model.gguf"
-    shutil.copyfile(tiny_f32, model)
-    config = EngineConfig(model, n_threads=1, n_ctx=2048, kv_type="f32", load_mode="mmap")
-    with worker(partial(crashing.real, config)) as engine:
-        before = text(engine.submit(ask("hello")))
-        (tmp_path / "new").write_bytes(b"another file")
-        (tmp_path / "new").replace(model)
-        assert text(engine.submit(ask("hello"))) == before
-
-
-PARENT = """
-import crashing
-from glm_edge.worker import Worker
-import sys, threading
-engine = Worker(crashing.{load})
-print(engine.pid, flush=True)
-threading.Event().wait()
-"""
-
-
-@posix
-@pytest.mark.parametrize(
-    "stopped",
-    [False, pytest.param(True, marks=pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_PDEATHSIG"))],
-    ids=["child-runs", "child-hangs"],
-)
-def test_d6_the_child_does_not_outlive_a_killed_parent(stopped: bool) -> None:
-    code = f"import sys; sys.path[:] = {sys.path!r}" + PARENT.format(load="obeys")
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
-        assert parent.stdout is not None
-        child = psutil.Process(int(parent.stdout.readline()))
-        if stopped:
-            child.suspend()
-        parent.kill()
-    assert eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
-
-
-@posix
-def test_ctrl_c_and_a_service_managers_sigterm_are_the_parents_business() -> None:
-    with worker(crashing.obeys) as engine:
-        pid = engine.pid
-        os.kill(pid, signal.SIGINT)
-        os.kill(pid, signal.SIGTERM)
-        assert text(engine.submit(ask("many", None))) == "一" * 20_000
-        assert engine.pid == pid
-
-
-def test_d7_a_parent_that_goes_while_it_loads_leaves_nothing_behind() -> None:
-    code = f"import sys; sys.path[:] = {sys.path!r}" + PARENT.format(load="never")
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
-        assert eventually(lambda: bool(psutil.Process(parent.pid).children()))
-        child = psutil.Process(parent.pid).children()[0]
-        parent.terminate()
-        assert parent.wait(PATIENCE) != 0
-    assert eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)

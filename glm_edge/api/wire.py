@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import (
     EngineClosedError,
+    EngineDiedError,
     GlmEdgeError,
     LoadingError,
     OverloadedError,
@@ -226,7 +227,7 @@ _STATUS = {
     "headers_too_large": 431,
     "not_implemented": 501,
 }
-_RETRY_LOADING = 5  # seconds until a loading model, or a restarted server, is worth another try
+_RETRY_CLOSED = 5  # seconds until a restarted server is worth another try
 
 
 def failure(error: BaseException, request_id: str) -> Failure:
@@ -242,9 +243,12 @@ def failure(error: BaseException, request_id: str) -> Failure:
     if isinstance(error, OverloadedError):
         return _unavailable(str(error), "server_is_overloaded", error.retry_after)
     if isinstance(error, LoadingError):
-        return _unavailable(str(error), "model_loading", _RETRY_LOADING)
+        return _unavailable(str(error), "model_loading", error.retry_after)
     if isinstance(error, EngineClosedError):
-        return _unavailable("the server is shutting down", "shutting_down", _RETRY_LOADING)
+        return _unavailable("the server is shutting down", "shutting_down", _RETRY_CLOSED)
+    if isinstance(error, EngineDiedError):
+        message = f"the engine died during this request and is being restarted; send it again ({request_id})"
+        return Failure(500, error_body(message, "server_error", code="engine_died"))
     if isinstance(error, RepeatedCrashError):
         return Failure(500, error_body(str(error), "server_error", code="engine_crash"), (("x-should-retry", "false"),))
     problem = "the engine failed" if isinstance(error, GlmEdgeError) else "the server failed"

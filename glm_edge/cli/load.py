@@ -32,9 +32,15 @@ def with_profile(config: EngineConfig) -> EngineConfig:
     return tuned(config, load_profile(profile_path(), profile_key()))
 
 
-def load_engine(config: EngineConfig) -> LlamaEngine:
-    """Load the model of `config`; see LlamaEngine for what it raises."""
+def load_engine(config: EngineConfig, *, quiet: bool = False) -> LlamaEngine:
+    """Load the model of `config`; see LlamaEngine for what it raises.
+
+    Args:
+        quiet: say nothing about the model; it has been said.
+    """
     engine = interruptible(lambda progress: LlamaEngine(with_profile(config), progress))
+    if quiet:
+        return engine
     if engine.plan.slow:
         click.echo(f"warning: {engine.plan.warning}", err=True)
     if engine.info.id == DEMO_ID:

@@ -46,7 +46,10 @@ if TYPE_CHECKING:
 )
 @click.option("--grace", type=click.FloatRange(0), default=30, show_default=True, help="Seconds to end answers in.")
 @click.option(
-    "--worker/--in-process", default=False, show_default=True, help="The engine in a process that may die and restart."
+    "--in-process",
+    is_flag=True,
+    help="Run the engine in the server's own process: if it crashes or hangs, so does the server.  [default: in a"
+    " process of its own, which is started again]",
 )
 @click.option("--trim-history", "trim", is_flag=True, help="Leave out the oldest rounds of what does not fit.")
 def command(
@@ -66,7 +69,7 @@ def command(
     per_key: int | None,
     max_wait: float,
     grace: float,
-    worker: bool,
+    in_process: bool,
     trim: bool,
 ) -> None:
     """Serve a model over HTTP, as OpenAI's chat completions.
@@ -107,12 +110,12 @@ def command(
         per_key=per_key,
         max_wait=max_wait,
     )
-    load = partial(_load, engine)
-    serve((lambda: Worker(load)) if worker else load, config)
+    load, reload = partial(_load, engine), partial(_load, engine, quiet=True)
+    serve(load if in_process else lambda: Worker(load, reload), config)
 
 
-def _load(config: EngineConfig) -> Engine:
+def _load(config: EngineConfig, *, quiet: bool = False) -> Engine:
     """In the engine's process: the server's own never loads native code."""
     from .load import load_engine
 
-    return load_engine(config)
+    return load_engine(config, quiet=quiet)

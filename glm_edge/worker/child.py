@@ -23,6 +23,7 @@ from ..types import Chunk, Engine
 from .messages import Beat, Call, Cancel, Close, Item, Pipes, Reply
 
 BEAT_S = 0.5
+_NEWS_S = 0.1  # between beats that say how far requests are
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -124,7 +125,7 @@ class _Child:
     def _beat(self) -> None:
         pause = threading.Event()
         failed = False
-        while not pause.wait(BEAT_S):
+        while not pause.wait(_NEWS_S if self._waiting else BEAT_S):
             waiting = [(id, one.started, one.progress) for id, one in list(self._waiting.items())]
             engine = self._engine
             self._pipes.send(Beat(0 if engine is None else engine.steps, tuple(waiting)))

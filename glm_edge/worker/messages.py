@@ -59,7 +59,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Beat:
-    """Child, twice a second: it lives. `steps` grows while the engine works."""
+    """Child, at least twice a second: it lives. `steps` grows while the engine works."""
 
     steps: int
     # of each answer without a chunk: id, whether it has left the queue, how far it is

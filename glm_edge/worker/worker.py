@@ -18,6 +18,7 @@ from typing import Any
 
 from ..errors import (
     EngineClosedError,
+    EngineDiedError,
     EngineError,
     GlmEdgeError,
     IntegrityError,
@@ -156,8 +157,10 @@ class Worker:
         try:
             self._restart_until_closed()
         except BaseException as bug:  # nobody must wait for ever for what no thread will say
-            self._lose_all(f"its supervisor failed: {type(bug).__name__}")
             self._closed.set()
+            if self._process is not None:
+                self._process.kill()
+            self._lose_all(f"its supervisor failed: {type(bug).__name__}")
             if not self._info.done():
                 self._info.set_exception(EngineError(f"the engine's supervisor failed: {type(bug).__name__}: {bug}"))
             raise
@@ -231,7 +234,7 @@ class Worker:
         with self._lock:
             opened = self._open[reply.id]
             if reply.error is not None or opened.generation is None:
-                del self._open[reply.id]
+                del self._open[reply.id]  # nothing more comes
         if reply.error is not None:
             opened.done.set_exception(reply.error)
             return
@@ -249,10 +252,10 @@ class Worker:
 
     def _pass_on(self, message: Item) -> None:
         item = message.item
-        opened = self._open[message.id]
+        opened = self._open.get(message.id)
+        if opened is None or opened.generation is None:
+            return  # it has ended before: an engine that is closed may say so to those whom it has just answered
         generation = opened.generation
-        if generation is None:
-            return
         if isinstance(item, Chunk):
             generation.put(item)
             return
@@ -280,7 +283,8 @@ class Worker:
             lost = list(self._open.values())
             self._open.clear()
         closed = self._closed.is_set()
-        error = EngineClosedError("the engine is shutting down") if closed else EngineError(f"the engine died: {why}")
+        died = EngineDiedError(f"the engine died: {why}")
+        error = EngineClosedError("the engine is shutting down") if closed else died
         for opened in lost:
             if not closed and opened.generation is not None:
                 self._accuse(opened.prompt)

@@ -1,0 +1,43 @@
+"""What tests of engines ask, and how they read it; a Worker that must leave nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psutil
+import pytest
+from live_server import eventually
+
+from glm_edge.errors import GlmEdgeError
+from glm_edge.generation import Generation
+from glm_edge.types import Chunk, Engine, Message, Request, SamplingParams
+from glm_edge.worker import Worker
+
+
+def ask(text: str, max_tokens: int | None = 20) -> Request:
+    return Request((Message("user", text),), SamplingParams(0), max_tokens)
+
+
+def text(generation: Generation[Chunk]) -> str:
+    return "".join(chunk.text for chunk in generation)
+
+
+def failure(generation: Generation[Chunk]) -> GlmEdgeError:
+    with pytest.raises(GlmEdgeError) as caught:
+        list(generation)
+    return caught.value
+
+
+@contextmanager
+def worker(load: Callable[[], Engine], patience: float = 60.0) -> Iterator[Worker]:
+    engine = Worker(load, patience=patience)
+    try:
+        yield engine
+    finally:
+        engine.close()
+        assert not psutil.pid_exists(engine.pid)
+
+
+def works_again(engine: Worker) -> bool:
+    return eventually(lambda: engine.ready, 60)
