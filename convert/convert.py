@@ -7,13 +7,13 @@ checked before any weight is read. The same input gives the same bytes whatever 
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from glm_edge.device import processors
 from glm_edge.errors import OutOfMemoryError, StorageError, UsageError
 
 from .blocks import write_blocks
@@ -98,8 +98,8 @@ def checked_recipe(type: str | Recipe) -> Recipe:
 
 
 def checked_threads(threads: int | None) -> int:
-    """The number of threads, by default one for each core. Raises UsageError."""
-    threads = available_cores() if threads is None else threads
+    """The number of threads, by default one for each processor that this process may use. Raises UsageError."""
+    threads = min(processors().every, MAX_THREADS) if threads is None else threads
     if not 1 <= threads <= MAX_THREADS:
         raise UsageError(f"threads is {threads}, outside 1 to {MAX_THREADS}")
     return threads
@@ -178,10 +178,3 @@ def default_output(name: str, type: str) -> Path:
     plain = re.sub(r"[^\w.-]+", "-", name).strip(".-") or "model"  # a name out of a file must not lead elsewhere
     folder = Path("models")
     return (folder if folder.is_dir() else Path()) / f"{plain[:100]}-{type}.gguf"
-
-
-def available_cores() -> int:
-    """Cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return min(len(os.sched_getaffinity(0)), MAX_THREADS)
-    return min(os.cpu_count() or 1, MAX_THREADS)

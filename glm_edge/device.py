@@ -37,6 +37,11 @@ class Processors:
         """Threads without measuring: a second thread on a core, or one on a small core, makes the others wait."""
         return self.within(self.big)
 
+    @property
+    def every(self) -> int:
+        """Threads for work in independent pieces: every processor helps, a small one too."""
+        return self.within(self.logical)
+
     def within(self, threads: int) -> int:
         """So many threads, but no more than the quota pays for: above it all of them are stopped at once."""
         return max(1, threads if self.quota is None else min(threads, int(self.quota)))

@@ -78,6 +78,7 @@ def test_processors_are_counted_by_what_helps(
     found = _processors_of(write(tmp_path, files), list(allowed))
     assert (found.logical, found.physical, found.big) == counts
     assert found.best == best
+    assert found.every == found.logical
 
 
 V2 = {"proc/self/cgroup": "0::/app/one"}
@@ -112,7 +113,7 @@ def test_quota_of_the_cgroup_limits_the_threads(
 ) -> None:
     found = _processors_of(write(tmp_path, siblings(*"01234567") | files), list(range(8)))
     assert found.quota == quota
-    assert found.best == best
+    assert found.best == found.every == best
 
 
 MIB = 1 << 20
