@@ -109,6 +109,15 @@ def test_python_m_convert_works_in_a_checkout(small_checkpoint: Path, tmp_path: 
     assert again.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("start", [["-m", "convert"], ["-m", "glm_edge", "convert"]], ids=["module", "verb"])
+def test_debug_shows_where_an_error_comes_from(tmp_path: Path, start: list[str]) -> None:
+    command = [sys.executable, *start, str(tmp_path / "nowhere"), "--debug"]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "StorageError" in done.stderr
+
+
 def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys; from glm_edge.cli import glm_edge, run; run(glm_edge, ['convert', '--help'], prog_name='x');"

@@ -1,8 +1,6 @@
 """safetensors files: every rule of the format, and the verdict of the format's own library on each case (M14)."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import pytest
 import safetensors
 import safetensors.numpy
 from glm_edge.convert.safetensors import open_safetensors
+from reading import memory_to_read
 from safetensorsfile import entry, file_bytes, write_safetensors
 
 from glm_edge.errors import IntegrityError, InvalidFileError
@@ -210,22 +209,8 @@ def test_v11_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> 
         tensor.read_rows(0, 1)
 
 
-MEASURE = """
-import resource, sys
-from pathlib import Path
-from glm_edge.convert.safetensors import open_safetensors
-(tensor,) = open_safetensors(Path(sys.argv[1])).values()
-tensor.read_rows(0, 64)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for row in range(0, tensor.rows, 64):
-    tensor.read_rows(row, row + 64)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // (1024 if sys.platform == "darwin" else 1))
-"""
-
-
 @pytest.mark.skipif(os.name == "nt", reason="measures memory as POSIX systems do")
 def test_memory_does_not_grow_with_the_tensor(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(file_bytes({"w": entry("F16", [16384, 2048], 0, 1 << 26)}, bytes(1 << 26)))
-    done = subprocess.run([sys.executable, "-c", MEASURE, path], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 4096  # KiB
+    assert memory_to_read("glm_edge.convert.safetensors", "open_safetensors", path) < 4096

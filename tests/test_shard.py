@@ -1,8 +1,6 @@
 """A shard's tensors, read by rows; and shards whose parts do not fit together (M13, V11)."""
 
 import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 from glm_edge.convert.shard import open_shard
 from numpy.typing import NDArray
+from reading import memory_to_read
 from torchfile import Member, Tensor, state_dict_pickle, write_archive, write_shard
 
 from glm_edge.errors import IntegrityError, InvalidFileError
@@ -173,23 +172,9 @@ def test_v11_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> 
         tensor.read_rows(0, 1)
 
 
-MEASURE = """
-import resource, sys
-from pathlib import Path
-from glm_edge.convert.shard import open_shard
-(tensor,) = open_shard(Path(sys.argv[1])).values()
-tensor.read_rows(0, 64)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for row in range(0, tensor.rows, 64):
-    tensor.read_rows(row, row + 64)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // (1024 if sys.platform == "darwin" else 1))
-"""
-
-
 @pytest.mark.skipif(os.name == "nt", reason="measures memory as POSIX systems do")
 def test_memory_does_not_grow_with_the_tensor(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     block = bytes(1 << 20)
     write_shard(path, [Tensor("w", (16384, 2048), "f16", lambda: (block for _ in range(64)))])  # 64 MiB
-    done = subprocess.run([sys.executable, "-c", MEASURE, path], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 4096  # KiB
+    assert memory_to_read("glm_edge.convert.shard", "open_shard", path) < 4096
