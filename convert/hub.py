@@ -8,6 +8,7 @@ ever asked for, and no Python file is on it. In which order, and what becomes of
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
@@ -69,9 +70,8 @@ class Hub:
 
     def __init__(self, repo: str, endpoint: str | None, retries: Sequence[float], advice: str) -> None:
         from huggingface_hub import HfApi
-        from huggingface_hub.utils import logging
 
-        logging.set_verbosity_error()  # what it tries again is not the user's concern
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what it tries again is not the user's concern
         self._api = HfApi(endpoint=endpoint)
         self._retries = retries
         self.repo = repo
@@ -191,7 +191,10 @@ class Hub:
         """The client's errors as ours, of _TemporaryError where another attempt may help."""
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-        transport = HfHubHTTPError.__bases__[0]  # of the client's HTTP library, which is another one since version 2
+        # httpx's up to version 1 of the client, httpx2's from version 2 on
+        transport = tuple(
+            base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError" and issubclass(base, Exception)
+        )
         try:
             yield
         except HFValidationError as error:

@@ -12,34 +12,29 @@ import hashlib
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from glm_edge.errors import InvalidFileError, StorageError, UsageError
+from glm_edge.errors import StorageError, UsageError
 
 from .blocks import write_blocks
-from .checkpoint import Format, SourceTensor, form_of, misplaced, read_index
+from .checkpoint import misplaced
 from .compare import compare_data, compare_head, relative_errors
-from .config import ModelConfig, read_config
-from .convert import HUB_ID, Report, checked_recipe, checked_threads, default_output, enough_memory, planned, types_of
+from .convert import HUB_ID, Report, checked_recipe, checked_threads, default_output, enough_memory, types_of
 from .files import raise_all
 from .hub import RETRIES, Hub
 from .journal import Done, Journal, load
 from .layout import Layout, Placed, sealed
+from .pull_plan import make_plan
 from .quantized import SCALE, dequantized
 from .recipes import Recipe
-from .schedule import Schedule
 from .shard import StoredTensor
 from .sources import file_digest, sources_text
-from .tensors import expected, map_tensors
-from .write import OutputFile, amount, check_output, check_space, storage_errors
+from .tensors import map_tensors
+from .write import OutputFile, amount, check_output, check_space
 
 SAVE_EVERY = 64 << 20  # bytes of the result between two entries in the journal, which cost an fsync each
 SLACK = 4 << 20  # bytes for tokenizer.model, index and journal
-SMALL = ("config.json", "tokenizer.model", "tokenizer_config.json")
 Progress = Callable[[str, int, int], None]  # what is going on, bytes fetched and written so far, bytes in all
 
 
@@ -69,11 +64,11 @@ def pull(
     check_output(out, (), force=force)
     folder = out.with_name(f"{out.name}.pull")
     hub = Hub(repo, endpoint, retries, _without_network(repo, recipe))
-    with enough_memory(out, threads), storage_errors(out, 0), OutputFile(out, 0, folder) as file:
+    with enough_memory(out, threads), OutputFile(out, 0, folder) as file, file.errors():
         check_output(out, (), force=force)  # again: whoever held the lock may have made it
         journal = _begin(hub, folder, file, revision, recipe, force, say)
         work = _Pull(hub, folder, journal, recipe, threads, file, progress)
-        work.prepare(say)
+        work.check_space(say)
         work.shards()
         layout, errors = work.finish()
         file.commit()
@@ -123,19 +118,6 @@ def _begin(
     return journal
 
 
-@dataclass(frozen=True)
-class _Awaited:
-    """A tensor that has not been fetched; its place is known."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype = "f16"
-    parts = ()
-
-    def read_rows(self, start: int, stop: int) -> NDArray[np.float32]:
-        raise ValueError(f"{self.name} has not been fetched")
-
-
 class _Pull:
     """The steps of a pull, on what they share."""
 
@@ -150,66 +132,15 @@ class _Pull:
         progress: Progress,
     ) -> None:
         self._hub, self._folder, self._journal, self._file = hub, folder, journal, file
-        self._recipe, self._threads, self._progress = recipe, threads, progress
+        self._threads, self._progress = threads, progress
         self._where = folder / hub.repo.split("/")[1]  # config.json may leave the model's name to the folder's
         self._stored: dict[str, StoredTensor] = {}  # of the shards that are here
         self._bytes: dict[str, int] = {}  # of every shard and tensor: how much of it is there
-        self._config: ModelConfig
-        self._form: Format
-        self._weight_map: dict[str, str] | None = None  # where the weights are one file
-        self._sources: dict[str, SourceTensor]
-        self._layout: Layout
-        self._schedule: Schedule
-
-    def prepare(self, say: Callable[[str], None]) -> None:
-        """Everything that can be known and checked before a shard is fetched."""
         self._where.mkdir(exist_ok=True)
-        listed = self._journal.files
-        where = f"{self._hub.url} at {self._journal.commit[:12]}"
-        if missing := [name for name in SMALL[:2] if name not in listed]:
-            raise InvalidFileError(f"{where}: has no {missing[0]}; only a ChatGLM2 checkpoint can be converted")
-        for name in SMALL:
-            if name in listed:
-                self._fetch(name)
-        self._config = read_config(self._where / "config.json")
-        self._form = form_of(listed, where)
-        names = self._names(where)
-        table = {name: shape for name, _, _, shape in expected(self._config)}
-        self._sources = {name: _Awaited(name, table.get(name, ())) for name in names}
-        tensors = map_tensors(self._config, self._sources, self._where)
-        files = {name: listed[name].size for name in self._inputs()}
-        self._layout = planned(self._config, self._where / "tokenizer.model", files, tensors, self._recipe)
-        self._schedule = Schedule(
-            {tensor.source.name: self._homes(tensor.source.name) for tensor in tensors},
-            {name: listed[name].size for name in self._shards()},
-        )
+        where = f"{hub.url} at {journal.commit[:12]}"
+        self._plan = make_plan(self._where, journal.files, where, recipe, self._fetch)
+        self._layout, self._schedule = self._plan.layout, self._plan.schedule
         self._keep_what_is_done()
-        self._check_space(say)
-
-    def _names(self, where: str) -> list[str]:
-        """The tensors that the index lists, without scales; where the weights are one file, those they should be."""
-        if self._form.index not in self._journal.files:
-            return [name for name, *_ in expected(self._config)]
-        self._fetch(self._form.index)
-        self._weight_map, _ = read_index(self._where / self._form.index)
-        shards = sorted(set(self._weight_map.values()) - set(self._journal.files))
-        raise_all(Path(where), [f"{name}, which {self._form.index} names, is not there" for name in shards])
-        scaled = {name + SCALE for name in self._weight_map} if self._config.quantization_bit else set()
-        return [name for name in self._weight_map if name not in scaled]
-
-    def _homes(self, name: str) -> frozenset[str]:
-        if self._weight_map is None:
-            return frozenset({self._form.single})
-        parts = {self._weight_map.get(part) for part in (name, name + SCALE)}
-        return frozenset(shard for shard in parts if shard is not None)
-
-    def _shards(self) -> list[str]:
-        return [self._form.single] if self._weight_map is None else sorted(set(self._weight_map.values()))
-
-    def _inputs(self) -> list[str]:
-        """What the result is made from."""
-        index = [] if self._weight_map is None else [self._form.index]
-        return [*SMALL[:2], *index, *self._shards()]
 
     def _fetch(self, name: str) -> Path:
         """Have a file of the repository in its place."""
@@ -250,13 +181,15 @@ class _Pull:
         for name in self._schedule.sizes:  # a kill may have come between the journal and this
             if name not in left:
                 (self._where / name).unlink(missing_ok=True)
+                (self._where / f"{name}.part").unlink(missing_ok=True)
 
     def _done(self) -> set[str]:
         """Names in the checkpoint of what is in the result."""
         names = {placed.tensor.name: placed.tensor.source.name for placed in self._layout.tensors}
         return {names[name] for name in self._journal.tensors}
 
-    def _check_space(self, say: Callable[[str], None]) -> None:
+    def check_space(self, say: Callable[[str], None]) -> None:
+        """Raises StorageError when the disk has not the room for what is left; says how much it takes."""
         done = self._done()
         shards, peak = self._schedule.to_fetch(done), self._schedule.peak(done)
         self._file.size = self._layout.size + peak + SLACK
@@ -288,33 +221,38 @@ class _Pull:
                 path.unlink()
 
     def _open(self, name: str, path: Path) -> None:
-        found = self._form.open(path)
-        if self._weight_map is not None:
-            raise_all(self._where, misplaced(name, found, self._weight_map, self._form.index))
+        plan, found = self._plan, self._plan.form.open(path)
+        if plan.weight_map is not None:
+            raise_all(self._where, misplaced(name, found, plan.weight_map, plan.form.index))
         self._stored |= found
 
     def _convert(self, names: list[str]) -> None:
         """Convert tensors whose parts are here, and note it."""
-        parts = {part: self._stored[part] for name in names for part in (name, name + SCALE) if part in self._stored}
-        if self._weight_map is None:
-            parts = self._stored  # whatever else is in it is found
-        bits = self._config.quantization_bit
-        sources = {**self._sources, **(dequantized(parts, bits, self._where) if bits else parts)}
-        if self._weight_map is None:
-            missing = [f"{name} is missing" for name in self._sources if name not in parts]
-            raise_all(self._where, missing)
-        tensors = {tensor.name: tensor for tensor in map_tensors(self._config, sources, self._where)}
-        wanted = [replace(placed, tensor=tensors[placed.tensor.name]) for placed in self._layout.tensors]
-        wanted = [placed for placed in wanted if placed.tensor.source.name in names]
+        wanted = self._opened(names)
         fresh: list[tuple[Placed, str]] = []
-        part = replace(self._layout, tensors=tuple(wanted))
-        for placed, stop, digest in write_blocks(self._file, part, self._where, self._threads):
+        for placed, stop, digest in write_blocks(self._file, wanted, self._where, self._threads):
             self._show("converting", placed.tensor.name, stop * placed.row_bytes)
             if digest is not None:
                 fresh.append((placed, digest))
             if sum(placed.size for placed, _ in fresh) >= SAVE_EVERY:
                 self._note(fresh)
         self._note(fresh)
+
+    def _opened(self, names: list[str]) -> Layout:
+        """The part of the layout that has these tensors, now read from the shards. Raises InvalidFileError."""
+        plan, bits = self._plan, self._plan.config.quantization_bit
+        if plan.weight_map is None:
+            parts = self._stored  # whatever else is in it is found
+            raise_all(self._where, [f"{name} is missing" for name in plan.sources if name not in parts])
+        else:
+            pairs = (part for name in names for part in (name, name + SCALE))
+            parts = {part: self._stored[part] for part in pairs if part in self._stored}
+        sources = {**plan.sources, **(dequantized(parts, bits, self._where) if bits else parts)}
+        tensors = {tensor.name: tensor for tensor in map_tensors(plan.config, sources, self._where)}
+        placed = [
+            replace(p, tensor=tensors[p.tensor.name]) for p in plan.layout.tensors if p.tensor.source.name in names
+        ]
+        return replace(plan.layout, tensors=tuple(placed))
 
     def _note(self, fresh: list[tuple[Placed, str]]) -> None:
         """Put tensors that have been written into the journal, once they are on the disk and read back."""
@@ -328,10 +266,10 @@ class _Pull:
         """Write the head with all hashes and read it back; returns the layout and the errors by kind."""
         done = self._journal.tensors
         listed = self._journal.files
-        for name in self._inputs():
+        for name in self._plan.inputs:
             if name not in self._journal.hashes:  # a shard of which nothing was needed
                 self._journal.hashes[name] = listed[name].sha256 or file_digest(self._fetch(name))
-        sizes = {name: listed[name].size for name in self._inputs()}
+        sizes = {name: listed[name].size for name in self._plan.inputs}
         text = sources_text(sizes, self._journal.hashes)
         layout = sealed(self._layout, [done[placed.tensor.name].sha256 for placed in self._layout.tensors], text)
         self._file.seek(0)

@@ -60,8 +60,12 @@ def storage_errors(path: Path, size: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = f"; the file needs {amount(size)} in all" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        raise StorageError(f"{path}: cannot be written: {error.strerror or error}{advice}") from error
+        raise unwritable(path, size, error) from error
+
+
+def unwritable(path: Path, size: int, error: OSError) -> StorageError:
+    advice = f"; the file needs {amount(size)} in all" if error.errno in (errno.ENOSPC, errno.EDQUOT) and size else ""
+    return StorageError(f"{path}: cannot be written: {error.strerror or error}{advice}")
 
 
 class OutputFile:
@@ -80,6 +84,14 @@ class OutputFile:
         self._stem = _stem(path.name)
         self._lock: Lock | None = None
         self.temporary = path.with_name(f".{self._stem}.{os.getpid()}.tmp") if folder is None else folder / "result"
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """An OSError of what is done beside the file as one of its own."""
+        try:
+            yield
+        except OSError as error:
+            raise unwritable(self._path, self.size, error) from error
 
     def __enter__(self) -> OutputFile:
         with storage_errors(self._path, self.size):

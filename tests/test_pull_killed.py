@@ -1,4 +1,4 @@
-"""Pulls that are killed at random moments: the same bytes in the end, nothing fetched twice, and the disk's bound kept."""
+"""Pulls that are killed at random moments: the same bytes in the end, nothing fetched twice, the disk's bound kept."""
 
 from __future__ import annotations
 

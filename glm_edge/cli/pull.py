@@ -6,7 +6,7 @@ The work is `convert/pull.py`'s, imported when the command runs. Progress and me
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -57,7 +57,7 @@ def command(repo: str, type_: str, revision: str, out: Path | None, force: bool,
     click.echo(f"{report.path}: {report.size / 1e9:.3f} GB, {report.tensors} tensors, {report.seconds:.1f} s")
 
 
-def _show(bar: tqdm[None], what: str, done: int, total: int) -> None:
+def _show(bar: tqdm[NoReturn], what: str, done: int, total: int) -> None:
     if bar.total is None:  # what earlier runs did says nothing of this one's speed
         bar.total, bar.initial, bar.n = total, done, done
     bar.set_description(what, refresh=False)
