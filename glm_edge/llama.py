@@ -1,16 +1,14 @@
-"""The only module that imports llama_cpp: a typed, small binding that frees what it allocates.
+"""The binding of llama.cpp, which nothing else imports but `llama_grammar.py`: typed, small, frees what it allocates.
 
-Four things: a Model (weights and vocabulary), a Context (KV cache of many sequences), a Batch (what one decode call
-computes) and a Grammar (what an answer may look like). All of llama.cpp's checks stay on its side; what it cannot say
-in a return code it logs, and the log's last lines are added to our errors. Nothing here is thread-safe but
-Model.tokenize and Model.piece.
+Three things: a Model (weights and vocabulary), a Context (KV cache of many sequences) and a Batch (what one decode call
+computes). All of llama.cpp's checks stay on its side; what it cannot say in a return code it logs, and the log's last
+lines are added to our errors. Nothing here is thread-safe but Model.tokenize and Model.piece.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-import weakref
 from collections import deque
 from collections.abc import Callable
 from functools import cached_property
@@ -29,7 +27,6 @@ _KV_TYPES = {"f16": ll.GGML_TYPE_F16, "f32": ll.GGML_TYPE_F32}
 _LOGGED = (3, 4)  # GGML_LOG_LEVEL_WARN and ERROR; 5 continues a line of any level
 
 _TEXT = ll.LLAMA_TOKEN_ATTR_NORMAL | ll.LLAMA_TOKEN_ATTR_USER_DEFINED | ll.LLAMA_TOKEN_ATTR_BYTE  # tokens with bytes
-_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 
 # llama.cpp's warnings and errors, newest last, for the message of the error that follows them.
 _log: deque[str] = deque(maxlen=8)
@@ -41,7 +38,7 @@ def _on_log(level: int, text: bytes, _: object) -> None:
         _log.append(line)
 
 
-def _said() -> str:
+def said() -> str:
     """What llama.cpp logged last, for the end of an error message."""
     return f" (llama.cpp: {_log[-1]})" if _log else ""
 
@@ -94,11 +91,11 @@ class Model:
             # llama.cpp has one result for all failures; only its log tells this one
             memory = any("alloc" in line for line in _log)
             error = OutOfMemoryError if memory else InvalidFileError
-            raise error(f"{path}: llama.cpp cannot load it{_said()}")
-        self._vocab = ll.llama_model_get_vocab(self._model)
-        self.n_vocab: int = ll.llama_vocab_n_tokens(self._vocab)
+            raise error(f"{path}: llama.cpp cannot load it{said()}")
+        self.vocab: Any = ll.llama_model_get_vocab(self._model)  # for this binding alone
+        self.n_vocab: int = ll.llama_vocab_n_tokens(self.vocab)
         self.n_params: int = ll.llama_model_n_params(self._model)
-        self.eos: int = ll.llama_vocab_eos(self._vocab)
+        self.eos: int = ll.llama_vocab_eos(self.vocab)
         self._pieces: dict[int, bytes] = {}  # those that were asked for
 
     def tokenize(self, text: str) -> list[int]:
@@ -109,7 +106,7 @@ class Model:
             raise RequestError("the text has half a surrogate pair, which is no character") from None
         size = len(data) + 2  # one id a byte, and the dummy prefix
         ids = (ll.llama_token * size)()
-        n = ll.llama_tokenize(self._vocab, data, len(data), ids, size, False, False)
+        n = ll.llama_tokenize(self.vocab, data, len(data), ids, size, False, False)
         if n < 0:
             raise EngineError(f"llama.cpp cannot tokenize {len(data)} bytes of text")
         return list(ids[:n])
@@ -125,7 +122,7 @@ class Model:
         size = 64
         while True:
             buffer = ctypes.create_string_buffer(size)
-            n = ll.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
+            n = ll.llama_token_to_piece(self.vocab, token, buffer, size, 0, False)
             if n >= 0:
                 return buffer.raw[:n]
             size = -n
@@ -134,7 +131,7 @@ class Model:
     def silent(self) -> npt.NDArray[np.bool_]:
         """Which tokens have no bytes, shape (n_vocab,): control tokens and padding. Takes 40 ms once."""
         # by kind, which takes a third of the time that asking each for its bytes does
-        return np.array([not ll.llama_vocab_get_attr(self._vocab, token) & _TEXT for token in range(self.n_vocab)])
+        return np.array([not ll.llama_vocab_get_attr(self.vocab, token) & _TEXT for token in range(self.n_vocab)])
 
     def close(self) -> None:
         if self._model:
@@ -172,50 +169,6 @@ class Batch:
         if self._batch is not None:
             ll.llama_batch_free(self._batch)
             self._batch = None
-
-
-class Grammar:
-    """What an answer may look like, and how far it has come; freed by `close`, or with the object.
-
-    Args:
-        text: in llama.cpp's GBNF; its rule `root` is the answer. llama.cpp's own cost is not bounded: a grammar in
-            which many rules fit the same text may take any time and memory, so it must not come from a stranger.
-
-    Raises RequestError when llama.cpp refuses the text. Creating one needs the model; using it must end before
-    the model is closed.
-    """
-
-    def __init__(self, model: Model, text: str) -> None:
-        sampler = ll.llama_sampler_init_grammar(model._vocab, text.encode(), b"root")
-        if not sampler:
-            raise RequestError(
-                f"response_format: llama.cpp cannot use the grammar made of it{_said()}", param="response_format"
-            )
-        self.eos = model.eos
-        # llama.cpp would match a control token by its text, which no reader gets
-        self._silent = model.silent
-        self._sampler = sampler
-        self.close = weakref.finalize(self, ll.llama_sampler_free, sampler)
-
-    def allowed(self, tokens: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
-        """Which of `tokens` may come next; end of text only where the answer is complete."""
-        if not self.close.alive:
-            raise EngineError("this grammar has been freed")
-        candidates = np.zeros(len(tokens), _CANDIDATE)
-        candidates["id"] = tokens
-        data: Any = candidates.ctypes.data_as(ctypes.POINTER(ll.llama_token_data))
-        array = ll.llama_token_data_array(data, len(tokens), -1, False)
-        ll.llama_sampler_apply(self._sampler, ctypes.byref(array))
-        allowed: npt.NDArray[np.bool_] = np.isfinite(candidates["logit"])
-        allowed &= ~self._silent[tokens] | (tokens == self.eos)
-        return allowed
-
-    def accept(self, token: int) -> None:
-        """`token` has come."""
-        # llama.cpp ends the process over a token that does not fit
-        if not self.allowed(np.array([token], np.int32))[0]:
-            raise EngineError(f"token {token} does not fit the answer's format")
-        ll.llama_sampler_accept(self._sampler, token)
 
 
 class Context:
@@ -259,7 +212,7 @@ class Context:
         _log.clear()
         self._ctx = ll.llama_init_from_model(model._model, params)
         if not self._ctx:
-            raise OutOfMemoryError(f"no memory for a context of {n_ctx} tokens; ask for a smaller one{_said()}")
+            raise OutOfMemoryError(f"no memory for a context of {n_ctx} tokens; ask for a smaller one{said()}")
         self._memory = ll.llama_get_memory(self._ctx)
         self._n_vocab = model.n_vocab
         self.n_ctx: int = ll.llama_n_ctx(self._ctx)
@@ -277,7 +230,7 @@ class Context:
             return "full"
         if code == 2:
             return "aborted"
-        raise EngineError(f"llama.cpp failed to decode a batch of {len(batch)} tokens, code {code}{_said()}")
+        raise EngineError(f"llama.cpp failed to decode a batch of {len(batch)} tokens, code {code}{said()}")
 
     def logits(self, index: int) -> npt.NDArray[np.float32]:
         """Logits of the batch's token `index`, shape (n_vocab,): a view, overwritten by the next decode."""

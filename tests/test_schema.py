@@ -13,7 +13,8 @@ import pytest
 from glm_edge.engine.gbnf import json_object_grammar
 from glm_edge.engine.schema import schema_grammar
 from glm_edge.errors import EngineError, RequestError
-from glm_edge.llama import Grammar, Model
+from glm_edge.llama import Model
+from glm_edge.llama_grammar import Grammar
 
 
 @pytest.fixture(scope="module")

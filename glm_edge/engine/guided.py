@@ -23,7 +23,7 @@ _SLACK = 2e-5  # relative error of a sum of float32 weights, generously
 
 
 class Mask(Protocol):
-    """What may come next; `llama.Grammar` is one."""
+    """What may come next; `llama_grammar.Grammar` is one."""
 
     eos: int
 

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..errors import RequestError
-from ..llama import Grammar, Model
+from ..llama import Model
+from ..llama_grammar import Grammar
 from ..types import JsonFormat, Request, SamplingParams
 from .draw import Drawer, Floats
 from .gbnf import json_object_grammar
