@@ -72,7 +72,7 @@ def pull(
         work.shards()
         layout, errors = work.finish()
         file.commit()
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
     seconds = time.monotonic() - started
     return Report(out, layout.size, recipe.name, types_of(layout), errors, len(layout.tensors), threads, seconds)
 
@@ -173,6 +173,8 @@ class _Pull:
                     result.seek(placed.offset)
                     if _digest(result.read, placed.size) != done.sha256:
                         del self._journal.tensors[placed.tensor.name]
+                        for path in self._where.glob("*.part"):  # its shard comes first, and one has room
+                            path.unlink()
         self._journal.save(self._folder)
         left = self._schedule.to_fetch(self._done())
         self._bytes = {name: 0 if name in left else size for name, size in self._schedule.sizes.items()}

@@ -71,7 +71,7 @@ def test_a_mirror_and_a_token_come_from_the_environment(hub: Hub, out: Path, exp
 
 
 def test_ctrl_c_is_exit_130_and_the_same_command_continues(hub: Hub, out: Path, expected: bytes) -> None:
-    hub.pause = 0.01
+    hub.pause = 0.004
     child = start(hub, out)
     while hub.sent[shard(2)] == 0:
         assert child.poll() is None
@@ -94,7 +94,7 @@ def test_offline_it_says_what_is_missing_where_to_put_it_and_goes_on_from_there(
     assert stderr.count("\n") == 1
     assert "HF_HUB_OFFLINE is set" in stderr
     assert "glm-edge convert FOLDER --type q4_0" in stderr
-    hub.pause = 0.01
+    hub.pause = 0.004
     child = start(hub, out)
     while hub.sent[shard(4)] == 0:
         assert child.poll() is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -65,12 +66,11 @@ print(json.dumps([took, kills, rounds]))
 def disk_use(folder: Path) -> int:
     """Bytes that a folder takes of the disk; files come and go while it looks."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            status = path.lstat()
-        except FileNotFoundError:
-            continue
-        total += min(status.st_blocks * 512, -(-status.st_size // 4096) * 4096) if path.suffix != ".pull" else 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                status = os.lstat(os.path.join(place, name))
+                total += min(status.st_blocks * 512, -(-status.st_size // 4096) * 4096)
     return total
 
 

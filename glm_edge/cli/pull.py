@@ -5,12 +5,16 @@ The work is `convert/pull.py`'s, imported when the command runs. Progress and me
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from glm_edge.convert.recipes import ALIASES, RECIPES
+
+from .progress import is_terminal
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -39,11 +43,9 @@ def command(repo: str, type_: str, revision: str, out: Path | None, force: bool,
     REPO is OWNER/NAME, as THUDM/chatglm2-6b. One shard at a time is on the disk, in OUT.pull; the same command
     continues what was interrupted. HF_ENDPOINT sets a mirror, HF_TOKEN a token. Python files are never fetched.
     """
-    from tqdm import tqdm
-
     from glm_edge.convert.pull import pull
 
-    with tqdm(unit="B", unit_scale=True, disable=None, leave=False) as bar:
+    with contextlib.ExitStack() as stack:
         report = pull(
             repo,
             out,
@@ -52,13 +54,25 @@ def command(repo: str, type_: str, revision: str, out: Path | None, force: bool,
             force=force,
             threads=threads,
             say=lambda line: click.echo(line, err=True),
-            progress=lambda what, done, total: _show(bar, what, done, total),
+            progress=_Bar(stack).show,
         )
     click.echo(f"{report.path}: {report.size / 1e9:.3f} GB, {report.tensors} tensors, {report.seconds:.1f} s")
 
 
-def _show(bar: tqdm[NoReturn], what: str, done: int, total: int) -> None:
-    if bar.total is None:  # what earlier runs did says nothing of this one's speed
-        bar.total, bar.initial, bar.n = total, done, done
-    bar.set_description(what, refresh=False)
-    bar.update(done - bar.n)
+class _Bar:
+    """Progress with the time left, shown on a terminal from its first news on."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self._stack = stack
+        self._bar: tqdm[NoReturn] | None = None
+
+    def show(self, what: str, done: int, total: int) -> None:
+        if self._bar is None:
+            from tqdm import tqdm
+
+            hidden = not is_terminal(sys.stderr)
+            # `initial`: what earlier runs did says nothing of this one's speed
+            bar = tqdm(total=total, initial=done, unit="B", unit_scale=True, disable=hidden, leave=False)
+            self._bar = self._stack.enter_context(bar)
+        self._bar.set_description(what, refresh=False)
+        self._bar.update(done - self._bar.n)
