@@ -12,7 +12,7 @@ from werkzeug.test import TestResponse
 
 from glm_edge.api.app import create_app
 from glm_edge.api.service import SPARE, Service
-from glm_edge.errors import EngineClosedError, EngineError, OutOfMemoryError
+from glm_edge.errors import EngineClosedError, EngineError, OutOfMemoryError, RepeatedCrashError
 from glm_edge.generation import Generation
 from glm_edge.types import Chunk, Request
 
@@ -203,6 +203,14 @@ def test_o2_a_service_without_a_place_is_503_and_places_come_back() -> None:
     assert client.post(CHAT, json={**BODY, "temperature": 3}).status_code == 400
     assert client.post(CHAT, json=BODY).status_code == 200
     assert client.post(CHAT, json=BODY).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_o9_a_prompt_that_kills_the_engine_is_not_to_be_tried_again(stream: bool) -> None:
+    client = create_app(FakeEngine([RepeatedCrashError("the engine died 3 times")])).test_client()
+    response = client.post(CHAT, json={**BODY, "stream": stream})
+    assert (response.status_code, response.headers["x-should-retry"]) == (500, "false")
+    assert error_of(response)["code"] == "engine_crash"
 
 
 def test_d8_while_the_model_loads_chats_are_503_and_the_process_is_alive() -> None:

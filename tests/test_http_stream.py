@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import threading
 import time
 from typing import Any
 
 import pytest
 from fake_engine import FakeEngine
-from live_server import BODY, LiveServer, Wire, eventually, post
+from live_server import BODY, CHAT, LiveServer, Wire, eventually, post
 
 from glm_edge.api.http_channel import Deadlines
 from glm_edge.api.service import Service
@@ -95,6 +97,15 @@ def test_s8_an_engine_that_fails_after_the_first_sign_of_life_sends_an_error_eve
         reply = wire.reply()
         assert (reply.status, reply.complete) == (200, False)
         assert '"server_error"' in reply.body.decode().split("\n\n")[-2]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_s8_curl_says_18_of_a_stream_that_failed() -> None:
+    with LiveServer(FakeEngine(["a", EngineError("broken")])) as server:
+        command = ["curl", "-sS", f"{server.url}{CHAT}", "--json", json.dumps({**BODY, "stream": True})]
+        done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 18, done.stderr  # a transfer that ended early
+    assert b'"server_error"' in done.stdout
 
 
 def test_s8_the_log_says_why_a_stream_failed(caplog: pytest.LogCaptureFixture) -> None:

@@ -108,6 +108,18 @@ def test_a_file_that_goes_wrong_opens_nothing(tmp_path: Path, how: str) -> None:
     assert accepts(keys, "again")
 
 
+def test_c2_keys_of_options_environment_and_file_all_open(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("of-file\n")
+    keys = Keys.collect(["of-option"], file, {"GLM_EDGE_API_KEY": "of-environment"})
+    assert all(accepts(keys, f"of-{source}") for source in ("option", "environment", "file"))
+    assert not accepts(keys, "of-nowhere")
+    assert keys.several
+    assert not Keys(["same", "same"]).several
+    with pytest.raises(UsageError, match="GLM_EDGE_API_KEY"):
+        Keys.collect(["good"], file, {"GLM_EDGE_API_KEY": "not a key"})
+
+
 def test_no_error_shows_a_key(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("secret with spaces\n")

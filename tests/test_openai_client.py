@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
@@ -151,6 +152,26 @@ def test_a_stream_that_the_client_closes_is_cancelled(server: LiveServer, client
     next(iter(stream))
     stream.close()
     assert eventually(lambda: server.engine.live == 0, 2)
+
+
+def test_four_streams_at_once_lose_and_reorder_nothing() -> None:
+    def numbered(request: Request) -> list[Step]:
+        return [f"{request.messages[-1].content}:{n} " for n in range(1500)]
+
+    def read(client: openai.OpenAI, name: str) -> str:
+        stream = client.chat.completions.create(
+            model="chatglm2-6b", messages=[{"role": "user", "content": name}], stream=True
+        )
+        return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+
+    with (
+        LiveServer(FakeEngine(numbered, slots=4)) as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="-", max_retries=0) as client,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        names = ["一", "二", "三", "四"]
+        texts = list(pool.map(lambda name: read(client, name), names))
+    assert texts == ["".join(f"{name}:{n} " for n in range(1500)) for name in names]
 
 
 def test_a_client_that_times_out_is_cancelled(server: LiveServer, client: openai.OpenAI) -> None:

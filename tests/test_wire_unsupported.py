@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from glm_edge.api import wire
+from glm_edge.api import text_wire, wire
+from glm_edge.api.fields import CHAT
+from glm_edge.api.text_wire import TEXT
 from glm_edge.errors import RequestError
 
 BODY = {"messages": [{"role": "user", "content": "x"}]}
@@ -51,6 +54,11 @@ NOTHING = [
     {"user": "u-1", "safety_identifier": "s"},
     {"metadata": {"a": "b"}},
     {"service_tier": "auto"},
+    {"stream": False, "stream_options": None},
+    {"tools": [], "tool_choice": "none", "parallel_tool_calls": False},
+    {"seed": None, "stop": None, "n": None, "user": None},
+    {"reasoning_effort": "none", "verbosity": "medium"},
+    {"messages": [{"role": "user", "content": "x", "name": None}]},
     {"prompt_cache_key": "k"},
 ]
 
@@ -66,6 +74,15 @@ def test_h18_an_unsupported_field_is_named(name: str, value: Any) -> None:
 @pytest.mark.parametrize("fields", NOTHING, ids=str)
 def test_h18_a_value_that_asks_for_nothing_passes(fields: dict[str, Any]) -> None:
     assert wire.parse_chat({**BODY, **fields}) == wire.parse_chat(BODY)
+
+
+@pytest.mark.parametrize(("parse", "fields"), [(wire.parse_chat, CHAT), (text_wire.parse_text, TEXT)])
+def test_h18_null_is_absent_in_every_field(parse: Callable[[Any], wire.ChatCall], fields: dict[str, Any]) -> None:
+    """Clients fill in null for what their user has not set."""
+    needed: dict[str, Any] = BODY if fields is CHAT else {"prompt": "x"}
+    assert parse({**dict.fromkeys(fields), **needed}) == parse(needed)
+    for name in fields:
+        assert parse({name: None, **needed}) == parse(needed)
 
 
 @pytest.mark.parametrize("value", [0, 1, "false"], ids=repr)

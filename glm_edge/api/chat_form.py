@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from ..types import Stats, TokenLogprob
+from .strict_json import dumps
 from .wire import Choice, Head, event, figures, finite, total, usage
 
 
@@ -34,8 +35,14 @@ class Form(Protocol):
         ...
 
 
+_TEXT = "\0text\0"  # where the text of an event goes
+
+
 class ChatForm:
-    """See Form."""
+    """See Form; one for each request, because events of text differ in nothing else and their frame is made once."""
+
+    def __init__(self) -> None:
+        self._frames: dict[int, tuple[bytes, bytes]] = {}  # by the index of the answer
 
     def completion(self, head: Head, choices: Sequence[Choice]) -> dict[str, Any]:
         stats = total([choice.stats for choice in choices])
@@ -61,7 +68,13 @@ class ChatForm:
         return _chunk(head, index, {"role": "assistant", "content": "", "refusal": None})
 
     def text_event(self, head: Head, index: int, text: str, logprobs: Sequence[TokenLogprob] = ()) -> bytes:
-        return _chunk(head, index, {"content": text}, logprobs)
+        if logprobs:
+            return _chunk(head, index, {"content": text}, logprobs)
+        frame = self._frames.get(index)
+        if frame is None:
+            before, _, after = _chunk(head, index, {"content": _TEXT}).rpartition(dumps(_TEXT).encode())
+            frame = self._frames[index] = before, after
+        return frame[0] + dumps(text).encode() + frame[1]
 
     def finish_event(self, head: Head, index: int, finish_reason: str, stats: Stats | None = None) -> bytes:
         return _chunk(head, index, {}, (), finish_reason, stats)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher
 
+from ..errors import OutOfMemoryError
 from .app import MAX_BODY
 from .gate import Gate
 from .http_channel import Channel, Deadlines
@@ -25,6 +27,7 @@ from .http_parser import MAX_HEADER
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
+_STACK = 1 << 20  # bytes
 _ACCEPTS = 64  # a turn, so that a flood of connections cannot keep the others waiting
 
 
@@ -52,7 +55,7 @@ class HttpServer:
         self._deadlines = limits.deadlines
         self._map: dict[int, Any] = {}
         self._dispatcher = ThreadedTaskDispatcher()
-        self._dispatcher.set_thread_count(limits.threads)
+        _start_threads(self._dispatcher, limits.threads)
         adjustments = _adjustments(limits)
         self._listeners = [
             _Listener(app, self._map, sock, self._dispatcher, adjustments, gate, limits.deadlines) for sock in sockets
@@ -90,6 +93,19 @@ class HttpServer:
 
     def _channels(self) -> list[Channel]:
         return [entry for entry in list(self._map.values()) if isinstance(entry, Channel)]
+
+
+def _start_threads(dispatcher: ThreadedTaskDispatcher, n: int) -> None:
+    """With small stacks: they run nothing deep, and 8 MiB each are much of a small device's addresses."""
+    before = threading.stack_size(_STACK)
+    try:
+        dispatcher.set_thread_count(n)
+    except RuntimeError:
+        raise OutOfMemoryError(
+            f"the system has no memory for the {n} threads of the server; fewer --slots or a shorter --queue need less"
+        ) from None
+    finally:
+        threading.stack_size(before)
 
 
 class _Listener(TcpWSGIServer):
