@@ -76,8 +76,8 @@ def read_config(path: Path) -> ModelConfig:
     _refuse_other_models(path, config)
     problems: list[str] = []
     sizes = {key: _integer(config, key, 1, highest, problems) for key, highest in _SIZES.items()}
-    epsilon = _number(config, "layernorm_epsilon", 0.1, problems)
-    rope_ratio = _number({"rope_ratio": 1, **config}, "rope_ratio", 1e6, problems)
+    epsilon = _number(config, "layernorm_epsilon", 1e-12, 0.1, problems)
+    rope_ratio = _number({"rope_ratio": 1, **config}, "rope_ratio", 1e-6, 1e6, problems)
     bits = 0
     if config.get("quantization_bit") is not None:
         bits = _integer(config, "quantization_bit", 0, 32, problems)
@@ -93,7 +93,7 @@ def read_config(path: Path) -> ModelConfig:
     raise_all(path, problems)
     _refuse_other_values(path, config, sizes, bits)
     return ModelConfig(
-        name=_last_part(name) or path.resolve().parent.name.lower(),
+        name=_last_part(name) or _last_part(path.resolve().parent.name) or "chatglm2",
         layernorm_epsilon=epsilon,
         rope_ratio=rope_ratio,
         quantization_bit=bits,
@@ -170,14 +170,14 @@ def _integer(config: dict[str, Any], key: str, lowest: int, highest: int, proble
     return lowest
 
 
-def _number(config: dict[str, Any], key: str, highest: float, problems: list[str]) -> float:
+def _number(config: dict[str, Any], key: str, lowest: float, highest: float, problems: list[str]) -> float:
     value = config.get(key)
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= highest:
+    if isinstance(value, int | float) and not isinstance(value, bool) and lowest <= value <= highest:
         return float(value)
     problems.append(
         f"{key} is missing"
         if key not in config
-        else f"{key} is {shown(value)}, not a number above 0, up to {highest:g}"
+        else f"{key} is {shown(value)}, not a number from {lowest:g} to {highest:g}"
     )
     return highest
 

@@ -31,14 +31,14 @@ REQUIRED = {
     "block_count": ("u32", 1, 512),  # LLAMA_MAX_LAYERS
     "attention.head_count": ("u32", 1, 1 << 12),
     "attention.head_count_kv": ("u32", 1, 1 << 12),
-    "attention.layer_norm_rms_epsilon": ("f32", 1e-12, 0.1),
+    "attention.layer_norm_rms_epsilon": ("f32", 9e-13, 0.11),  # the converter takes 1e-12 to 0.1, and float32 rounds
     "rope.dimension_count": ("u32", 2, 1 << 12),
 }
 OPTIONAL = {
     "attention.key_length": ("u32", 1, 1 << 12),
     "attention.value_length": ("u32", 1, 1 << 12),
     "rope.freq_base": ("f32", 1.0, 1e12),
-    "rope.scaling.factor": ("f32", 1e-6, 1e6),  # chatglm2-6b-32k divides positions by it
+    "rope.scaling.factor": ("f32", 9e-7, 1e6),  # chatglm2-6b-32k divides positions by it
     "vocab_size": ("u32", 1, 1 << 20),
 }
 SCALING = "rope.scaling.type"  # text; "linear" is the one that ChatGLM2 models have

@@ -84,6 +84,13 @@ def test_the_name(tmp_path: Path, written: str | None, name: str) -> None:
     assert read_config(write(folder, _name_or_path=written)).name == name
 
 
+@pytest.mark.skipif(os.name == "nt", reason="has no such names")
+@pytest.mark.parametrize("folder", ["line\nbreak", "\x1b[31m"], ids=["two_lines", "colour"])
+def test_a_folder_whose_name_cannot_be_shown_gives_none(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).mkdir()
+    assert read_config(write(tmp_path / folder, _name_or_path=None)).name == "chatglm2"
+
+
 def test_an_integer_is_a_number_too(tmp_path: Path) -> None:
     assert read_config(write(tmp_path, rope_ratio=16)).rope_ratio == 16.0
 
@@ -166,7 +173,8 @@ def test_all_differences_are_in_one_message(tmp_path: Path) -> None:
         ({"num_layers": 0}, "not an integer from 1 to 512"),
         ({"hidden_size": -4096}, "hidden_size is -4096"),
         ({"kv_channels": 10**4000}, "kv_channels is 1000"),
-        ({"layernorm_epsilon": 0}, "layernorm_epsilon is 0, not a number above 0"),
+        ({"layernorm_epsilon": 0}, "layernorm_epsilon is 0, not a number from 1e-12 to 0.1"),
+        ({"layernorm_epsilon": 1e-320}, "layernorm_epsilon is 1e-320"),
         ({"layernorm_epsilon": "1e-5"}, "layernorm_epsilon is '1e-5'"),
         ({"rope_ratio": -1}, "rope_ratio is -1"),
         ({"rope_ratio": [1]}, "rope_ratio is a list of 1"),

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from small_checkpoint import CONFIG, random_weights, tokenizer_proto, write_checkpoint
 
 from glm_edge.errors import GlmEdgeError, InvalidFileError, StorageError, UsageError
+from glm_edge.gguf import read_gguf
+from glm_edge.model_file import check_model
 
 LAYER = "transformer.encoder.layers.1"
 QKV = f"{LAYER}.self_attention.query_key_value.weight"
@@ -112,6 +114,18 @@ def test_large_values_and_zero_biases_are_fine_in_f32(tmp_path: Path, out: Path)
     weights[DOWN][0, 0] = 1e30
     weights[BIAS][:] = 0
     assert convert(write_checkpoint(tmp_path / "model", weights=weights), out, type="f32").path == out
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"layernorm_epsilon": 1e-12}, {"layernorm_epsilon": 0.1}, {"rope_ratio": 1e-6}, {"rope_ratio": 1e6}],
+    ids=str,
+)
+def test_m18_numbers_at_their_limits_make_a_file_that_is_taken(
+    tmp_path: Path, out: Path, changes: dict[str, float]
+) -> None:
+    """Rounded to float32 they lie beyond them."""
+    check_model(read_gguf(convert(write_checkpoint(tmp_path / "model", config=CONFIG | changes), out).path))
 
 
 def test_m19_a_tokenizer_that_does_not_fit_is_refused(tmp_path: Path, out: Path) -> None:
