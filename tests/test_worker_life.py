@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -49,8 +50,24 @@ def test_a_first_load_that_fails_says_why(load: Callable[[], Engine], error: typ
     assert type(caught.value) is error
 
 
+def test_a_bug_on_this_side_is_an_error_and_nobody_waits_for_ever() -> None:
+    def nameless() -> Engine:
+        """Nothing that the child could import."""
+        return crashing.never()
+
+    before = threading.excepthook
+    threading.excepthook = lambda _: None  # it is reported there, too
+    try:
+        with pytest.raises(EngineError, match="supervisor failed"):
+            Worker(nameless)
+    finally:
+        threading.excepthook = before
+
+
 @posix
-def test_d10_a_model_cut_short_costs_the_answer_and_the_parent_lives(tiny_f32: Path, tmp_path: Path) -> None:
+def test_d10_a_model_cut_short_costs_the_answer_and_the_parent_lives(
+    tiny_f32: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     model = tmp_path / "model.gguf"
     shutil.copyfile(tiny_f32, model)
     config = EngineConfig(model, n_threads=1, n_ctx=2048, kv_type="f32", load_mode="mmap")
@@ -59,6 +76,7 @@ def test_d10_a_model_cut_short_costs_the_answer_and_the_parent_lives(tiny_f32: P
         assert "SIGBUS" in str(failure(engine.submit(ask("hello"))))
         with pytest.raises(LoadingError):
             engine.submit(ask("hello"))
+        assert eventually(lambda: "put the model file back" in caplog.text)
         shutil.copyfile(tiny_f32, model)
         assert works_again(engine)
         assert text(engine.submit(ask("hello")))

@@ -66,6 +66,10 @@ class Beat:
     waiting: tuple[tuple[int, bool, Progress | None], ...] = ()
 
 
+def encode(message: object) -> bytes:
+    return pickle.dumps(message, protocol=5)
+
+
 class Pipes:
     """One end: send from any thread, iterate in one."""
 
@@ -76,7 +80,10 @@ class Pipes:
 
     def send(self, message: object) -> None:
         """Waits while the pipe is full; lost when the other end is gone, which its reader learns in its own way."""
-        data = pickle.dumps(message, protocol=5)
+        self.write(encode(message))
+
+    def write(self, data: bytes) -> None:
+        """Send what was encoded before."""
         with self._lock, contextlib.suppress(OSError, ValueError):  # ValueError: closed
             self._outgoing.write(data)
             self._outgoing.flush()

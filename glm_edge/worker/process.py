@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..errors import EngineError, GlmEdgeError, OutOfMemoryError, UnsupportedModelError
-from .messages import Beat, Item, Pipes, Reply
+from .messages import Beat, Item, Pipes, Reply, encode
 
 _EXIT_S = 5.0  # a process that has closed its end of the pipe is gone in milliseconds
 
@@ -44,7 +44,7 @@ class Process:
         if self._popen.stdin is None or self._popen.stdout is None:
             raise EngineError("no pipes to the engine's process")
         self._pipes = Pipes(self._popen.stdout, self._popen.stdin)  # type: ignore[arg-type]
-        self._outbox: queue.SimpleQueue[object | None] = queue.SimpleQueue()  # None is the end
+        self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # None is the end
         self._patience = patience
         self._busy = busy
         self._heard = self._progress = 0  # messages; and those of them that show that the engine works
@@ -61,7 +61,7 @@ class Process:
 
     def send(self, message: object) -> None:
         """Returns at once, even when the child does not read; lost when it is dead."""
-        self._outbox.put(message)
+        self._outbox.put(encode(message))
 
     def __iter__(self) -> Iterator[Any]:
         for message in self._pipes:
@@ -90,8 +90,8 @@ class Process:
         return Death(code, self._verdict)
 
     def _write(self) -> None:
-        while (message := self._outbox.get()) is not None:
-            self._pipes.send(message)
+        while (data := self._outbox.get()) is not None:
+            self._pipes.write(data)
 
     def _watch(self) -> None:
         """Counts its own ticks, not the clock: when all the machine is stopped or asleep, the child is not to blame."""
