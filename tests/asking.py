@@ -14,18 +14,25 @@ from glm_edge.generation import Generation
 from glm_edge.types import Chunk, Engine, Message, Request, SamplingParams
 from glm_edge.worker import Worker
 
+_SILENCE_S = 60.0
+
 
 def ask(text: str, max_tokens: int | None = 20) -> Request:
     return Request((Message("user", text),), SamplingParams(0), max_tokens)
 
 
 def text(generation: Generation[Chunk]) -> str:
-    return "".join(chunk.text for chunk in generation)
+    """All of it. A silence of a minute fails the test; without a limit it would hang the run."""
+    pieces = []
+    while (chunk := generation.get(_SILENCE_S)) is not None:
+        pieces.append(chunk.text)
+    return "".join(pieces)
 
 
 def failure(generation: Generation[Chunk]) -> GlmEdgeError:
+    """What it ends with."""
     with pytest.raises(GlmEdgeError) as caught:
-        list(generation)
+        text(generation)
     return caught.value
 
 
