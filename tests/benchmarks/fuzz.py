@@ -1,6 +1,6 @@
 """Damages files of every format, case after case, and measures what comes of it: our error, soon, in little memory.
 
-    python tests/benchmarks/fuzz.py                                 # 10,000 cases: a quarter of an hour
+    python tests/benchmarks/fuzz.py                                 # 10,000 cases: four minutes
     python tests/benchmarks/fuzz.py --cases 50 --formats zip gguf   # some formats, cases 0 to 49 of each
     python tests/benchmarks/fuzz.py --formats zip --first 17 --cases 1   # one case again
 
