@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,9 @@ NEEDS = {"sh": "curl", "python": sys.executable, "js": "node"}
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[LiveServer]:
-    with LiveServer(FakeEngine(["你好", "！"]), gate=Gate(Keys(["sk-example"]))) as server:
+    engine = FakeEngine(["你好", "！"])
+    engine.info = replace(engine.info, id="some-other-model")  # whatever model is served, the examples hold
+    with LiveServer(engine, gate=Gate(Keys(["sk-example"]))) as server:
         yield server
 
 

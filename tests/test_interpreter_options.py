@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,17 @@ def test_c6_the_commands_refuse_the_same(tmp_path: Path, options: list[str], env
         assert len([line for line in done.stderr.splitlines() if line.startswith("error: ")]) == 1, done.stderr
         assert "Traceback" not in done.stderr
     assert not (tmp_path / "y.gguf").exists()
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_c3_help_and_version_come_at_once_and_load_nothing_native(option: str) -> None:
+    def seconds(*arguments: str) -> float:
+        began = time.perf_counter()
+        assert python([], {}, *arguments).returncode == 0
+        return time.perf_counter() - began
+
+    began_with = min(seconds("-c", "pass") for _ in range(3))
+    assert min(seconds("-m", "glm_edge", option) for _ in range(3)) - began_with < 0.5
+    loaded = python(["-X", "importtime"], {}, "-m", "glm_edge", option).stderr
+    assert "glm_edge.cli" in loaded
+    assert not any(name in loaded for name in ("llama_cpp", "numpy", "flask"))
