@@ -127,6 +127,7 @@ class Hub:
                 progress(file.size)
                 return
             path.unlink()
+            self.advice = f"the {file.name} that was there is another file; {self.advice}"
         part = path.with_name(f"{path.name}.part")
         for _ in range(2):  # the second time for a part that was damaged where it lay
             self._complete(file, commit, part, progress)

@@ -104,7 +104,11 @@ def _begin(
             elif path != file.temporary:
                 path.unlink()
         file.resize(0)
-        listing = hub.listing(revision)
+        try:
+            listing = hub.listing(revision)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)  # nothing is in it
+            raise
         journal = Journal(hub.repo, revision, listing.commit, recipe.name, dict(listing.files))
         journal.save(folder)
         return journal

@@ -219,6 +219,7 @@ def test_a_hub_that_refuses_is_one_line(
         fetch(hub, out)
     assert "\n" not in str(caught.value)
     assert got(hub) == []
+    assert list(out.parent.iterdir()) == []
 
 
 def test_a_wrong_revision_is_named(hub: Hub, out: Path) -> None:

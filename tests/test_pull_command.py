@@ -107,6 +107,9 @@ def test_offline_it_says_what_is_missing_where_to_put_it_and_goes_on_from_there(
     assert (
         f"fetch {shard(4)}, {shard(5)} from {hub.endpoint}/{REPO}/tree/{hub.commit}, put them into {folder} " in stderr
     )
+    (folder / shard(4)).write_bytes(b"another")
+    code, _, stderr = finish(start(hub, out, HF_HUB_OFFLINE="1"))
+    assert (code, f"the {shard(4)} that was there is another file" in stderr) == (6, True)
     for n in (4, 5):
         shutil.copyfile(checkpoint / shard(n), folder / shard(n))
     assert finish(start(hub, out, HF_HUB_OFFLINE="1"))[0] == 0
