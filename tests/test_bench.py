@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from glm_edge.bench.asking import WORD, ask
 from glm_edge.bench.child import in_child
 from glm_edge.bench.report import table
 from glm_edge.bench.run import _medians, benchmark, units
 from glm_edge.bench.subjects import Task
 from glm_edge.bench.tune import fastest, thread_counts
 from glm_edge.device import Processors
+from glm_edge.engine.engine import LlamaEngine
 from glm_edge.errors import EngineError, OutOfMemoryError
-from glm_edge.types import EngineConfig
+from glm_edge.types import EngineConfig, Message, Request, SamplingParams
 
 
 def bench(*options: str | Path, config: Path) -> subprocess.CompletedProcess[str]:
@@ -39,16 +41,36 @@ def test_bench_prints_a_table_and_one_json_line(tiny_q4_0: Path, tmp_path: Path)
     assert own["restart_cached_tokens"] >= 150  # the prompt, but for its last token and what a digit may be off
     assert own.keys() > {"load_s", "peak_bytes", "prefill_rate", "cold_ttft_s", "warm_ttft_s", "streams_2_rate"}
     assert other.keys() > {"load_s", "peak_bytes", "prefill_rate", "decode_rate"}
+    assert "measuring tiny-q4_0.gguf: 1 runs; each: load, read 160 tokens, write 8, a second turn;" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("short", "runs"), [(60.0, 3), (0.0, 1)], ids=["fast", "slow"])
+def test_runs_are_repeated_where_that_takes_no_minutes(tiny_q4_0: Path, short: float, runs: int) -> None:
+    task = Task(EngineConfig(tiny_q4_0, n_ctx=256, n_threads=1, prompt_lookup=False), prompt=40, answer=8)
+    planned: list[float] = []
+    result = benchmark(task, None, compare=False, plan=planned.append, tell=planned.append, short_s=short)
+    assert len(result.runs) == runs
+
+
+def test_work_told_while_an_answer_is_made_is_what_it_took(tiny_q4_0: Path) -> None:
+    engine = LlamaEngine(EngineConfig(tiny_q4_0, n_ctx=2048, n_threads=1, n_batch=32))
+    told: list[float] = []
+    long = Request((Message("user", "water " * 1900),), SamplingParams(0), 2)
+    stats, _ = ask(engine, long, told.append)
+    engine.close()
+    assert stats.prompt_tokens <= sum(told) <= stats.prompt_tokens + WORD * 2
 
 
 def test_depths_are_measured_each_on_top_of_the_one_before(tiny_q4_0: Path) -> None:
     config = EngineConfig(tiny_q4_0, n_ctx=512, n_threads=1, prompt_lookup=False)
     task = Task(config, prompt=40, answer=8, depths=(64, 128))
+    planned: list[float] = []
     done: list[float] = []
-    figures = benchmark(task, 1, compare=False, tell=done.append).medians["engine"]
+    figures = benchmark(task, 1, compare=False, plan=planned.append, tell=done.append).medians["engine"]
     assert {"depth_64_decode_rate", "depth_128_prefill_rate"} <= figures.keys()
-    assert 0 < sum(done) <= units(task, 1, compare=False)
+    assert 0.3 * sum(planned) < sum(done) <= sum(planned) == units(task, 0, compare=False)
+    assert "restart_ttft_s" not in figures  # so short a prompt is not kept on disk
 
 
 @pytest.mark.parametrize(
@@ -56,7 +78,7 @@ def test_depths_are_measured_each_on_top_of_the_one_before(tiny_q4_0: Path) -> N
     [
         (["--streams", "1,x"], "--streams 1,x: must be numbers from 1 to 16"),
         (["--streams", "17"], "--streams 17: must be numbers from 1 to 16"),
-        (["--prompt", "500", "--ctx", "512"], "--prompt 500 and --tokens 64: must leave 64"),
+        (["--prompt", "500", "--ctx", "512"], "--prompt 500 and --tokens 32: must leave 64"),
         (["--plot", "curve.pdf"], "--plot curve.pdf: must end in .png"),
     ],
 )

@@ -6,6 +6,7 @@ Errors of our tree come back as they are. Not here: what is measured.
 from __future__ import annotations
 
 import multiprocessing
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
@@ -14,9 +15,10 @@ from ..errors import EngineError, GlmEdgeError
 
 R = TypeVar("R")
 Tell = Callable[[float], None]  # told how much more of the work is done, in units of the caller's choice
+_TELL_S = 0.1  # between two messages, so that telling of every token does not slow what is measured
 
 
-def in_child(function: Callable[..., R], *args: Any, tell: Tell) -> R:
+def in_child(function: Callable[..., R], *args: Any, tell: Callable[[float], object]) -> R:
     """`function(*args, tell)` in a fresh process; `function` and `args` are pickled.
 
     Raises what of GlmEdgeError it raises, EngineError when the process died of something else.
@@ -47,8 +49,19 @@ def in_child(function: Callable[..., R], *args: Any, tell: Tell) -> R:
 
 
 def _work(pipe: Connection, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    owed, told = 0.0, time.monotonic()
+
+    def tell(units: float) -> None:
+        nonlocal owed, told
+        owed += units
+        if time.monotonic() - told >= _TELL_S:
+            pipe.send(("tell", owed))
+            owed, told = 0.0, time.monotonic()
+
     try:
-        pipe.send(("done", function(*args, lambda units: pipe.send(("tell", units)))))
+        result = function(*args, tell)
+        pipe.send(("tell", owed))
+        pipe.send(("done", result))
     except GlmEdgeError as error:
         pipe.send(("error", error))
     except KeyboardInterrupt:  # the parent has it too, and says so

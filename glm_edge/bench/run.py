@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .child import Tell, in_child
-from .subjects import Figures, Task, measure_engine, measure_llama_cpp, measure_restart
+from .asking import LOAD, WORD
+from .child import in_child
+from .subjects import ARRIVING, Figures, Task, measure_engine, measure_llama_cpp, measure_restart
 
-Subject = tuple[str, Callable[..., Figures]]
+RUNS = 3
+SHORT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -22,41 +25,67 @@ class Result:
     runs: list[dict[str, Figures]]
 
 
-def benchmark(task: Task, runs: int, *, compare: bool, tell: Tell) -> Result:
+def benchmark(
+    task: Task,
+    runs: int | None,
+    *,
+    compare: bool,
+    plan: Callable[[float], object],
+    tell: Callable[[float], object],
+    short_s: float = SHORT_S,
+) -> Result:
     """Raises what loading the model raises.
 
     Args:
-        task: for the first run; the others have other prompts, and measure the depths no more.
-        tell: told of units of work done; `units` says how many there will be.
+        task: for the first run; the others have other prompts, and measure the depths and the arrival no more.
+        runs: None is RUNS of them, or one where that takes more than `short_s` seconds.
+        plan: told of units of work that there will be; more may come later.
+        tell: told of units of work done.
     """
     results: list[dict[str, Figures]] = []
-    for run in range(runs):
-        with tempfile.TemporaryDirectory(prefix="glm-edge-bench-") as folder:
-            config = replace(task.config, cache_folder=Path(folder))
-            own = replace(task, config=config, seed=run, depths=task.depths if run == 0 else ())
-            subjects: list[tuple[str, Callable[..., Figures]]] = [
-                ("engine", measure_engine),
-                ("engine", measure_restart),
-            ]
-            if compare:
-                # first in every second run, so that neither always finds the machine as the other left it
-                subjects.insert(0 if run % 2 else 2, ("llama_cpp", measure_llama_cpp))
-            found: dict[str, Figures] = {}
-            for name, measure in subjects:
-                found.setdefault(name, {}).update(in_child(measure, own, tell=tell))
-            results.append(found)
+    began = time.monotonic()
+    wanted = runs or 1
+    plan(sum(units(task, run, compare=compare) for run in range(wanted)))
+    while len(results) < wanted:
+        results.append(_run(task, len(results), compare=compare, tell=tell))
+        if runs is None and wanted == 1 and time.monotonic() - began <= short_s:
+            wanted = RUNS
+            plan(sum(units(task, run, compare=compare) for run in range(1, wanted)))
     return Result({name: _medians([found[name] for found in results]) for name in results[0]}, results)
 
 
-def units(task: Task, runs: int, *, compare: bool) -> float:
-    """Work of a benchmark: about a prompt token each; a token of an answer counts as three."""
-    answer = 3 * task.answer
-    one = task.prompt + 32 + answer + sum(n * (32 + task.answer) for n in task.streams) + task.prompt
+def _run(task: Task, run: int, *, compare: bool, tell: Callable[[float], object]) -> dict[str, Figures]:
+    """The figures of each subject."""
+    with tempfile.TemporaryDirectory(prefix="glm-edge-bench-") as folder:
+        config = replace(task.config, cache_folder=Path(folder))
+        own = replace(task, config=config, seed=run, depths=task.depths if run == 0 else ())
+        subjects: list[tuple[str, Callable[..., Figures]]] = [
+            ("engine", measure_engine),
+            ("engine", measure_restart),
+        ]
+        if compare:
+            # first in every second run, so that neither always finds the machine as the other left it
+            subjects.insert(0 if run % 2 else 2, ("llama_cpp", measure_llama_cpp))
+        found: dict[str, Figures] = {}
+        for name, measure in subjects:
+            found.setdefault(name, {}).update(in_child(measure, own, tell=tell))
+    return found
+
+
+def units(task: Task, run: int, *, compare: bool) -> float:
+    """Work of run number `run`, the first of which is 0, at most; see `asking` for what a unit is."""
+    answer = WORD * (task.answer + 8)
+    one = 2 * LOAD + task.prompt + 200 + 2 * answer + 32 * max(task.streams, default=0)
+    one += sum(n * (task.answer + WORD) for n in task.streams)
     if task.bare:
         one += 3 * task.prompt + answer
     if compare:
-        one += task.prompt + 32 + answer
-    return runs * one + max(task.depths, default=0) + 1500
+        one += LOAD + task.prompt + 32 + answer
+    if run == 0:
+        one += max(task.depths, default=0) + 20 * WORD * len(task.depths)
+        if task.config.slots > 1:
+            one += min(ARRIVING, (task.config.n_ctx or 2 * ARRIVING) // 2)
+    return one
 
 
 def _medians(runs: list[Figures]) -> Figures:

@@ -8,25 +8,23 @@ Prompts are random digits, different in each run, so that nothing of them is in 
 from __future__ import annotations
 
 import functools
-import random
 import time
 from dataclasses import dataclass, replace
 
 from ..device import peak_memory, processors
 from ..engine.engine import LlamaEngine
 from ..engine.tokenizer import Tokenizer
-from ..errors import EngineError
-from ..generation import Generation
 from ..gguf import read_gguf
 from ..llama import high_level
-from ..types import Chunk, EngineConfig, Message, Request, SamplingParams, Stats
+from ..types import EngineConfig, Message, Request, SamplingParams, Stats
+from .asking import LOAD, WORD, ask, load, over, prompt, stats_of
 from .bare import Bare
 from .child import Tell
 
 Figures = dict[str, float]
 _BLOCKS = 4  # decode is measured in so many blocks, the bare loop between them
 _QUESTION = 32  # tokens of a second turn, about
-_ARRIVING = 1500  # tokens of the prompt that arrives while another answer is being written
+ARRIVING = 1500  # tokens of the prompt that arrives while another answer is being written
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ def threads(config: EngineConfig) -> tuple[int, int]:
 def measure_engine(task: Task, tell: Tell) -> Figures:
     """Everything that one loaded engine shows, as asked for in `task`."""
     began = time.perf_counter()
-    engine = LlamaEngine(task.config)
+    engine = load(task.config, tell)
     figures = {"load_s": time.perf_counter() - began}
     try:
         _Measurement(engine, task, figures, tell).run()
@@ -61,15 +59,20 @@ def measure_engine(task: Task, tell: Tell) -> Figures:
 
 
 def measure_restart(task: Task, tell: Tell) -> Figures:
-    """The first answer of a new process, to the prompt that `measure_engine` answered with the same cache folder."""
-    engine = LlamaEngine(task.config)
+    """The first answer of a new process, to the prompt that `measure_engine` answered with the same cache folder.
+
+    Without its time where that prompt was too short to be kept on disk.
+    """
+    engine = load(task.config, tell)
     try:
         tokenizer = Tokenizer(engine.model, read_gguf(task.config.model))
-        stats = _last(engine, Request(prompt(tokenizer, task.prompt, task.seed), SamplingParams(0), 1))
+        stats, _ = ask(engine, Request(prompt(tokenizer, task.prompt, task.seed), SamplingParams(0), 1), tell)
     finally:
         engine.close()
-    tell(task.prompt)
-    return {"restart_ttft_s": stats.queue_s + stats.prefill_s, "restart_cached_tokens": stats.cached_tokens}
+    figures = {"restart_cached_tokens": float(stats.cached_tokens)}
+    if stats.cached_tokens:
+        figures["restart_ttft_s"] = stats.queue_s + stats.prefill_s
+    return figures
 
 
 def measure_llama_cpp(task: Task, tell: Tell) -> Figures:
@@ -78,6 +81,7 @@ def measure_llama_cpp(task: Task, tell: Tell) -> Figures:
     one, many = threads(task.config)
     llama = high_level(task.config.model, n_ctx=task.config.n_ctx or 0, n_threads=one, n_threads_batch=many)
     figures = {"load_s": time.perf_counter() - began}
+    tell(LOAD)
     ids = [(1000 + 37 * i + task.seed) % llama.n_vocab() for i in range(task.prompt)]
     for name, tokens in (("cold", ids), ("warm", [*ids, *ids[:_QUESTION]])):
         began = time.perf_counter()
@@ -92,34 +96,9 @@ def measure_llama_cpp(task: Task, tell: Tell) -> Figures:
     for _ in range(task.answer):
         next(answer)
     figures["decode_rate"] = task.answer / (time.perf_counter() - began)
-    tell(3 * task.answer)
+    tell(WORD * task.answer)
     figures["peak_bytes"] = peak_memory()
     return figures
-
-
-def prompt(tokenizer: Tokenizer, n: int, seed: int, *before: Message) -> tuple[Message, ...]:
-    """A conversation of `n` tokens, or as near as the vocabulary allows, that ends with random digits."""
-    digits = random.Random(seed)
-    text = "".join(digits.choice("0123456789") for _ in range(8 * n))
-    low, high = 1, len(text)
-    while low < high:  # the longest that is not above n
-        middle = (low + high + 1) // 2
-        if len(tokenizer.prompt((*before, Message("user", text[:middle]))).ids) <= n:
-            low = middle
-        else:
-            high = middle - 1
-    return (*before, Message("user", text[:low]))
-
-
-def _last(engine: LlamaEngine, request: Request) -> Stats:
-    """The figures of a whole answer."""
-    return _stats(list(engine.submit(request)))
-
-
-def _stats(chunks: list[Chunk]) -> Stats:
-    if not chunks or (stats := chunks[-1].stats) is None:
-        raise EngineError("an answer ended without its figures")
-    return stats
 
 
 class _Measurement:
@@ -136,7 +115,7 @@ class _Measurement:
     def run(self) -> None:
         task = self._task
         # the very first batch also touches memory for the first time
-        _last(self._engine, Request(prompt(self._tokenizer, 32, task.seed + 5000), SamplingParams(0), 2))
+        self._ask(prompt(self._tokenizer, 32, task.seed + 5000), 2)
         first = prompt(self._tokenizer, task.prompt, task.seed)
         cold, text = self._cold(first)
         self._figures["peak_bytes"] = peak_memory()  # before the bare loop adds its own cache
@@ -159,14 +138,15 @@ class _Measurement:
         if self._bare is None:
             self._figures["peak_bytes"] = peak_memory()
 
+    def _ask(self, messages: tuple[Message, ...], max_tokens: int) -> tuple[Stats, str]:
+        return ask(self._engine, Request(messages, SamplingParams(0), max_tokens), self._tell)
+
     def _cold(self, messages: tuple[Message, ...]) -> tuple[Stats, str]:
         """A prompt that nothing is known of; returns its answer too."""
-        chunks = list(self._engine.submit(Request(messages, SamplingParams(0), 8)))
-        stats = _stats(chunks)
+        stats, text = self._ask(messages, 8)
         self._figures["cold_ttft_s"] = stats.queue_s + stats.prefill_s
         self._figures["prefill_rate"] = stats.prefill_rate
-        self._tell(self._task.prompt)
-        return stats, "".join(chunk.text for chunk in chunks)
+        return stats, text
 
     def _prefill_ratio(self, bare: Bare, cold: Stats) -> None:
         """The bare loop on as many tokens, then the engine on another prompt, then the bare loop again."""
@@ -178,8 +158,7 @@ class _Measurement:
         bare.cut(0)
         self._tell(n)
         again = prompt(self._tokenizer, self._task.prompt, self._task.seed + 500)
-        between = _last(self._engine, Request(again, SamplingParams(0), 1))
-        self._tell(n)
+        between, _ = self._ask(again, 1)
         after = aside(lambda: bare.prefill(between.prompt_tokens - between.cached_tokens))
         self._tell(n)
         rate = n / ((before + after) / 2)
@@ -190,11 +169,10 @@ class _Measurement:
         """The next question of the same conversation, whose beginning is in the cache."""
         before = (*first, Message("assistant", text))
         length = len(self._tokenizer.prompt((*before, Message("user", "0"))).ids) + _QUESTION
-        stats = _last(self._engine, Request(prompt(self._tokenizer, length, 1, *before), SamplingParams(0), 1))
+        stats, _ = self._ask(prompt(self._tokenizer, length, 1, *before), 1)
         new = stats.prompt_tokens - stats.cached_tokens
         self._figures["warm_ttft_s"] = stats.queue_s + stats.prefill_s
         self._figures["warm_new_tokens"] = new
-        self._tell(new)
         if (bare := self._bare) is not None:
             seconds = self._engine.between_batches(lambda: bare.prefill(new))
             self._figures["warm_ttft_to_bare"] = self._figures["warm_ttft_s"] / seconds
@@ -204,7 +182,7 @@ class _Measurement:
         block = max(2, self._task.answer // _BLOCKS)
         engine_s, bare_s, tokens, bare_tokens = 0.0, 0.0, 0, 0
         for _ in range(_BLOCKS):
-            stats = _last(self._engine, Request(messages, SamplingParams(0), block + 1))
+            stats, _ = self._ask(messages, block + 1)
             engine_s += stats.decode_s
             tokens += stats.completion_tokens - 1
             if (bare := self._bare) is not None:
@@ -212,7 +190,7 @@ class _Measurement:
                 n = max(1, stats.completion_tokens - 1)
                 bare_s += self._engine.between_batches(functools.partial(bare.decode, n))
                 bare_tokens += n
-            self._tell(3 * block * (2 if self._bare else 1))
+                self._tell(WORD * n)
         if tokens > 0 and engine_s > 0:
             self._figures["decode_rate"] = tokens / engine_s
             if bare_tokens:
@@ -227,25 +205,30 @@ class _Measurement:
             for i in range(n)
         ]
         for request in requests:
-            _last(self._engine, replace(request, max_tokens=1))
+            ask(self._engine, replace(request, max_tokens=1), self._tell)
         generations = [self._engine.submit(request) for request in requests]
-        rate = sum(_stats(list(generation)).decode_rate for generation in generations)
-        self._tell(n * (32 + self._task.answer))
+        rate = 0.0
+        for generation in generations:
+            rate += stats_of(list(generation)).decode_rate
+            self._tell(self._task.answer)
         return rate
 
     def _arrival(self) -> None:
         """The longest wait between two pieces of an answer while a long prompt arrives."""
-        length = min(_ARRIVING, self._engine.info.n_ctx // 2)
+        length = min(ARRIVING, self._engine.info.n_ctx // 2)
         if self._task.config.slots < 2 or self._task.seed > 0:  # once is enough
             return
         running = self._engine.submit(Request(prompt(self._tokenizer, 32, self._task.seed + 2000), SamplingParams(0)))
         running.get()
         long = prompt(self._tokenizer, length, self._task.seed + 3000)
         arriving = self._engine.submit(Request(long, SamplingParams(0), 1))
-        longest, last = 0.0, time.perf_counter()
-        while not _over(arriving) and (chunk := running.get()) is not None:
+        longest, last, told = 0.0, time.perf_counter(), 0
+        while not over(arriving) and (chunk := running.get()) is not None:
             now = time.perf_counter()
             longest, last = max(longest, now - last), now
+            done = arriving.progress.done if arriving.progress is not None else told
+            self._tell(max(0, done - told))
+            told = max(done, told)
             if chunk.finish_reason is not None:  # it ended too early to tell
                 longest = 0.0
                 break
@@ -254,23 +237,10 @@ class _Measurement:
             pass
         if longest:
             self._figures["arrival_wait_s"] = longest
-        self._tell(length)
+        self._tell(max(0, length - told))
 
     def _at(self, depth: int) -> None:
         """Prefill and decode where the context holds `depth` tokens; each depth continues the one before."""
-        request = Request(prompt(self._tokenizer, depth, self._task.seed + 4000), SamplingParams(0), 17)
-        stats = _last(self._engine, request)
+        stats, _ = self._ask(prompt(self._tokenizer, depth, self._task.seed + 4000), 17)
         self._figures[f"depth_{depth}_prefill_rate"] = stats.prefill_rate
         self._figures[f"depth_{depth}_decode_rate"] = stats.decode_rate
-        self._tell(stats.prompt_tokens - stats.cached_tokens)
-
-
-def _over(generation: Generation[Chunk]) -> bool:
-    """Whether an answer has come to its end; takes what has come of it."""
-    try:
-        while (chunk := generation.get(timeout=0)) is not None:
-            if chunk.finish_reason is not None:
-                return True
-    except TimeoutError:
-        return False
-    return True

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import UsageError
 from ..types import EngineConfig
+
+if TYPE_CHECKING:
+    from ..bench.subjects import Task
 
 _DEPTHS = (512, 1024, 2048, 4096, 8192)  # tokens of context that --plot shows, as far as the context goes
 _ROOM = 64  # tokens that a prompt needs beside it: a second turn, an answer's start
@@ -20,9 +23,9 @@ _ROOM = 64  # tokens that a prompt needs beside it: a second turn, an answer's s
 @click.option("--model", type=click.Path(path_type=Path), help="The GGUF file.  [default: the demo model]")
 @click.option("--ctx", "n_ctx", type=click.IntRange(256), help="Tokens of context.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Processors to use; the profile's or all without it.")
-@click.option("--runs", type=click.IntRange(1, 100), default=3, show_default=True, help="The table shows medians.")
+@click.option("--runs", type=click.IntRange(1, 100), help="The table shows medians.  [default: 3; 1 on slow machines]")
 @click.option("--prompt", type=click.IntRange(32), default=512, show_default=True, help="Tokens of the long prompt.")
-@click.option("--tokens", type=click.IntRange(8), default=64, show_default=True, help="Tokens of an answer.")
+@click.option("--tokens", type=click.IntRange(8), default=32, show_default=True, help="Tokens of an answer.")
 @click.option("--streams", default="1,2,4,8", show_default=True, help="Answers at the same time; empty for none.")
 @click.option("--bare", is_flag=True, help="Measure a bare llama_decode loop beside the engine.")
 @click.option("--compare", is_flag=True, help="Measure llama_cpp.Llama on the same file, in turn.")
@@ -32,7 +35,7 @@ def command(
     model: Path | None,
     n_ctx: int | None,
     threads: int | None,
-    runs: int,
+    runs: int | None,
     prompt: int,
     tokens: int,
     streams: str,
@@ -43,8 +46,8 @@ def command(
 ) -> None:
     """Measure a model on this machine: a table, then one JSON line.
 
-    Each run loads the model twice, in processes of their own. Close other programs: they change the figures more than
-    anything else.
+    Each run loads the model twice, in processes of their own; where one takes more than a minute, one is enough without
+    --runs. Close other programs: they change the figures more than anything else.
     """
     from .load import with_profile
     from .model import resolve_model
@@ -67,7 +70,7 @@ def command(
 
 def _bench(
     config: EngineConfig,
-    runs: int,
+    runs: int | None,
     prompt: int,
     tokens: int,
     streams: tuple[int, ...],
@@ -79,7 +82,7 @@ def _bench(
     from dataclasses import replace
 
     from ..bench.report import describe, json_line, load_average, table, with_shares
-    from ..bench.run import benchmark, units
+    from ..bench.run import RUNS, SHORT_S, benchmark
     from ..bench.subjects import Task
     from ..device import memory_available
     from ..engine.plan import plan_memory, weights_of
@@ -97,16 +100,23 @@ def _bench(
         )
     depths = tuple(n for n in (*_DEPTHS, plan.n_ctx - _ROOM) if n <= plan.n_ctx - _ROOM) if plot_file else ()
     task = Task(replace(config, n_ctx=plan.n_ctx), prompt, tokens, streams, tuple(sorted(set(depths))), bare)
+    often = f"{runs} runs" if runs else f"{RUNS} runs, or 1 that takes more than {SHORT_S:.0f} s"
+    click.echo(f"measuring {file.path.name}: {often}; each: {_steps(task)}", err=True)
     before = load_average()
-    with _progress("measuring", units(task, runs, compare=compare)) as bar:
-        result = benchmark(task, runs, compare=compare, tell=bar.update)
+    with _progress("measuring", 0) as bar:
+
+        def plan_work(units: float) -> None:
+            bar.total += units
+            bar.refresh()
+
+        result = benchmark(task, runs, compare=compare, plan=plan_work, tell=bar.update)
     after = load_average()
     with _progress("hashing", file.size) as bar:
         about = describe(task, file, bar.update)
     figures = with_shares(result.medians)
     click.echo(
         f"{file.path.name}, {about['recipe']}, threads {about['threads']}, context {plan.n_ctx}, batch {plan.n_batch},"
-        f" {plan.load_mode}; medians of {runs}; load average {before:.1f} before, {after:.1f} after"
+        f" {plan.load_mode}; medians of {len(result.runs)}; load average {before:.1f} before, {after:.1f} after"
     )
     click.echo(table(figures, prompt))
     click.echo(json_line(about, result, (before, after)))
@@ -114,6 +124,19 @@ def _bench(
         from ..bench.plot import plot
 
         plot(plot_file, figures["engine"], about)
+
+
+def _steps(task: Task) -> str:
+    """What one run does, for who waits for it."""
+    streams = ", ".join(map(str, task.streams))
+    steps = [
+        f"load, read {task.prompt} tokens, write {task.answer}, a second turn",
+        f"write {task.answer} each in {streams} streams" if streams else "",
+        "read a long prompt beside an answer (first run only)" if task.config.slots > 1 else "",
+        f"read on to {task.depths[-1]} tokens (first run only)" if task.depths else "",
+        "load and read again",
+    ]
+    return "; ".join(step for step in steps if step)
 
 
 def _tune(config: EngineConfig) -> None:
@@ -146,4 +169,4 @@ def _progress(what: str, total: float) -> AbstractContextManager[Any]:
     from tqdm import tqdm
 
     shown = "{desc}: {percentage:3.0f}% |{bar}| {elapsed} so far, {remaining} left"
-    return tqdm(desc=what, total=total, disable=None, leave=False, bar_format=shown)
+    return tqdm(desc=what, total=total, disable=None, leave=False, smoothing=0, bar_format=shown)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import InvalidFileError, StorageError, UsageError
+from ..errors import InvalidFileError, StorageError
 from .progress import progress_bar
 
 if TYPE_CHECKING:
@@ -27,10 +27,13 @@ def command(file: Path, model: Path | None, n_ctx: int, threads: int | None) -> 
 
     Lower is better, and only the same text and tokenizer compare. Prints a sentence and one JSON line.
     """
-    from ..device import processors
+    from ..device import memory_available, processors
+    from ..engine.perplexity import BATCH
+    from ..engine.plan import plan_memory, weights_of
     from ..gguf import read_gguf
     from ..llama import Model
-    from ..model_file import check_model, context_length, prefix_ids
+    from ..model_file import check_model, prefix_ids
+    from ..types import EngineConfig
     from .load import interruptible
     from .model import resolve_model
 
@@ -38,9 +41,13 @@ def command(file: Path, model: Path | None, n_ctx: int, threads: int | None) -> 
     path = resolve_model(model)
     header = read_gguf(path)
     check_model(header)
-    if n_ctx > (limit := context_length(header)):
-        raise UsageError(f"--ctx {n_ctx}: this model's context is {limit} tokens at most")
-    loaded = interruptible(lambda progress: Model(path, progress=progress))
+    config = EngineConfig(path, n_ctx=n_ctx, n_batch=BATCH)
+    plan = plan_memory(config, weights_of(header), sequences=BATCH, available=memory_available())
+    if plan.slow:
+        click.echo(f"warning: {plan.warning}", err=True)
+    loaded = interruptible(
+        lambda progress: Model(path, load_mode=plan.load_mode, repack=plan.repack, progress=progress)
+    )
     try:
         result = _measure(loaded, text, prefix_ids(header), n_ctx, threads or processors().best)
     finally:
