@@ -214,6 +214,7 @@ def test_d6_the_engine_does_not_outlive_a_killed_server(tiny_f32: Path) -> None:
         wire.send(post(ENDLESS))
         assert wire.head().status == 200
         server.popen.kill()
+        server.popen.wait(PATIENCE)
         assert eventually(lambda: gone(child))
         with socket.socket() as again:
             again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
