@@ -147,11 +147,9 @@ def _open_sharded(folder: Path, form: Format, names: list[str]) -> tuple[dict[st
         except InvalidFileError as error:
             problems.append(str(error).removeprefix(f"{folder}{os.sep}"))
             continue
-        problems += misplaced(shard, found, weight_map, form.index)
-        for name, tensor in found.items():
-            if name in tensors:
-                problems.append(f"{name} is in {tensors[name].file.path.name} and in {shard}")
-            tensors[name] = tensor
+        problems += [f"{n} is in {tensors[n].file.path.name} and in {shard}" for n in found if n in tensors]
+        problems += misplaced(shard, found, weight_map, form.index, known=tensors)
+        tensors |= found
     stored = sum(tensor.nbytes for tensor in tensors.values())
     if not problems and total not in (None, stored):
         problems.append(f"total_size in {form.index} is {shown(total)}, and the tensors have {stored} bytes")
@@ -159,11 +157,15 @@ def _open_sharded(folder: Path, form: Format, names: list[str]) -> tuple[dict[st
     return tensors, (index, *(folder / shard for shard in shards))
 
 
-def misplaced(shard: str, found: Collection[str], weight_map: Mapping[str, str], index: str) -> list[str]:
-    """What a shard has and the index does not tell, and the other way about."""
+def misplaced(
+    shard: str, found: Collection[str], weight_map: Mapping[str, str], index: str, known: Collection[str] = ()
+) -> list[str]:
+    """What a shard has and the index does not tell, `known` names aside, and what it tells and the shard has not."""
     wanted = [name for name, place in weight_map.items() if place == shard]
     problems = [f"{name} is not in {shard}, where {index} has it" for name in wanted if name not in found]
     for name in found:
+        if name in known:
+            continue
         if name not in weight_map:
             problems.append(f"{name} in {shard} is not listed in {index}")
         elif weight_map[name] != shard:
