@@ -51,6 +51,7 @@ class Lookup:
         self._after: dict[tuple[int, ...], int] = {}  # n-gram -> where its continuation begins
         self._indexed = 0  # n-grams that end before this place are in _after
         self._rate = _PRIOR
+        self._guess: tuple[int, int] | None = None  # a place and the token that was expected there, but not drafted
 
     def draft(self, room: int) -> list[int]:
         """Up to `room` tokens that may come next; none where none are known or verifying them would not pay."""
@@ -58,15 +59,20 @@ class Lookup:
         if end < _NGRAM:
             return []
         self._index(end - 1)
+        if self._guess is not None:  # what was not drafted is compared too: that costs nothing, and things may change
+            place, token = self._guess
+            self._guess = None
+            self._learn(place < end and self._tokens[place] == token)
         start = self._after.get(tuple(self._tokens[end - _NGRAM : end]))
         if start is None:
-            self._rate += 0.01 * (_PRIOR - self._rate)  # in time, it is tried again
             return []
         best, gain = 0, 1.0
         for size in _SIZES:
             expected = sum(self._rate**i for i in range(size + 1))
             if size <= room and (worth := self._costs.worth(size + 1, expected)) > gain:
                 best, gain = size, worth
+        if not best:
+            self._guess = end, self._tokens[start]
         draft = list(self._tokens[start : start + best])
         while len(draft) < best:  # it ran into the end: what repeats goes on repeating
             draft.append(draft[len(draft) - (end - start)])
@@ -74,8 +80,11 @@ class Lookup:
 
     def verified(self, drafted: int, held: int) -> None:
         """Of `drafted` tokens the first `held` were right."""
-        for hit in [1.0] * held + [0.0] * (drafted > held):
-            self._rate = _MEMORY * self._rate + (1 - _MEMORY) * hit
+        for hit in [True] * held + [False] * (drafted > held):
+            self._learn(hit)
+
+    def _learn(self, hit: bool) -> None:
+        self._rate = _MEMORY * self._rate + (1 - _MEMORY) * hit
 
     def _index(self, end: int) -> None:
         """Learn the n-grams that end before `end`; the newest place of each is the one that counts."""
