@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from glm_edge.errors import InvalidFileError, StorageError
 
 from .ggml import quantize
-from .layout import Layout, Placed
+from .layout import Placed
 from .threads import Threads
 from .write import OutputFile
 
@@ -47,16 +47,16 @@ class Block:
 
 
 def write_blocks(
-    file: OutputFile, layout: Layout, where: Path, threads: int
+    file: OutputFile, tensors: Iterable[Placed], where: Path, threads: int
 ) -> Iterator[tuple[Placed, int, str | None]]:
-    """Write the data of every tensor of `layout` to its place, padding included.
+    """Write the data of every tensor to its place, padding included.
 
     Yields, after every block, (tensor, row the block ended with, SHA-256 of the tensor's data once it is complete).
     Raises as `encoded_blocks` does.
     """
     running = hashlib.sha256()
     position = -1
-    for block in encoded_blocks(layout, where, threads):
+    for block in encoded_blocks(tensors, where, threads):
         placed = block.placed
         if block.start == 0 and position != placed.offset:
             file.seek(placed.offset)
@@ -71,13 +71,13 @@ def write_blocks(
         running = hashlib.sha256()
 
 
-def encoded_blocks(layout: Layout, where: Path, threads: int) -> Iterator[Block]:
-    """Every block of the file's data, in file order.
+def encoded_blocks(tensors: Iterable[Placed], where: Path, threads: int) -> Iterator[Block]:
+    """Every block of the tensors' data, in the order of the tensors.
 
     Raises InvalidFileError for a weight that is not finite, for one beyond float16 where the type needs that, and for
     a matrix or norm of zeros; names tensor and index, and `where`, the checkpoint. Raises StorageError.
     """
-    ranges = _ranges(layout)
+    ranges = _ranges(tensors)
     pending: deque[Future[Block]] = deque()
     pool = Threads(threads, thread_name_prefix="convert")
     try:
@@ -96,8 +96,8 @@ def encoded_blocks(layout: Layout, where: Path, threads: int) -> Iterator[Block]
         pool.shutdown(cancel_futures=True)
 
 
-def _ranges(layout: Layout) -> Iterator[tuple[Placed, int, int]]:
-    for placed in layout.tensors:
+def _ranges(tensors: Iterable[Placed]) -> Iterator[tuple[Placed, int, int]]:
+    for placed in tensors:
         rows = placed.tensor.rows
         step = max(1, BLOCK_WEIGHTS // placed.tensor.columns)
         for start in range(0, rows, step):

@@ -21,7 +21,7 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .compare import compare
 from .config import ModelConfig
 from .golden import golden
-from .layout import HEX, Layout, lay_out, sealed
+from .layout import HEX, Layout, Placed, lay_out, sealed
 from .lora import merge_lora
 from .metadata import build_metadata
 from .recipes import RECIPES, Recipe, recipe_of
@@ -149,20 +149,28 @@ def planned(
 def _write(file: OutputFile, layout: Layout, source: Checkpoint, threads: int, progress: Progress | None) -> Layout:
     """Write head and weights; returns the layout with all hashes in its head."""
     file.write(layout.head)
-    data = []
+    data = {}
+    done = len(layout.head)
+    tensors = sorted(layout.tensors, key=_stored_at)
     with SourceHashes(inputs(source), layout) as hashes:
-        for placed, stop, digest in write_blocks(file, layout, source.folder, threads):
-            hashes.reached(placed.tensor.source, stop, is_last=digest is not None)
+        for placed, stop, digest in write_blocks(file, tensors, source.folder, threads):
             if digest is not None:
-                data.append(digest)
+                data[placed.tensor.name] = digest
+                done += placed.size
             if progress is not None:
-                progress(placed.offset + stop * placed.row_bytes, layout.size)
-        layout = sealed(layout, data, hashes.text())
+                progress(done if digest is not None else done + stop * placed.row_bytes, layout.size)
+        layout = sealed(layout, [data[placed.tensor.name] for placed in layout.tensors], hashes.text())
     file.seek(0)
     file.write(layout.head)
     if progress is not None:
         progress(layout.size, layout.size)
     return layout
+
+
+def _stored_at(placed: Placed) -> tuple[Path, int]:
+    """Where the tensor begins in the checkpoint: in this order every file is read from its beginning to its end."""
+    first = placed.tensor.source.parts[0]
+    return first.file.path, first.offset
 
 
 def types_of(layout: Layout) -> dict[str, tuple[str, ...]]:

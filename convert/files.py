@@ -11,13 +11,16 @@ import io
 import json
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from glm_edge import regular
 from glm_edge.errors import IntegrityError, InvalidFileError, StorageError
 from glm_edge.regular import failed_download, unreadable
+
+from .direct import read_block
 
 MAX_JSON = 4 << 20  # bytes; the index of the real checkpoint has 20 KB
 MOST_LISTED = 20  # problems named in one error
@@ -66,12 +69,14 @@ class StableFile:
     """A file that is read piece by piece over minutes and has to stay the same meanwhile.
 
     Every read opens it anew: nothing is held open between them, threads share no position, and what is read lies in
-    the buffer alone, where pages of a memory map would count as memory of the process.
+    a buffer alone (`direct.py`), where pages of a memory map would count as memory of the process.
     """
 
     path: Path
     size: int  # bytes
     stamp: tuple[int, int, int]  # inode, size and time of the last change
+    # told of every block that is read: its offset and bytes
+    listeners: list[Callable[[int, memoryview], None]] = field(default_factory=list, compare=False, repr=False)
 
     @classmethod
     def find(cls, path: Path) -> StableFile:
@@ -80,22 +85,21 @@ class StableFile:
             stamp = _stamp(file)
         return cls(path, stamp[1], stamp)
 
-    def read(self, offset: int, size: int) -> bytearray:
+    def read(self, offset: int, size: int) -> memoryview:
         """`size` bytes from `offset` on, which the caller knows to lie in the file.
 
         Raises IntegrityError when the file is no longer the one that was found, StorageError when it cannot be read.
         """
-        buffer = bytearray(size)
-        self.read_into(memoryview(buffer), offset)
-        return buffer
-
-    def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill `buffer` (of bytes) from `offset` on; raises as `read` does."""
         with open_regular(self.path) as file:
-            file.seek(offset)
-            done = _fill(self.path, file, buffer)
-            if done < len(buffer) or _stamp(file) != self.stamp:
+            try:
+                block = read_block(file, offset, size).data
+            except OSError as error:
+                raise unreadable(self.path, error) from error
+            if len(block) < size or _stamp(file) != self.stamp:
                 raise IntegrityError(f"{self.path}: changed while it was read; start again when it is complete")
+        for listen in self.listeners:
+            listen(offset, block)
+        return block
 
 
 def _fill(path: Path, file: io.FileIO, buffer: memoryview) -> int:

@@ -244,8 +244,8 @@ class _Pull:
                 self._note(fresh)
         self._note(fresh)
 
-    def _opened(self, names: list[str]) -> Layout:
-        """The part of the layout that has these tensors, now read from the shards. Raises InvalidFileError."""
+    def _opened(self, names: list[str]) -> list[Placed]:
+        """The places of these tensors, which are now read from the shards. Raises InvalidFileError."""
         plan, bits = self._plan, self._plan.config.quantization_bit
         if plan.weight_map is None:
             parts = self._stored  # whatever else is in it is found
@@ -255,10 +255,9 @@ class _Pull:
             parts = {part: self._stored[part] for part in pairs if part in self._stored}
         sources = {**plan.sources, **(dequantized(parts, bits, self._where) if bits else parts)}
         tensors = {tensor.name: tensor for tensor in map_tensors(plan.config, sources, self._where)}
-        placed = [
+        return [
             replace(p, tensor=tensors[p.tensor.name]) for p in plan.layout.tensors if p.tensor.source.name in names
         ]
-        return replace(plan.layout, tensors=tuple(placed))
 
     def _note(self, fresh: list[tuple[Placed, str]]) -> None:
         """Put tensors that have been written into the journal, once they are on the disk and read back."""

@@ -167,8 +167,6 @@ _LLAMA_CPP = (
 
 # Where no K-quant fits, a type of 4.5 bits with repacked kernels on x86 and ARM, not the larger q5_0, which has none.
 _EDGE_FALLBACK = FALLBACK | {"q4_k": "iq4_nl", "q5_k": "iq4_nl"}
-# A row of the embedding is looked up, not multiplied: q4_0's error there is averaged out by the first norm.
-_EMBEDDING = {"embedding": (Rule("q4_0"),)}
 
 _OURS = (
     # x86 has repacked kernels (AVX2) for q4_0, q4_k and iq4_nl alone, and these take 4.5 bits each. q4_k's error is the
@@ -179,7 +177,7 @@ _OURS = (
         3.58,
         "ours: q4_0's size, q4_k where it fits, iq4_nl elsewhere",
         "q4_k",
-        _EMBEDDING | _OUTPUT,
+        _OUTPUT,
         _EDGE_FALLBACK,
     ),
     # ARM (dot product) has them for q5_k, q6_k and q8_0 too: the fused queries, keys and values, where the mixes of
@@ -190,7 +188,7 @@ _OURS = (
         3.65,
         "ours: edge with q5_k attention, for ARM",
         "q4_k",
-        {"attn_qkv": (Rule("q5_k"),)} | _EMBEDDING | _OUTPUT,
+        {"attn_qkv": (Rule("q5_k"),)} | _OUTPUT,
         _EDGE_FALLBACK,
     ),
 )

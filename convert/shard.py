@@ -63,14 +63,14 @@ class StoredTensor:
         """
         if not 0 <= start <= stop <= self.rows:
             raise ValueError(f"rows {start} to {stop} of {self.name}, which has {self.rows}")
-        values = np.empty((stop - start, self.columns), NUMPY[self.dtype])
-        row_bytes = self.columns * values.itemsize
-        if values.size:
-            data, offset = values.reshape(-1).view(np.uint8).data, self.offset + start * row_bytes
-            self.file.read_into(data, offset)
-            if self.checksum is not None:
-                self.checksum.add(offset, data)
-        return values
+        dtype = np.dtype(NUMPY[self.dtype])
+        row_bytes = self.columns * dtype.itemsize
+        offset = self.offset + start * row_bytes
+        data = self.file.read(offset, (stop - start) * row_bytes)
+        if self.checksum is not None:
+            self.checksum.add(offset, data)
+        values = np.asarray(data).view(dtype).reshape(stop - start, self.columns)
+        return values if values.flags.aligned else values.copy()
 
     def read_rows(self, start: int, stop: int) -> NDArray[np.float32]:
         """Rows [start, stop) as float32, exact for f16, bf16 and f32. Raises as `read_raw`, and InvalidFileError for

@@ -1,7 +1,7 @@
-"""The SHA-256 of every file that a conversion reads, taken while it reads them.
+"""The SHA-256 of every file that a conversion reads, taken from the very blocks that it reads.
 
-A thread follows the conversion through each file and never gets ahead of it: what it hashes has just been read and
-still lies in the system's page cache, so the disk is read once. hashlib lets the other threads work meanwhile.
+Nothing is read twice. Blocks come from several threads and nearly in the order of the file; those that come early wait.
+What the conversion passes over (headers, padding, tensors that no model needs) is read here.
 What the hashes are for: the result names its sources by them, and `glm-edge verify --sources` compares.
 """
 
@@ -11,96 +11,101 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from .checkpoint import SourceTensor
 from .files import StableFile
 from .layout import Layout
-from .threads import Threads
 
 BLOCK = 1 << 20  # bytes read at a time
-STEP = 8 << 20  # bytes that the conversion is ahead before the thread follows
+GAP = 1 << 16  # bytes between two tensors that are taken for passed over, not for late
+MOST_WAITING = 64 << 20  # bytes of blocks that came early; what goes beyond is read again at the end
 
 
 class SourceHashes:
-    """Use as a context manager; call `reached` as the conversion goes on, and `text` at its end.
+    """Follows the conversion while used as a context manager; `text` at its end.
 
     Raises what `StableFile` raises: IntegrityError when a file is no longer the one that was opened.
     """
 
     def __init__(self, paths: Iterable[Path], layout: Layout) -> None:
-        parts = {part for placed in layout.tensors for part in placed.tensor.source.parts}
-        opened = {part.file.path: part.file for part in parts}
+        opened = {part.file.path: part.file for placed in layout.tensors for part in placed.tensor.source.parts}
         self._files = [_Following(opened.get(path) or StableFile.find(path)) for path in paths]
-        self._by_path = {following.file.path: following for following in self._files}
-        for part in parts:
-            self._by_path[part.file.path].unread[part.offset] = part.offset
-        self._stop = threading.Event()
-        self._pool = Threads(1, thread_name_prefix="hash")
-        self._last: Future[None] | None = None
-
-    def reached(self, source: SourceTensor, stop: int, *, is_last: bool) -> None:
-        """Rows up to `stop` of a tensor have been read; `is_last`: that is all of it."""
-        for part in source.parts:
-            following = self._by_path[part.file.path]
-            if is_last:
-                following.unread.pop(part.offset, None)
-            elif part.rows > 1:
-                following.unread[part.offset] = part.offset + part.nbytes // part.rows * min(stop, part.rows)
-            ahead = following.first_unread()
-            if ahead >= following.sent + STEP:
-                self._send(following, ahead)
 
     def text(self) -> str:
-        """The value of SOURCES, when all files have been hashed to their ends."""
-        for following in self._files:
-            self._send(following, following.file.size)
-        if self._last is not None:
-            self._last.result()
-        sizes = {following.file.path.name: following.file.size for following in self._files}
-        return sources_text(sizes, {f.file.path.name: f.hash.hexdigest() for f in self._files})
-
-    def _send(self, following: _Following, end: int) -> None:
-        if self._last is not None and self._last.done():
-            self._last.result()  # a file that changed ends the conversion now, not at its end
-        following.sent = end
-        self._last = self._pool.submit(self._follow, following, end, self._last)
-
-    def _follow(self, following: _Following, end: int, before: Future[None] | None) -> None:
-        """Hash up to `end`; runs in the thread. What failed `before` fails again, so that it is not lost."""
-        if before is not None:
-            before.result()
-        buffer = memoryview(bytearray(min(BLOCK, end - following.done)))
-        while following.done < end and not self._stop.is_set():
-            block = buffer[: end - following.done]
-            following.file.read_into(block, following.done)
-            following.hash.update(block)
-            following.done += len(block)
+        """The value of SOURCES, once the conversion has read what it needs."""
+        hashes = {following.file.path.name: following.complete() for following in self._files}
+        return sources_text({following.file.path.name: following.file.size for following in self._files}, hashes)
 
     def __enter__(self) -> SourceHashes:
+        for following in self._files:
+            following.file.listeners.append(following.add)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        self._pool.shutdown(cancel_futures=True)
+        for following in self._files:
+            following.file.listeners.remove(following.add)
 
 
 class _Following:
-    """A file and how far its hash is."""
+    """A file and the hash of its beginning."""
 
     def __init__(self, file: StableFile) -> None:
         self.file = file
-        self.hash = hashlib.sha256()
-        self.done = 0  # bytes hashed
-        self.sent = 0  # bytes that the thread has been told to hash
-        self.unread: dict[int, int] = {}  # offset of a tensor that the result needs -> first byte of it not yet read
+        self._unheard = replace(file, listeners=[])
+        self._hash = hashlib.sha256()
+        self._done = 0  # bytes hashed
+        self._waiting: dict[int, memoryview] = {}  # by offset, all behind `_done`
+        self._lock = threading.Lock()
+        self._busy = False  # one of the threads is hashing; the others leave their blocks to it
 
-    def first_unread(self) -> int:
-        return min(self.unread.values(), default=self.file.size)
+    def add(self, offset: int, block: memoryview) -> None:
+        """Take a block that was read at `offset`; hashes it, or leaves it to the thread that does."""
+        with self._lock:
+            if offset < self._done or (offset > self._done and self._bytes_waiting() > MOST_WAITING):
+                return
+            self._waiting[offset] = block
+            if self._busy:
+                return
+            self._busy = True
+        try:
+            while (turn := self._next()) is not None:
+                self._hash.update(turn)
+        except BaseException:
+            self._busy = False
+            raise
+
+    def complete(self) -> str:
+        """The hash of the whole file, in hexadecimal; what is missing is read."""
+        with self._lock:
+            self._waiting.clear()
+        while self._done < self.file.size:
+            self._hash.update(self._take(min(BLOCK, self.file.size - self._done)))
+        return self._hash.hexdigest()
+
+    def _next(self) -> memoryview | None:
+        """What comes next in the file, if it is there or was passed over; None ends the turn."""
+        with self._lock:
+            start = min(self._waiting, default=None)
+            if start is None or start > self._done + GAP:
+                self._busy = False
+                return None
+            if start > self._done:
+                return self._take(start - self._done)
+            block = self._waiting.pop(start)
+            self._done += len(block)
+            return block
+
+    def _take(self, size: int) -> memoryview:
+        """The next `size` bytes, from the file."""
+        self._done += size
+        return self._unheard.read(self._done - size, size)
+
+    def _bytes_waiting(self) -> int:
+        return sum(map(len, self._waiting.values()))
 
 
 def sources_text(files: Mapping[str, int], hashes: Mapping[str, str]) -> str:

@@ -19,6 +19,7 @@ from types import TracebackType
 
 from glm_edge.errors import StorageError, UsageError
 
+from .direct import Stage
 from .lock import Lock
 
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
@@ -80,6 +81,7 @@ class OutputFile:
         self.size = size
         self._folder = folder
         self._fd = -1
+        self._stage: Stage
         self._old: Path | None = None  # a second name of the file that the rename replaces
         self._stem = _stem(path.name)
         self._lock: Lock | None = None
@@ -94,12 +96,14 @@ class OutputFile:
             raise unwritable(self._path, self.size, error) from error
 
     def __enter__(self) -> OutputFile:
+        self._stage = Stage()
         with storage_errors(self._path, self.size):
             self._lock = Lock(self._path.with_name(f".{self._stem}.lock"), self._path)
             try:
                 if self._lock.held:
                     self._remove_stale()
                 self._fd = self._open()
+                self._stage.begin(self._fd)
             except BaseException:
                 self._lock.release()
                 raise
@@ -120,30 +124,30 @@ class OutputFile:
 
     def write(self, data: bytes | memoryview) -> None:
         """Append all of `data`."""
-        view = memoryview(data).cast("B")
         with storage_errors(self._path, self.size):
-            while view:
-                view = view[os.write(self._fd, view) :]
+            self._stage.write(memoryview(data).cast("B"))
 
     def seek(self, offset: int) -> None:
         """Have the next `write` begin at `offset`."""
         with storage_errors(self._path, self.size):
-            os.lseek(self._fd, offset, os.SEEK_SET)
+            self._stage.seek(offset)
 
     def resize(self, size: int) -> None:
         """Cut what lies behind `size` bytes; what is missing up to there reads as zeros."""
         with storage_errors(self._path, self.size):
+            self._stage.flush()
             os.ftruncate(self._fd, size)
 
     def sync(self) -> None:
         """Send what has been written to the disk."""
         with storage_errors(self._path, self.size):
+            self._stage.flush()
             os.fsync(self._fd)
 
     def finish(self) -> None:
         """Everything is written: send it to the disk and close, so that it can be read back."""
+        self.sync()
         with storage_errors(self._path, self.size):
-            os.fsync(self._fd)
             fd, self._fd = self._fd, -1
             os.close(fd)
 
