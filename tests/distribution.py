@@ -38,11 +38,22 @@ def exact(
 def surprise(counts: npt.NDArray[np.intp], expected: Probabilities) -> float:
     """Pearson's chi square of draws, as deviations from its mean: about normal, so 4 and more hardly ever come.
 
-    Tokens are joined, in the order of their probability, to bins of at least 20 expected draws. A draw of what has no
-    probability is infinitely surprising.
+    A draw of what has no probability is infinitely surprising.
+    """
+    chi2, freedom = chi_square(counts, expected)
+    if freedom == 0:
+        return chi2
+    # Wilson and Hilferty: the cube root of chi square / freedom is nearly normal
+    return float(((chi2 / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / math.sqrt(2 / (9 * freedom)))
+
+
+def chi_square(counts: npt.NDArray[np.intp], expected: Probabilities) -> tuple[float, int]:
+    """Pearson's statistic of draws and its degrees of freedom; infinite for a draw of what has no probability.
+
+    Tokens are joined, in the order of their probability, to bins of at least 20 expected draws.
     """
     if counts[expected == 0].sum():
-        return math.inf
+        return math.inf, 0
     counts, expected = counts[expected > 0], expected[expected > 0]
     order = np.argsort(-expected, kind="stable")
     wanted, got = (expected * counts.sum())[order], counts[order]
@@ -50,8 +61,4 @@ def surprise(counts: npt.NDArray[np.intp], expected: Probabilities) -> float:
     starts = np.flatnonzero(np.diff(bins, prepend=-1))
     wanted, got = np.add.reduceat(wanted, starts), np.add.reduceat(got, starts)
     freedom = len(wanted) - 1
-    if freedom == 0:
-        return 0.0
-    chi2 = float(((got - wanted) ** 2 / wanted).sum())
-    # Wilson and Hilferty: the cube root of chi square / freedom is nearly normal
-    return ((chi2 / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / math.sqrt(2 / (9 * freedom))
+    return float(((got - wanted) ** 2 / wanted).sum()), freedom

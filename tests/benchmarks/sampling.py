@@ -25,6 +25,7 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from distribution import chi_square as pearson
 from distribution import exact, surprise
 
 from glm_edge.engine.sampler import Sampler
@@ -65,16 +66,24 @@ def times(params: SamplingParams, spread: float, repeats: int) -> dict[str, floa
 
 
 def chi_square(params: SamplingParams, spread: float, seed: int, draws: int) -> dict[str, float]:
-    """How far `draws` draws are from the exact distribution: deviations, and how often chance alone is as far."""
+    """Pearson's test of `draws` draws: statistic, degrees of freedom, deviations, how often chance alone is as far."""
     sampler, row = Sampler(replace(params, seed=seed)), logits(spread)
     counts = np.bincount([sampler.sample(row) for _ in range(draws)], minlength=N_VOCAB)
-    z = surprise(counts, exact(row, params))
-    return {"deviations": round(z, 3), "p": round(math.erfc(z / math.sqrt(2)) / 2, 4)}
+    expected = exact(row, params)
+    chi2, freedom = pearson(counts, expected)
+    z = surprise(counts, expected)
+    return {
+        "chi2": round(chi2, 1),
+        "freedom": freedom,
+        "deviations": round(z, 3),
+        "p": round(math.erfc(z / math.sqrt(2)) / 2, 4),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeats", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=1, help="of the first chi-square test; the others count on from it")
     parser.add_argument("--draws", type=int, default=100_000, help="for each chi-square test; 0 for none")
     options = parser.parse_args()
     result: dict[str, object] = {
@@ -91,11 +100,16 @@ def main() -> None:
             print(f"{name:<26}{kind:<9}{t['min']:>8.3f}{t['p50']:>8.3f}{t['p95']:>8.3f}", flush=True)
     result["ms"] = timed
     if options.draws:
-        print(f"\n{f'chi square, {options.draws} draws':<26}{'logits':<9}{'deviations':>12}{'p':>8}")
+        print(
+            f"\n{f'chi square, {options.draws} draws':<26}{'logits':<9}{'chi2':>9}{'df':>7}{'deviations':>12}{'p':>8}"
+        )
         tested: dict[str, dict[str, dict[str, float]]] = {}
-        for seed, (name, kind) in enumerate(product(CHECKED, SPREADS), 1):
+        for seed, (name, kind) in enumerate(product(CHECKED, SPREADS), options.seed):
             c = tested.setdefault(name, {})[kind] = chi_square(CASES[name], SPREADS[kind], seed, options.draws)
-            print(f"{name:<26}{kind:<9}{c['deviations']:>12.3f}{c['p']:>8.4f}", flush=True)
+            print(
+                f"{name:<26}{kind:<9}{c['chi2']:>9.1f}{c['freedom']:>7}{c['deviations']:>12.3f}{c['p']:>8.4f}",
+                flush=True,
+            )
         result["draws"], result["chi_square"] = options.draws, tested
     print(json.dumps(result))
 
