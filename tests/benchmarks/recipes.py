@@ -47,7 +47,7 @@ CANDIDATES = {
     recipe.name: recipe
     for recipe in (
         replace(EDGE, name="edge, down q4_0", fallback={**EDGE.fallback, "q4_k": "q4_0"}),
-        replace(EDGE, name="edge, embedding q4_k", special={"output": (Rule("q6_k"),)}),
+        replace(EDGE, name="edge, embedding q4_0", special={"embedding": (Rule("q4_0"),), **EDGE.special}),
         replace(EDGE, name="edge, output q8_0", special={**EDGE.special, "output": (Rule("q8_0"),)}),
         replace(EDGE, name="iq4_nl everywhere", matrices="iq4_nl"),
     )
