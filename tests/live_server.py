@@ -17,6 +17,7 @@ from glm_edge.api.gate import Gate
 from glm_edge.api.http_channel import Deadlines
 from glm_edge.api.http_server import HttpServer, Limits
 from glm_edge.api.service import Service
+from glm_edge.worker import Worker
 
 CHAT = "/v1/chat/completions"
 BODY = {"messages": [{"role": "user", "content": "你好"}]}
@@ -24,20 +25,24 @@ PATIENCE = 20.0  # seconds that a test waits for what must come; only a failing 
 
 
 class LiveServer:
-    """`with LiveServer(engine) as server:` serves on a free port of the loopback; `options` are Service's."""
+    """`with LiveServer(engine) as server:` serves on a free port of the loopback; `options` are Service's.
+
+    With `loading` the service has no engine until a test says `server.service.ready(engine)`.
+    """
 
     def __init__(
         self,
-        engine: FakeEngine,
+        engine: FakeEngine | Worker,
         *,
+        loading: bool = False,
         gate: Gate | None = None,
         body: int = 2**20,
         deadlines: Deadlines | None = None,
         connections: int = 1500,
         **options: Any,
     ) -> None:
-        self.engine = engine
-        self.service = Service(engine, **options)
+        self.engine: Any = engine
+        self.service = Service(None if loading else engine, **options)
         gate = gate or Gate()
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))

@@ -144,8 +144,14 @@ class Scripted(BaseHTTPRequestHandler):
     """Sends the page, and to every question the pieces of `stream`: bytes, pauses in seconds, events to wait for."""
 
     stream: ClassVar[Sequence[Piece]] = ()
+    health: ClassVar[str | None] = None
 
     def do_GET(self) -> None:
+        if self.path == "/health" and self.health is not None:
+            self.send_response(503)
+            self.end_headers()
+            self.wfile.write(b'{"status": "%s"}' % self.health.encode())
+            return
         page = chat_page.load()
         found = self.path == "/"
         self.send_response(200 if found else 404)
@@ -172,8 +178,8 @@ class Scripted(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def scripted(driver: Chrome, *stream: Piece) -> Iterator[Page]:
-    handler = type("Handler", (Scripted,), {"stream": stream})
+def scripted(driver: Chrome, *stream: Piece, health: str | None = None) -> Iterator[Page]:
+    handler = type("Handler", (Scripted,), {"stream": stream, "health": health})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -203,10 +209,10 @@ def test_a_stream_is_read_however_it_is_cut(driver: Chrome, end: bytes) -> None:
 def test_queue_and_prefill_are_shown(driver: Chrome) -> None:
     steps = [threading.Event() for _ in range(4)]
     end = b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
-    stream = [b": ping\n\n", steps[0], b": queue 2 eta 29.2\n\n", steps[1], b": prefill 120/480\n\n", steps[2]]
+    stream = [b": ping\n\n", steps[0], b": queue 2 eta 30\n\n", steps[1], b": prefill 120/480\n\n", steps[2]]
     with scripted(driver, *stream, said("hi") + b"\n\n", steps[3], end) as page:
         page.type("go\n")
-        states = ["waiting", "place 2 in the queue, about 30 s", "25 %", "answering"]
+        states = ["waiting", "place 2 in the queue, about 30 s", "25%", "answering"]
         for step, words in zip(steps, states, strict=True):
             page.until(lambda words=words: words in page.texts("article.assistant .under")[0], words)
             if "%" in words:
@@ -221,12 +227,23 @@ def test_queue_and_prefill_are_shown(driver: Chrome) -> None:
         ([said("half") + b"\n\n"], "broke off"),
         ([said("half") + b"\n\ndata: {bad\n\n"], "broke off"),
         ([said("half") + b'\n\ndata: {"error": {"message": "m", "type": "server_error"}}\n\n'], "The server failed"),
-        ([said("half") + b'\n\ndata: {"error": {"code": "shutting_down", "type": "server_error"}}\n\n'], "not ready"),
+        ([said("half") + b'\n\ndata: {"error": {"code": "shutting_down", "type": "server_error"}}\n\n'], "shutting"),
     ],
     ids=["cut", "not-json", "error-event", "shutting-down"],
 )
 def test_a_stream_that_breaks_is_told(driver: Chrome, stream: list[bytes], words: str) -> None:
     with scripted(driver, *stream) as page:
+        page.ask("go")
+        assert page.texts("article.assistant .body") == ["half"]
+        assert words in page.texts(".trouble p")[0]
+
+
+@pytest.mark.parametrize(
+    ("health", "words"),
+    [("loading", "is being started again"), ("shutting_down", "is shutting down"), ("strange", "broke off")],
+)
+def test_where_the_connection_breaks_the_health_of_the_server_says_why(driver: Chrome, health: str, words: str) -> None:
+    with scripted(driver, said("half") + b"\n\n", health=health) as page:
         page.ask("go")
         assert page.texts("article.assistant .body") == ["half"]
         assert words in page.texts(".trouble p")[0]
