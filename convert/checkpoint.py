@@ -20,7 +20,17 @@ from numpy.typing import NDArray
 from glm_edge.errors import InvalidFileError
 
 from .config import ModelConfig, read_config
-from .files import inside, is_plain, names_in, open_regular, raise_all, read_json, refuse_download_error, shown
+from .files import (
+    StableFile,
+    inside,
+    is_plain,
+    names_in,
+    open_regular,
+    raise_all,
+    read_json,
+    refuse_download_error,
+    shown,
+)
 from .quantized import dequantized
 from .safetensors import open_safetensors
 from .shard import StoredTensor, open_shard
@@ -87,7 +97,7 @@ class Checkpoint:
     config: ModelConfig
     tokenizer: Path
     tensors: Mapping[str, SourceTensor]
-    files: tuple[Path, ...]  # what the tensors come from: the shards, and the index where there is one
+    files: tuple[StableFile, ...]  # all that it is made from, each as it was before any of it was read
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
@@ -98,17 +108,24 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     together.
     """
     names = names_in(folder, "a checkpoint, with its config.json")
-    config = read_config(inside(folder, "config.json"))
-    tokenizer = inside(folder, "tokenizer.model")
-    _refuse_no_tokenizer(tokenizer)
+    config_file = StableFile.find(inside(folder, "config.json"))
+    config = read_config(config_file.path)
+    tokenizer = StableFile.find(inside(folder, "tokenizer.model"))
+    _refuse_no_tokenizer(tokenizer.path)
     form = form_of(names, str(folder))
     if form.index in names:
         stored, files = _open_sharded(folder, form, names)
     else:
         path = inside(folder, form.single)
-        stored, files = form.open(path), (path,)
-    bits = config.quantization_bit
-    return Checkpoint(folder, config, tokenizer, dequantized(stored, bits, folder) if bits else stored, files)
+        stored = form.open(path)
+        files = [file_of(path, stored)]
+    tensors = dequantized(stored, config.quantization_bit, folder) if config.quantization_bit else stored
+    return Checkpoint(folder, config, tokenizer.path, tensors, (*files, tokenizer, config_file))
+
+
+def file_of(path: Path, stored: Mapping[str, StoredTensor]) -> StableFile:
+    """The file that these tensors, all of `path`, are read through."""
+    return next((tensor.file for tensor in stored.values()), None) or StableFile.find(path)
 
 
 def form_of(names: Iterable[str], where: str) -> Format:
@@ -130,10 +147,10 @@ def _refuse_no_tokenizer(path: Path) -> None:
         refuse_download_error(path, file.read(512))
 
 
-def _open_sharded(folder: Path, form: Format, names: list[str]) -> tuple[dict[str, StoredTensor], tuple[Path, ...]]:
+def _open_sharded(folder: Path, form: Format, names: list[str]) -> tuple[dict[str, StoredTensor], list[StableFile]]:
     """The tensors of all shards, in the order of the shards' names, and the files read."""
-    index = inside(folder, form.index)
-    weight_map, total = read_index(index)
+    files = [StableFile.find(inside(folder, form.index))]
+    weight_map, total = read_index(files[0].path)
     shards = sorted(set(weight_map.values()))
     tensors: dict[str, StoredTensor] = {}
     problems = [
@@ -150,11 +167,12 @@ def _open_sharded(folder: Path, form: Format, names: list[str]) -> tuple[dict[st
         problems += [f"{n} is in {tensors[n].file.path.name} and in {shard}" for n in found if n in tensors]
         problems += misplaced(shard, found, weight_map, form.index, known=tensors)
         tensors |= found
+        files.append(file_of(folder / shard, found))
     stored = sum(tensor.nbytes for tensor in tensors.values())
     if not problems and total not in (None, stored):
         problems.append(f"total_size in {form.index} is {shown(total)}, and the tensors have {stored} bytes")
     raise_all(folder, problems)
-    return tensors, (index, *(folder / shard for shard in shards))
+    return tensors, files
 
 
 def misplaced(

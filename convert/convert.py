@@ -75,11 +75,12 @@ def convert(
         source = open_checkpoint(checkpoint)
         if lora is not None:
             source = merge_lora(source, lora)
+        inputs = tuple(file.path for file in source.files)
         out = default_output(source.config.name, recipe.name) if out is None else out
-        check_output(out, inputs(source), force=force)
+        check_output(out, inputs, force=force)
         layout = plan(source, recipe)
         with OutputFile(out, layout.size) as file:
-            check_output(out, inputs(source), force=force)  # again: whoever held the lock may have made it
+            check_output(out, inputs, force=force)  # again: whoever held the lock may have made it
             check_space(out, layout.size)
             layout = _write(file, layout, source, threads, progress)
             file.finish()
@@ -124,15 +125,10 @@ def _refuse_hub_id(checkpoint: Path, recipe: Recipe) -> None:
         )
 
 
-def inputs(source: Checkpoint) -> tuple[Path, ...]:
-    """Every file that the result is made from."""
-    return *source.files, source.tokenizer, source.folder / "config.json"
-
-
 def plan(source: Checkpoint, recipe: Recipe) -> Layout:
     """The whole file but for its weights. Raises what the parts raise; reads no weights."""
     tensors = map_tensors(source.config, source.tensors, source.folder)
-    files = {path.name: path.stat().st_size for path in inputs(source)}
+    files = {file.path.name: file.size for file in source.files}
     return planned(source.config, source.tokenizer, files, tensors, recipe)
 
 
@@ -152,7 +148,7 @@ def _write(file: OutputFile, layout: Layout, source: Checkpoint, threads: int, p
     data = {}
     done = len(layout.head)
     tensors = sorted(layout.tensors, key=_stored_at)
-    with SourceHashes(inputs(source), layout) as hashes:
+    with SourceHashes(source.files) as hashes:
         for placed, stop, digest in write_blocks(file, tensors, source.folder, threads):
             if digest is not None:
                 data[placed.tensor.name] = digest

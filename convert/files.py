@@ -92,7 +92,7 @@ class StableFile:
         """
         with open_regular(self.path) as file:
             try:
-                block = read_block(file, offset, size).data
+                block = read_block(file, offset, size).data.toreadonly()  # listeners may keep it
             except OSError as error:
                 raise unreadable(self.path, error) from error
             if len(block) < size or _stamp(file) != self.stamp:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .checkpoint import Checkpoint, SourceTensor
-from .files import inside, is_plain, names_in, raise_all, read_json, shown
+from .checkpoint import Checkpoint, SourceTensor, file_of
+from .files import StableFile, inside, is_plain, names_in, raise_all, read_json, shown
 from .safetensors import open_safetensors
 from .shard import StoredTensor, open_shard
 
@@ -73,7 +73,8 @@ class MergedTensor:
         Terms are added one after the other, each rounded: the sum of a BLAS product depends on the machine and on how
         many rows are asked for.
         """
-        rows = self.base.read_rows(start, stop)
+        base = self.base.read_rows(start, stop)
+        rows = np.empty_like(base)
         a = self.a.read_rows(0, self.a.rows).astype(np.float64)
         b = self.b.read_rows(start, stop).astype(np.float64)
         step = max(1, _TILE // a.shape[1])
@@ -86,7 +87,7 @@ class MergedTensor:
                     np.multiply(tile[:, k, None], a[k], out=product)
                     total += product
                 total *= self.scaling
-                total += rows[first : first + step]
+                total += base[first : first + step]
                 rows[first : first + step] = total
         return rows
 
@@ -98,8 +99,8 @@ def merge_lora(source: Checkpoint, folder: Path) -> Checkpoint:
     not fit the checkpoint; everything that does not fit is listed.
     """
     names = names_in(folder, f"a LoRA, with its {CONFIG}")
-    path = inside(folder, CONFIG)
-    config = read_json(path)
+    file = StableFile.find(inside(folder, CONFIG))
+    config = read_json(file.path)
     weights = inside(folder, BIN if BIN in names and SAFETENSORS not in names else SAFETENSORS)
     stored = open_shard(weights) if weights.name == BIN else open_safetensors(weights)
     problems: list[str] = []
@@ -111,7 +112,7 @@ def merge_lora(source: Checkpoint, folder: Path) -> Checkpoint:
     _compare_targets(config, source.tensors, stored, problems)
     raise_all(folder, problems)
     merged = {name: MergedTensor(source.tensors[name], a, b, scaling) for name, (a, b) in pairs.items()}
-    return replace(source, tensors={**source.tensors, **merged}, files=(*source.files, path, weights))
+    return replace(source, tensors={**source.tensors, **merged}, files=(*source.files, file, file_of(weights, stored)))
 
 
 def _scaling(config: dict[str, Any], problems: list[str]) -> tuple[int, float]:

@@ -16,7 +16,6 @@ from pathlib import Path
 from types import TracebackType
 
 from .files import StableFile
-from .layout import Layout
 
 BLOCK = 1 << 20  # bytes read at a time
 GAP = 1 << 16  # bytes between two tensors that are taken for passed over, not for late
@@ -29,9 +28,8 @@ class SourceHashes:
     Raises what `StableFile` raises: IntegrityError when a file is no longer the one that was opened.
     """
 
-    def __init__(self, paths: Iterable[Path], layout: Layout) -> None:
-        opened = {part.file.path: part.file for placed in layout.tensors for part in placed.tensor.source.parts}
-        self._files = [_Following(opened.get(path) or StableFile.find(path)) for path in paths]
+    def __init__(self, files: Iterable[StableFile]) -> None:
+        self._files = [_Following(file) for file in files]
 
     def text(self) -> str:
         """The value of SOURCES, once the conversion has read what it needs."""
@@ -58,7 +56,7 @@ class _Following:
         self._unheard = replace(file, listeners=[])
         self._hash = hashlib.sha256()
         self._done = 0  # bytes hashed
-        self._waiting: dict[int, memoryview] = {}  # by offset, all behind `_done`
+        self._waiting: dict[int, memoryview] = {}  # by offset
         self._lock = threading.Lock()
         self._busy = False  # one of the threads is hashing; the others leave their blocks to it
 
@@ -95,7 +93,7 @@ class _Following:
                 return None
             if start > self._done:
                 return self._take(start - self._done)
-            block = self._waiting.pop(start)
+            block = self._waiting.pop(start)[self._done - start :]  # tensors may share bytes
             self._done += len(block)
             return block
 

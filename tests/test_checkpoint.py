@@ -59,9 +59,11 @@ def test_the_official_format(tiny_checkpoint: Path) -> None:
     assert checkpoint.config.hidden_size == 64
     assert len(checkpoint.tensors) == 18
     assert checkpoint.tensors["transformer.output_layer.weight"].shape == (65024, 64)
-    assert [path.name for path in checkpoint.files] == [
+    assert [file.path.name for file in checkpoint.files] == [
         INDEX,
         *(f"pytorch_model-0000{n}-of-00003.bin" for n in (1, 2, 3)),
+        "tokenizer.model",
+        "config.json",
     ]
 
 
@@ -70,7 +72,7 @@ def test_a_single_file(reference: Path, tmp_path: Path) -> None:
         shutil.copyfile(source, tmp_path / source.name)
     checkpoint = open_checkpoint(tmp_path)
     assert checkpoint.config.quantization_bit == 4
-    assert checkpoint.files == (tmp_path / "pytorch_model.bin",)
+    assert [file.path.name for file in checkpoint.files] == ["pytorch_model.bin", "tokenizer.model", "config.json"]
     assert checkpoint.tensors["transformer.encoder.layers.1.self_attention.dense.weight"].shape == (64, 64)
 
 
