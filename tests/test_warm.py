@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,12 @@ def test_every_line_is_kept(model: Path) -> None:
     talk = [{"role": "user", "content": SYSTEM[::-1]}]
     assert warm(model, json.dumps({"system": SYSTEM}) + "\n\n" + json.dumps({"messages": talk})) == 0
     assert len(list(model.with_name("model.gguf.prefixes").glob("*.prefix"))) == 2
+
+
+def test_stderr_that_was_closed_before_the_start_changes_nothing(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    assert warm(model, json.dumps({"system": SYSTEM})) == 0
+    assert len(list(model.with_name("model.gguf.prefixes").glob("*.prefix"))) == 1
 
 
 @pytest.mark.parametrize(

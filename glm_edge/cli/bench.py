@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,5 +169,8 @@ def _progress(what: str, total: float) -> AbstractContextManager[Any]:
     """A bar on stderr, with the time left; nothing where stderr is no terminal."""
     from tqdm import tqdm
 
+    from .progress import is_terminal
+
+    hidden = not is_terminal(sys.stderr)
     shown = "{desc}: {percentage:3.0f}% |{bar}| {elapsed} so far, {remaining} left"
-    return tqdm(desc=what, total=total, disable=None, leave=False, smoothing=0, bar_format=shown)
+    return tqdm(desc=what, total=total, disable=hidden, leave=False, smoothing=0, bar_format=shown)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from glm_edge.convert.recipes import ALIASES, RECIPES
+from glm_edge.convert.cli import out_option, summary, threads_option, type_option
 
 from .progress import is_terminal
 
@@ -22,21 +22,13 @@ if TYPE_CHECKING:
 
 @click.command("pull")
 @click.argument("repo")
-@click.option(
-    "--type",
-    "type_",
-    type=click.Choice([*RECIPES, *ALIASES], case_sensitive=False),
-    metavar="TYPE",
-    default="q4_0",
-    show_default=True,
-    help="What the weights become, as `glm-edge convert --help` lists.",
-)
+@type_option("What the weights become, as `glm-edge convert --help` lists.")
 @click.option("--revision", default="main", show_default=True, help="Branch, tag or commit.")
-@click.option("--out", type=click.Path(path_type=Path), help="Output file.  [default: models/NAME-TYPE.gguf]")
+@out_option
 @click.option(
     "--force", is_flag=True, help="Replace the output if it exists, and discard another unfinished pull to it."
 )
-@click.option("--threads", type=click.IntRange(1, 256), help="Threads that quantize.  [default: one for each core]")
+@threads_option
 def command(repo: str, type_: str, revision: str, out: Path | None, force: bool, threads: int | None) -> None:
     """Fetch a ChatGLM2 checkpoint from the Hugging Face hub and turn it into one GGUF file.
 
@@ -56,7 +48,7 @@ def command(repo: str, type_: str, revision: str, out: Path | None, force: bool,
             say=lambda line: click.echo(line, err=True),
             progress=_Bar(stack).show,
         )
-    click.echo(f"{report.path}: {report.size / 1e9:.3f} GB, {report.tensors} tensors, {report.seconds:.1f} s")
+    click.echo(summary(report))
 
 
 class _Bar:

@@ -7,6 +7,7 @@ other they are passed over.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,14 @@ def command(model: Path, prompts: Path, threads: int | None) -> None:
     from ..types import EngineConfig, Request, SamplingParams
     from .load import load_engine
     from .model import resolve_model
+    from .progress import is_terminal
 
     texts = _read(prompts)
     path = resolve_model(model)
     folder = path.with_name(path.name + ".prefixes")
     engine = load_engine(EngineConfig(path, n_threads=threads, cache_folder=folder))
     try:
-        for text in tqdm(texts, desc="warming", unit="prompt", disable=None, leave=False):
+        for text in tqdm(texts, desc="warming", unit="prompt", disable=not is_terminal(sys.stderr), leave=False):
             request = Request((), SamplingParams(temperature=0), max_tokens=1, prompt=text)
             for _ in engine.submit(request):
                 pass
