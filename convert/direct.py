@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 
 ALIGN = 4096  # bytes
 LEAST = 1 << 16  # bytes; less goes through the cache
-_DIRECT = getattr(os, "O_DIRECT", 0)
-_IF_CACHED = getattr(os, "RWF_NOWAIT", 0)
 
 
 def aligned(size: int) -> NDArray[np.uint8]:
@@ -38,7 +36,8 @@ def read_block(file: io.FileIO, offset: int, size: int) -> NDArray[np.uint8]:
     before = offset % ALIGN
     room = aligned(-(-(before + size) // ALIGN) * ALIGN)
     block = room[before : before + size]
-    done = _at_once(file, block, offset, _IF_CACHED) if _IF_CACHED else 0
+    if_cached = getattr(os, "RWF_NOWAIT", 0)
+    done = _at_once(file, block, offset, if_cached) if if_cached else 0
     if done < size and size >= LEAST:
         with bypassing(file.fileno()) as direct:
             skip = (before + done) // ALIGN * ALIGN
@@ -61,14 +60,14 @@ def _at_once(file: io.FileIO, buffer: NDArray[np.uint8], offset: int, flags: int
 @contextmanager
 def bypassing(fd: int) -> Iterator[bool]:
     """Within the block the file is read and written past the cache; gives whether the system does that."""
-    if not _DIRECT:
+    if not (flag := getattr(os, "O_DIRECT", 0)):
         yield False
         return
     import fcntl
 
     flags = fcntl.fcntl(fd, fcntl.F_GETFL)
     try:
-        fcntl.fcntl(fd, fcntl.F_SETFL, flags | _DIRECT)
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags | flag)
     except OSError:  # the file system cannot
         yield False
         return
@@ -76,6 +75,12 @@ def bypassing(fd: int) -> Iterator[bool]:
         yield True
     finally:
         fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+
+
+def write_all(fd: int, data: memoryview) -> None:
+    """Write all of `data`, however little the system takes at a time. Raises OSError."""
+    while data:
+        data = data[os.write(fd, data) :]
 
 
 class Stage:
@@ -107,12 +112,12 @@ class Stage:
         last = max(self._end // ALIGN * ALIGN, first)
         start, end = self._start, self._end
         self._start = self._end = end % ALIGN
-        self._put(self._room[start:first])
+        write_all(self._fd, self._room[start:first])
         if first < last:
             with bypassing(self._fd) as direct:
                 done = self._try(self._room[first:last]) if direct else 0
-            self._put(self._room[first + done : last])
-        self._put(self._room[last:end])
+            write_all(self._fd, self._room[first + done : last])
+        write_all(self._fd, self._room[last:end])
 
     def seek(self, offset: int) -> None:
         self.flush()
@@ -127,7 +132,3 @@ class Stage:
             if error.errno == errno.EINVAL:
                 return 0
             raise
-
-    def _put(self, data: memoryview) -> None:
-        while data:
-            data = data[os.write(self._fd, data) :]

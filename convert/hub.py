@@ -20,6 +20,7 @@ from pathlib import Path
 from glm_edge.errors import GlmEdgeError, IntegrityError, StorageError, UsageError
 
 from .checkpoint import FORMATS
+from .direct import write_all
 from .files import shown
 from .sources import file_digest
 
@@ -69,8 +70,10 @@ class Hub:
     """A repository. Every error of the client becomes one of ours; `advice` is what to do without a network."""
 
     def __init__(self, repo: str, endpoint: str | None, retries: Sequence[float], advice: str) -> None:
-        from huggingface_hub import HfApi
-
+        try:
+            from huggingface_hub import HfApi
+        except ValueError as error:  # numbers and addresses out of the environment are read when it is imported
+            raise UsageError(f"huggingface-hub: {error}; check HF_ENDPOINT and what else begins with HF_") from error
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what it tries again is not the user's concern
         self._api = HfApi(endpoint=endpoint)
         self._retries = retries
@@ -182,7 +185,9 @@ class Hub:
                     out.truncate(0)
                     have = 0
                 for chunk in response.iter_bytes():  # as they come: a size would keep back what a cut then loses
-                    have += out.write(chunk[: file.size + 1 - have])
+                    wanted = memoryview(chunk)[: file.size + 1 - have]
+                    write_all(out.fileno(), wanted)
+                    have += len(wanted)
                     progress(min(have, file.size))
                     if have > file.size:
                         return

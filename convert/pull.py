@@ -255,9 +255,7 @@ class _Pull:
             parts = {part: self._stored[part] for part in pairs if part in self._stored}
         sources = {**plan.sources, **(dequantized(parts, bits, self._where) if bits else parts)}
         tensors = {tensor.name: tensor for tensor in map_tensors(plan.config, sources, self._where)}
-        return [
-            replace(p, tensor=tensors[p.tensor.name]) for p in plan.layout.tensors if p.tensor.source.name in names
-        ]
+        return [replace(p, tensor=tensors[p.tensor.name]) for p in plan.layout.tensors if p.tensor.source.name in names]
 
     def _note(self, fresh: list[tuple[Placed, str]]) -> None:
         """Put tensors that have been written into the journal, once they are on the disk and read back."""

@@ -163,8 +163,8 @@ class OutputFile:
             except BaseException:
                 if self._old is not None:
                     os.replace(self._old, self._path)
-                elif not existed:
-                    self._path.unlink(missing_ok=True)
+                elif not existed and self._path.exists():
+                    os.replace(self._path, self.temporary)  # which a pull that is continued needs
                 raise
 
     def _keep_old(self) -> None:

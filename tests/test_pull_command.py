@@ -134,6 +134,22 @@ def test_a_disk_without_room_is_found_before_a_shard_is_fetched(
     assert "for a shard" in lines[0]
 
 
+@pytest.mark.parametrize("variable", ["HF_ENDPOINT", "HF_HUB_DOWNLOAD_TIMEOUT"])
+def test_a_variable_of_the_client_that_makes_no_sense_is_exit_2(hub: Hub, out: Path, variable: str) -> None:
+    code, _, stderr = finish(start(hub, out, **{variable: "http://localhost:port"}))
+    assert code == 2
+    assert "check HF_ENDPOINT" in stderr.splitlines()[-1]
+    assert list(out.parent.iterdir()) == []
+
+
+def test_short_writes_lose_nothing(hub: Hub, out: Path, expected: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda fd, data: real(fd, memoryview(data)[: 1 + len(data) // 3]))
+        pull(REPO, out, endpoint=hub.endpoint, threads=1)
+    assert out.read_bytes() == expected
+
+
 @pytest.mark.parametrize("k", [1, 8, 14], ids=str)
 def test_a_disk_that_fills_is_exit_6_and_room_on_it_lets_the_pull_go_on(
     hub: Hub, out: Path, expected: bytes, monkeypatch: pytest.MonkeyPatch, k: int
@@ -154,6 +170,28 @@ def test_a_disk_that_fills_is_exit_6_and_room_on_it_lets_the_pull_go_on(
     assert "\n" not in str(caught.value)
     pull(REPO, out, endpoint=hub.endpoint)
     assert out.read_bytes() == expected
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders have no fsync there")
+def test_a_folder_that_takes_no_name_at_the_end_costs_nothing_of_what_is_done(
+    hub: Hub, out: Path, expected: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        if os.path.samestat(os.fstat(fd), out.parent.stat()):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(StorageError, match=os.strerror(errno.EIO)):
+            pull(REPO, out, endpoint=hub.endpoint)
+    assert not out.exists()
+    hub.asked.clear()
+    pull(REPO, out, endpoint=hub.endpoint)
+    assert out.read_bytes() == expected
+    assert hub.asked == ["LIST main"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files as Unix does")
