@@ -80,7 +80,7 @@ def sources(file: GgufFile) -> tuple[Source, ...]:
 def _is_source(entry: object) -> bool:
     match entry:
         case [str(name), int(), str(digest)]:
-            return Path(name).name == name and bool(re.fullmatch(f"[0-9a-f]{{{HEX}}}", digest))
+            return bool(re.fullmatch(r"\w[\w.-]{0,199}", name, re.ASCII) and re.fullmatch(f"[0-9a-f]{{{HEX}}}", digest))
     return False
 
 

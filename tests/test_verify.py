@@ -132,8 +132,16 @@ def test_the_files_it_was_made_from_are_named_and_compared(
     assert "config.json: is missing" in capsys.readouterr().err
 
 
+HASH = "0" * 64
+
+
 @pytest.mark.parametrize(
-    "text", ["", "{", "[" * 9999, "{}", '[["a", 1]]', '[["a", 1, "x"]]', f'[["../a", 1, "{"0" * 64}"]]', "[[]]"]
+    "text",
+    [
+        *("", "{", "[" * 9999, "{}", "[[]]", '[["a", 1]]', '[["a", 1, "x"]]'),
+        *(json.dumps([[name, 1, HASH]]) for name in ("../a", "..", "", "a\0b", "a\nb", "x" * 300)),
+    ],
+    ids=lambda text: ascii(text)[:20],
 )
 def test_sources_that_cannot_be_compared_count_as_none(copy: Path, text: str) -> None:
     head = read_gguf(copy)
