@@ -147,6 +147,33 @@ def test_the_menu_of_a_phone_by_keyboard(page: Page) -> None:
     assert page.js("return document.activeElement.id") == "menu"
 
 
+def test_tab_goes_through_all_in_order_and_what_has_the_focus_is_seen(driver: Chrome) -> None:
+    seen = """
+    const node = document.activeElement, frame = node.id === "input" ? node.parentElement : node;
+    const {outlineStyle, boxShadow} = getComputedStyle(frame), {left, top, width} = node.getBoundingClientRect();
+    const marked = outlineStyle !== "none" || boxShadow !== "none";
+    return [node.id || node.innerText || node.tagName, marked && left >= 0 && top >= 0 && width > 0];"""
+    with LiveServer(FakeEngine(["Code:\n```\nx = 1\n```"])) as server:
+        page = Page(driver, server.url).open()
+        page.ask("one")
+        page.driver.refresh()
+        page.js("document.activeElement.blur()")
+        stops = []
+        while not stops or stops[-1][0] != "send":
+            page.driver.switch_to.active_element.send_keys(Keys.TAB)
+            stops.append(page.js(seen))
+            assert len(stops) < 30
+    side = ["Skip to the message field", "new", "one", "×", "settings-open", "theme", "lang"]
+    main = ["Export", "log", "x = 1", "Copy", "Copy code", "Try again", "input", "send"]
+    assert stops == [[name, True] for name in side + main]
+
+
+def test_the_skip_link_leads_to_the_message_field(page: Page) -> None:
+    page.open().js("document.querySelector('.skip').focus()")
+    page.find(".skip").send_keys(Keys.ENTER)
+    page.until(lambda: page.js("return document.activeElement.id") == "input", "the focus")
+
+
 def test_an_input_methods_enter_does_not_send(page: Page) -> None:
     page.open().click("#input")
     page.cdp("Input.imeSetComposition", text="ni hao", selectionStart=6, selectionEnd=6)
