@@ -157,10 +157,22 @@ def test_o3_by_default_a_key_has_half_of_the_places_where_there_are_others(keys:
 
 def test_o3_retry_after_is_what_answers_have_taken() -> None:
     service = Service(per_key=1)
-    leave = service.enter(b"key")
+    place = service.enter(b"key")
+    place.taken = True
     time.sleep(0.05)
-    leave()
+    place.leave()
     service.enter(b"key")
     with pytest.raises(RateLimitError) as error:
         service.enter(b"key")
     assert 0.04 < error.value.retry_after < 1
+
+
+def test_o3_requests_that_the_engine_turned_away_make_no_answer_look_quick() -> None:
+    engine = FakeEngine(lambda request: [threading.Event()] if request.stop else ["x", 1.2], slots=1, waiting=0)
+    with LiveServer(engine, gate=Gate(Keys(["one", "two"])), per_key=1) as server, server.connect() as wire:
+        assert keyed(server, "one").status == 200
+        wire.send(post({**BODY, "stop": "y"}, "Authorization: Bearer one"))
+        assert eventually(lambda: engine.live == 1)
+        for _ in range(20):
+            assert keyed(server, "two").code == "server_is_overloaded"
+        assert keyed(server, "one").headers["retry-after"] == "2"

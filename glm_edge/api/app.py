@@ -183,9 +183,11 @@ class _Api:
     def _submit(self, asked: Request, stack: ExitStack, form: Form) -> Answer:
         """Hand a request to the engine; what ends with `stack` is given back then."""
         engine = self._service.engine
-        stack.callback(self._service.enter(g.key, asked.n, others=self._gate.keys.several))
+        place = self._service.enter(g.key, asked.n, others=self._gate.keys.several)
+        stack.callback(place.leave)
         gone: Callable[[], bool] = request.environ.get("waitress.client_disconnected", lambda: False)
         generation = engine.submit(replace(asked, trim=self._trim))
+        place.taken = True
         answer = g.answer = Answer(generation, asked.n, self._service, gone, g.request_id, form)
         stack.callback(answer.close)
         self._metrics.begin(answer)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ..errors import EngineClosedError, LoadingError, OverloadedError, RateLimitError, RequestError
@@ -21,13 +21,18 @@ _FADE = 0.9  # weight of what is known of the time that answers take when anothe
 _RETRY_S = 5.0  # until another try, while nothing is known
 
 
-@dataclass(frozen=True, eq=False)
-class _Held:
-    """Places that one request has."""
+@dataclass(eq=False)
+class Place:
+    """What one request holds, until `leave`."""
 
     key: bytes
     n: int  # answers
-    since: float
+    _leave: Callable[[Place], None]
+    taken: bool = False  # by the engine: from then on the time counts as what answers take
+    since: float = field(default_factory=time.monotonic)
+
+    def leave(self) -> None:
+        self._leave(self)
 
 
 class Service:
@@ -57,8 +62,8 @@ class Service:
         self._places = places
         self._per_key = per_key
         self._lock = threading.Lock()  # guards the next two
-        self._held: set[_Held] = set()
-        self._mean_s = 0.0  # that a request keeps its places, running mean; 0 while unknown
+        self._held: set[Place] = set()
+        self._mean_s = 0.0  # that a request which the engine took keeps its places, running mean; 0 while unknown
         self._draining = threading.Event()
         self._aborted = threading.Event()
 
@@ -98,8 +103,8 @@ class Service:
             raise LoadingError("the model is still being loaded; try again in a few seconds")
         return self._engine
 
-    def enter(self, key: bytes = b"", n: int = 1, *, others: bool = False) -> Callable[[], None]:
-        """Take places for `n` answers to a request with this key; call what comes back to give them back.
+    def enter(self, key: bytes = b"", n: int = 1, *, others: bool = False) -> Place:
+        """Take places for `n` answers to a request with this key.
 
         Args:
             others: whether there are other keys, which shall find places too.
@@ -112,9 +117,9 @@ class Service:
                 raise OverloadedError("the server has as many requests as it can hold; try again", retry_after=1.0)
             if most is not None:
                 self._check_share(key, n, most)
-            held = _Held(key, n, time.monotonic())
-            self._held.add(held)
-        return lambda: self._leave(held)
+            place = Place(key, n, self._leave)
+            self._held.add(place)
+        return place
 
     def _check_share(self, key: bytes, n: int, most: int) -> None:
         if n > most:
@@ -128,8 +133,9 @@ class Service:
                 retry_after=wait,
             )
 
-    def _leave(self, held: _Held) -> None:
-        seconds = time.monotonic() - held.since
+    def _leave(self, place: Place) -> None:
+        seconds = time.monotonic() - place.since
         with self._lock:
-            self._held.discard(held)
-            self._mean_s = _FADE * self._mean_s + (1 - _FADE) * seconds if self._mean_s else seconds
+            self._held.discard(place)
+            if place.taken:
+                self._mean_s = _FADE * self._mean_s + (1 - _FADE) * seconds if self._mean_s else seconds
