@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fake_engine import FakeEngine, Step
-from live_server import CHAT, LiveServer, eventually, get, post
+from live_server import BODY, CHAT, LiveServer, eventually, get, post
 
 from glm_edge.api import log
 from glm_edge.api.gate import Gate
@@ -88,6 +88,26 @@ def test_a11_a_large_conversation_never_touches_the_disk(tmp_path: Path, monkeyp
         for _ in range(2):  # waitress swallows the failure, and closes the connection for it
             wire.send(post({"messages": [{"role": "user", "content": text}]}))
             assert wire.reply().json["choices"][0]["message"]["content"] == text
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        (post(b"x" * 2000, path=f"{CHAT}?{PROMPT}"), f"POST {CHAT} 413"),
+        (post(BODY, "X: " + "y" * 40_000), "- - 431"),
+        (post(BODY, "Transfer-Encoding: gzip"), "- - 501"),
+        (b"nonsense\r\n\r\n", "- - 400"),
+    ],
+    ids=["body", "headers", "coding", "nonsense"],
+)
+def test_a_request_that_never_reached_the_app_is_in_the_log_under_its_id(
+    caplog: pytest.LogCaptureFixture, data: bytes, line: str
+) -> None:
+    with caplog.at_level(logging.INFO), LiveServer(FakeEngine(), body=1000) as server:
+        reply = server.exchange(data)
+        assert eventually(lambda: reply.headers["x-request-id"] in caplog.text)
+    assert f"127.0.0.1 {line}" in caplog.text
+    assert PROMPT not in caplog.text
 
 
 def test_what_the_server_says_goes_to_one_stream_in_whole_lines() -> None:

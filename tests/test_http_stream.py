@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from fake_engine import FakeEngine
-from live_server import BODY, CHAT, LiveServer, Wire, eventually, post
+from live_server import BODY, CHAT, LiveServer, Wire, eventually, get, post
 
 from glm_edge.api.http_channel import Deadlines
 from glm_edge.api.service import Service
@@ -113,6 +113,21 @@ def test_s8_the_log_says_why_a_stream_failed(caplog: pytest.LogCaptureFixture) -
         reply = server.exchange(STREAM)
         assert eventually(lambda: "decode failed: -3" in caplog.text)
     assert reply.headers["x-request-id"] in caplog.text
+
+
+def test_s8_a_bug_of_ours_is_an_error_event_too_and_the_log_has_its_place_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with LiveServer(FakeEngine(["a", "\ud800 is half a character, which no engine gives"])) as server:
+        reply = server.exchange(STREAM)
+        request_id = reply.headers["x-request-id"]
+        assert eventually(lambda: f"{request_id} UnicodeEncodeError at" in caplog.text)
+        figures = server.exchange(get("/metrics")).body.decode()
+    assert not reply.complete
+    error = json.loads(reply.body.decode().split("\n\n")[-2][6:])["error"]
+    assert (error["type"], request_id in error["message"]) == ("server_error", True)
+    assert "Traceback" not in caplog.text
+    assert 'outcome="failed",path="/v1/chat/completions"' in figures
 
 
 def test_s9_a_client_that_stops_reading_is_cut_off_and_others_are_not_slowed() -> None:

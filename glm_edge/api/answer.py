@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator
 
-from ..errors import EngineClosedError, EngineError, GlmEdgeError, OverloadedError
+from ..errors import EngineClosedError, EngineError, OverloadedError
 from ..generation import Generation
 from ..types import Chunk, FinishReason, Stats, TokenLogprob
 from . import wire
@@ -53,7 +53,7 @@ class Answer:
         self._submitted = time.monotonic()
         self._first: Chunk | None = None  # read ahead by `begin`
         self._ended: dict[int, Stats] = {}  # by the index of the answer
-        self.error: GlmEdgeError | None = None  # what a stream ended with
+        self.error: Exception | None = None  # what a stream ended with
 
     def whole(self) -> list[wire.Choice]:
         """Wait for the end. Raises the engine's error, or ClientGoneError."""
@@ -87,7 +87,9 @@ class Answer:
                 if event := self._form.role_event(head, index):
                     yield event
             yield from self._chunks(head)
-        except GlmEdgeError as error:
+        except ClientGoneError:
+            raise
+        except Exception as error:  # a bug as well: waitress would log its text, which may quote a conversation
             self.error = error
             yield wire.event(wire.failure(error, self._request_id).body)
             raise ConnectionAbortedError("the stream ended with an error") from None

@@ -7,6 +7,7 @@ it, and a device whose clock jumps loses nothing. Parsing is in `http_parser.py`
 from __future__ import annotations
 
 import http
+import logging
 import socket
 import time
 import uuid
@@ -21,6 +22,8 @@ from waitress.utilities import Error, RequestEntityTooLarge, RequestHeaderFields
 from ..errors import RequestError
 from . import strict_json, wire
 from .http_parser import MAX_HEADER, StrictParser
+
+_log = logging.getLogger("glm_edge.http")
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,14 @@ class JsonErrorTask(ErrorTask):
         self.set_close_on_finish()
         self.content_length = len(body)
         self.channel.refused = True
+        _log.info("%s %s %s %d %s", self.channel.addr[0], *self._asked(), failure.status, request_id)
         self.write(b"" if self.request.command == "HEAD" else body)
+
+    def _asked(self) -> tuple[str, str]:
+        """Method and path, as far as they were read; waitress makes them up where the headers are too large."""
+        if isinstance(self.request.error, RequestHeaderFieldsTooLarge):
+            return "-", "-"
+        return self.request.command or "-", self.request.path[:200] or "-"
 
     def _error(self) -> Exception:
         """In our words: waitress's quote the request, which may hold a key."""
