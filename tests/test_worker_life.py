@@ -131,6 +131,19 @@ def test_ctrl_c_and_a_service_managers_sigterm_are_the_parents_business() -> Non
         assert engine.pid == pid
 
 
+@posix
+def test_ctrl_c_while_the_child_starts_is_the_parents_business_too() -> None:
+    code = f"import sys; sys.path[:] = {sys.path!r}" + PARENT.format(load="obeys")
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert eventually(lambda: bool(psutil.Process(parent.pid).children()))
+        child = psutil.Process(parent.pid).children()[0].pid
+        os.kill(child, signal.SIGINT)
+        os.kill(child, signal.SIGTERM)
+        assert parent.stdout.readline() == b"%d\n" % child
+        parent.kill()
+
+
 def test_d7_a_parent_that_goes_while_it_loads_leaves_nothing_behind() -> None:
     code = f"import sys; sys.path[:] = {sys.path!r}" + PARENT.format(load="never")
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:

@@ -31,13 +31,16 @@ _HINTS = {
 class Process:
     """Started at once; iterate to get what it says until it is dead.
 
-    Must be made in a thread that lives as long as the child shall: Linux ends the child with the thread.
+    Must be made in a thread that lives as long as the child shall, because Linux ends the child with the thread, and
+    that is not the main one, because it gets no SIGINT and SIGTERM from then on.
 
     Args:
         patience: seconds without a sign of life, or without progress while `busy`, after which it is killed.
     """
 
     def __init__(self, patience: float, busy: Callable[[], bool]) -> None:
+        if hasattr(signal, "pthread_sigmask"):  # the child inherits it: Ctrl-C waits until `main` there ignores it
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         # sys.path is handed over: the child finds what we find, and nothing in the current folder
         code = f"import sys; sys.path[:] = {sys.path!r}; from glm_edge.worker.child import main; main()"
         self._popen = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
