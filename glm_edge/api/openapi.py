@@ -185,11 +185,16 @@ def _stream(whole: str, chunk: str) -> Schema:
     return {**_json(_ref(whole)), "text/event-stream": {"schema": {"description": events}}}
 
 
-def document(version: str) -> dict[str, Any]:
-    """The whole document, for a server of this version."""
+def _paths() -> Schema:
     closed = ("401", "404", "431", "500", "503")
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-    paths: dict[str, Any] = {
+    health = _get("Whether a chat would be taken now.", _json(_ref("Status")), security=[])
+    health["get"]["responses"]["503"] = {
+        "description": "It would not.",
+        "headers": _HEADERS,
+        "content": _json(_ref("Status")),
+    }
+    return {
         "/v1/chat/completions": _post(
             "Go on with a conversation. The last message is the user's; max_tokens and max_completion_tokens are the"
             " same, one is enough.",
@@ -211,13 +216,12 @@ def document(version: str) -> dict[str, Any]:
         "/openapi.json": _get("This document.", _json({"type": "object"}), "401", "431"),
         "/metrics": _get("Figures for Prometheus.", {"text/plain": {"schema": _TEXT}}, "401", "431"),
         "/livez": _get("Whether the process is alive.", _json(_ref("Status")), security=[]),
-        "/health": _get("Whether a chat would be taken now.", _json(_ref("Status")), security=[]),
+        "/health": health,
     }
-    paths["/health"]["get"]["responses"]["503"] = {
-        "description": "It would not.",
-        "headers": _HEADERS,
-        "content": _json(_ref("Status")),
-    }
+
+
+def document(version: str) -> dict[str, Any]:
+    """The whole document, for a server of this version."""
     failed = {
         status: {"description": when, "headers": _HEADERS, "content": _json(_ref("Error"))}
         for status, when in _ERRORS.items()
@@ -229,7 +233,7 @@ def document(version: str) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "GLM Edge", "version": version},
-        "paths": paths,
+        "paths": _paths(),
         "security": [{name: []} for name in keys],
         "components": {"schemas": SCHEMAS, "responses": failed, "securitySchemes": keys},
     }
