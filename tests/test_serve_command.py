@@ -105,6 +105,8 @@ def test_d9_an_address_that_is_none_is_a_usage_error(capsys: pytest.CaptureFixtu
         ["--threads", "-1"],
         ["--threads", "1000000"],
         ["--grace", "-1"],
+        ["--grace", "nan"],
+        ["--max-wait", "nan"],
         ["--nonsense"],
     ],
     ids=" ".join,

@@ -11,6 +11,7 @@ import click
 
 from ..errors import InvalidFileError, RequestError, UsageError
 from ..types import Chunk, Engine, EngineConfig, Message, Request, SamplingParams, Stats
+from .number import Number
 
 _HELP = "/new starts a new conversation, /exit or Ctrl-D leaves; Ctrl-C stops an answer."
 
@@ -19,13 +20,13 @@ _HELP = "/new starts a new conversation, /exit or Ctrl-D leaves; Ctrl-C stops an
 @click.option("--model", type=click.Path(path_type=Path), help="The GGUF file.  [default: the demo model]")
 @click.option("--prompt", help="Print the answer to this and exit; - reads it from stdin.")
 @click.option("--system", help="Instructions in front of the first question.")
-@click.option("--temperature", type=click.FloatRange(0, 2), default=0.8, show_default=True, help="0 is greedy.")
-@click.option("--top-p", type=click.FloatRange(0, 1), default=0.8, show_default=True, help="1 keeps every token.")
+@click.option("--temperature", type=Number(0, 2), default=0.8, show_default=True, help="0 is greedy.")
+@click.option("--top-p", type=Number(0, 1), default=0.8, show_default=True, help="1 keeps every token.")
 @click.option("--top-k", type=click.IntRange(0), default=0, help="Keeps so many of the likeliest tokens; 0 keeps all.")
 @click.option(
-    "--min-p", type=click.FloatRange(0, 1), default=0.0, help="Drops what is less likely than this times the likeliest."
+    "--min-p", type=Number(0, 1), default=0.0, help="Drops what is less likely than this times the likeliest."
 )
-@click.option("--repetition-penalty", type=click.FloatRange(0.1, 10), default=1.0, help="Above 1, repeats less.")
+@click.option("--repetition-penalty", type=Number(0.1, 10), default=1.0, help="Above 1, repeats less.")
 @click.option("--seed", type=click.IntRange(0), help="Makes answers repeatable.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Longest answer; the context is the limit without it.")
 @click.option("--ctx", "n_ctx", type=click.IntRange(1), help="Tokens of context, prompt and answers together.")

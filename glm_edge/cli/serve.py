@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .number import Number
+
 if TYPE_CHECKING:
     from ..types import Engine, EngineConfig
 
@@ -41,10 +43,8 @@ if TYPE_CHECKING:
     metavar="N",
     help="Answers that one key may have at once, waiting ones included.  [default: half, where there are several keys]",
 )
-@click.option(
-    "--max-wait", type=click.FloatRange(1), default=600, show_default=True, help="Seconds that a request may wait."
-)
-@click.option("--grace", type=click.FloatRange(0), default=30, show_default=True, help="Seconds to end answers in.")
+@click.option("--max-wait", type=Number(1), default=600, show_default=True, help="Seconds that a request may wait.")
+@click.option("--grace", type=Number(0), default=30, show_default=True, help="Seconds to end answers in.")
 @click.option(
     "--in-process",
     is_flag=True,
