@@ -182,10 +182,6 @@ def runs(_: Path, file: Path) -> None:
     context.decode(batch)
 
 
-def verifies(_: Path, file: Path) -> None:
-    verify(file)
-
-
 FORMATS = {
     "zip": Format(f"bin/{BIN}", zipped, converts("bin")),
     "pickle": Format(f"bin/{BIN}", pickled, converts("bin")),
@@ -197,7 +193,7 @@ FORMATS = {
     "lora config": Format("lora/adapter_config.json", json_text, converts("bin", "lora")),
     "lora safetensors": Format("lora/adapter_model.safetensors", safetensors, converts("bin", "lora")),
     "gguf": Format("model.gguf", model_file, runs),
-    "gguf verify": Format("model.gguf", text_or_numbers, verifies),
+    "gguf verify": Format("model.gguf", text_or_numbers, lambda _, file: verify(file)),
 }
 
 
