@@ -37,9 +37,7 @@ def demo_model() -> Path:
             made = _convert(checkpoint, Path(temporary) / target.name)
             os.replace(made, target)
     except OSError as error:
-        advice = (
-            "set HOME, or XDG_DATA_HOME on Linux, to a folder you can write, or name a model with --model FILE"
-        )
+        advice = "set HOME, or XDG_DATA_HOME on Linux, to a folder you can write, or name a model with --model FILE"
         raise StorageError(f"{target}: cannot put the demo model there: {error.strerror}; {advice}") from error
     return target
 
