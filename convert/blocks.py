@@ -84,7 +84,7 @@ def encoded_blocks(tensors: Iterable[Placed], where: Path, threads: int) -> Iter
         pending.extend(pool.submit(_encode, where, *r) for r in islice(ranges, 2 * threads))
         all_zero = True  # the current tensor, so far
         while pending:
-            block = pending.popleft().result()
+            block = pool.result(pending.popleft())
             pending.extend(pool.submit(_encode, where, *r) for r in islice(ranges, 1))
             all_zero &= block.all_zero
             if block.is_last:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .recipes import ALIASES, RECIPES
+from .recipes import ALIASES, DEFAULT, RECIPES
 
 if TYPE_CHECKING:
     from .convert import Report
@@ -30,7 +30,7 @@ def type_option(about: str) -> Callable[[F], F]:
         "type_",
         type=click.Choice([*RECIPES, *ALIASES], case_sensitive=False),
         metavar="TYPE",
-        default="q4_0",
+        default=DEFAULT,
         show_default=True,
         help=about,
     )

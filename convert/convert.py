@@ -24,7 +24,7 @@ from .golden import golden
 from .layout import HEX, Layout, Placed, lay_out, sealed
 from .lora import merge_lora
 from .metadata import build_metadata
-from .recipes import RECIPES, Recipe, recipe_of
+from .recipes import DEFAULT, RECIPES, Recipe, recipe_of
 from .sources import SourceHashes, sources_text
 from .tensors import Tensor, map_tensors
 from .vocab import load_sentencepiece, read_vocabulary
@@ -53,7 +53,7 @@ def convert(
     checkpoint: Path,
     out: Path | None = None,
     *,
-    type: str | Recipe = "q4_0",
+    type: str | Recipe = DEFAULT,
     lora: Path | None = None,
     force: bool = False,
     threads: int | None = None,

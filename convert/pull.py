@@ -27,7 +27,7 @@ from .journal import Done, Journal, load
 from .layout import Layout, Placed, sealed
 from .pull_plan import make_plan
 from .quantized import SCALE, dequantized
-from .recipes import Recipe
+from .recipes import DEFAULT, Recipe
 from .shard import StoredTensor
 from .sources import file_digest, sources_text
 from .tensors import map_tensors
@@ -42,7 +42,7 @@ def pull(
     repo: str,
     out: Path | None = None,
     *,
-    type: str | Recipe = "q4_0",
+    type: str | Recipe = DEFAULT,
     revision: str = "main",
     force: bool = False,
     threads: int | None = None,

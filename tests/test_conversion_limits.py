@@ -22,7 +22,7 @@ from glm_edge.errors import IntegrityError
 
 # Forks children that convert with so many megabytes more than the process has mapped, as `ulimit -v` would allow.
 LADDER = """
-import json, os, resource, sys
+import json, os, resource, signal, sys
 from pathlib import Path
 from glm_edge.cli import glm_edge, run
 from glm_edge.convert import convert, ggml
@@ -33,6 +33,7 @@ found = []
 for megabytes in map(int, json.loads(sys.stdin.read())):
     child = os.fork()
     if not child:
+        signal.alarm(60)  # a thread that waits for ever ends its process, not the tests
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (mapped + (megabytes << 20), resource.RLIM_INFINITY))
         os._exit(run(glm_edge, ["convert", checkpoint, "--out", out, "--threads", "2"], prog_name="glm-edge"))
