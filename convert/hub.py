@@ -67,9 +67,12 @@ def is_allowed(name: str) -> bool:
 
 
 class Hub:
-    """A repository. Every error of the client becomes one of ours; `advice` is what to do without a network."""
+    """A repository. Every error of the client becomes one of ours; `advice` is what to do without a network, and `say`
+    is told of every wait."""
 
-    def __init__(self, repo: str, endpoint: str | None, retries: Sequence[float], advice: str) -> None:
+    def __init__(
+        self, repo: str, endpoint: str | None, retries: Sequence[float], advice: str, say: Callable[[str], None]
+    ) -> None:
         try:
             from huggingface_hub import HfApi
         except ValueError as error:  # numbers and addresses out of the environment are read when it is imported
@@ -77,6 +80,7 @@ class Hub:
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what it tries again is not the user's concern
         self._api = HfApi(endpoint=endpoint)
         self._retries = retries
+        self._say = say
         self.repo = repo
         self.advice = advice
 
@@ -92,7 +96,7 @@ class Hub:
                 with self._errors(f"revision {revision}"):
                     return self._listing(revision)
             except _TemporaryError as error:
-                _wait(waits, error)
+                self._wait(waits, error)
 
     def _listing(self, revision: str) -> Listing:
         try:
@@ -110,6 +114,13 @@ class Hub:
         if not re.fullmatch("[0-9a-f]{40}", info.sha or ""):
             raise self._no_hub()
         return Listing(str(info.sha), files)
+
+    def _wait(self, waits: Iterator[float], failed: StorageError) -> None:
+        """Wait for the next attempt; raises `failed` when there is none."""
+        if (seconds := next(waits, None)) is None:
+            raise failed
+        self._say(f"{self.url}: no answer, or none to its end; trying again in {seconds:g} s")
+        time.sleep(seconds)
 
     def _no_hub(self) -> StorageError:
         return StorageError(
@@ -160,7 +171,7 @@ class Hub:
             if now > have:
                 waits = iter(self._retries)
             if now < file.size:
-                _wait(waits, failed)
+                self._wait(waits, failed)
 
     def _append(self, file: HubFile, commit: str, part: Path, progress: Callable[[int], None]) -> None:
         from huggingface_hub import constants, hf_hub_url
@@ -230,13 +241,6 @@ class Hub:
             return StorageError(f"{self.url}: has no {what}; {_OTHER}")
         kind = _TemporaryError if status in _TEMPORARY else StorageError
         return kind(f"{self.url}: answers {status} for {what}; {_LATER}")
-
-
-def _wait(waits: Iterator[float], failed: StorageError) -> None:
-    """Wait for the next attempt; raises `failed` when there is none."""
-    if (seconds := next(waits, None)) is None:
-        raise failed
-    time.sleep(seconds)
 
 
 _OTHER = "try again, or set HF_ENDPOINT to another mirror"

@@ -63,7 +63,7 @@ def pull(
     out = default_output(repo.split("/")[1], recipe.name) if out is None else out
     check_output(out, (), force=force)
     folder = out.with_name(f"{out.name}.pull")
-    hub = Hub(repo, endpoint, retries, _without_network(repo, recipe))
+    hub = Hub(repo, endpoint, retries, _without_network(repo, recipe), say)
     with enough_memory(out, threads), OutputFile(out, 0, folder) as file, file.errors():
         check_output(out, (), force=force)  # again: whoever held the lock may have made it
         journal = _begin(hub, folder, file, revision, recipe, force, say)

@@ -31,12 +31,12 @@ def test_the_result_goes_to_stdout_and_nothing_else(
     assert out.stat().st_size > 0
 
 
-def test_the_default_type_is_q4_0_and_the_name_says_so(
+def test_the_default_type_is_edge_and_the_name_says_so(
     small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert convert(small_checkpoint) == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["chatglm2-small-q4_0.gguf"]
+    assert [path.name for path in tmp_path.iterdir()] == ["chatglm2-small-edge.gguf"]
 
 
 def _exists(folder: Path, out: Path) -> Path:

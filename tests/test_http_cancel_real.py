@@ -131,6 +131,9 @@ def test_k8_of_requests_left_at_any_token_finished_or_failed_each_is_counted_onc
                     assert wire.chunk()
         for _ in range(3):
             assert said(server.exchange(SHORT))
+        assert eventually(
+            lambda: alive(server) == (0, 0), BUDGET
+        )  # one that is left unnoticed would die with the engine
         with server.connect() as wire:
             wire.send(STREAM)
             assert wire.head().status == 200

@@ -93,7 +93,7 @@ def test_offline_it_says_what_is_missing_where_to_put_it_and_goes_on_from_there(
     assert code == 6
     assert stderr.count("\n") == 1
     assert "HF_HUB_OFFLINE is set" in stderr
-    assert "glm-edge convert FOLDER --type q4_0" in stderr
+    assert "glm-edge convert FOLDER --type edge" in stderr
     hub.pause = 0.004
     child = start(hub, out)
     while hub.sent[shard(4)] == 0:

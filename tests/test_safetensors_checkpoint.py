@@ -102,7 +102,7 @@ def test_bfloat16_weights_keep_their_values(tmp_path: Path) -> None:
 
 def test_files_are_the_index_and_the_shards(folder: Path) -> None:
     checkpoint = open_checkpoint(folder)
-    assert [path.name for path in checkpoint.files] == [INDEX, FIRST, SECOND]
+    assert [file.path.name for file in checkpoint.files] == [INDEX, FIRST, SECOND, "tokenizer.model", "config.json"]
     assert {name: tensor.shape for name, tensor in checkpoint.tensors.items()} == {
         name: value.shape for name, value in random_weights().items()
     }
@@ -110,7 +110,13 @@ def test_files_are_the_index_and_the_shards(folder: Path) -> None:
 
 def test_where_both_formats_are_there_safetensors_are_read(folder: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"not looked at")
-    assert [path.name for path in open_checkpoint(folder).files] == [INDEX, FIRST, SECOND]
+    assert [file.path.name for file in open_checkpoint(folder).files] == [
+        INDEX,
+        FIRST,
+        SECOND,
+        "tokenizer.model",
+        "config.json",
+    ]
 
 
 def test_two_sets_of_one_format_are_refused(folder: Path) -> None:

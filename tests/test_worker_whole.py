@@ -133,7 +133,8 @@ def test_who_waits_is_told_the_place_and_who_is_read_how_far(config: EngineConfi
         assert (progress.place, generation.started) == (place, False)
     running.cancel()
     assert eventually(lambda: second.started)
-    assert eventually(lambda: (p := third.progress) is not None and p.place < 2)
+    # between two beats both may have come to their ends
+    assert eventually(lambda: third.started or ((p := third.progress) is not None and p.place < 2))
     assert list(third)[-1].finish_reason == "length"
     progress = third.progress
     assert progress is not None

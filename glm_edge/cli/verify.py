@@ -39,6 +39,7 @@ def command(file: Path, folders: tuple[Path, ...]) -> None:
     click.echo(
         f"{file}: as it was written: {head.size / 1e9:.3f} GB, {len(head.tensors)} tensors,"
         f" {len(golden_texts(head))} golden texts; {recipe}, by GLM Edge {version}"
+        + (f"; its {len(sources(head))} source files are those it was made from" if folders else "")
     )
     facts = {"file": file.name, "bytes": head.size, "head_sha256": str(head.metadata[HASHES])[:HEX]}
     click.echo(json.dumps(facts | {"sources": {source.name: source.sha256 for source in sources(head)}}))
