@@ -1,4 +1,5 @@
-"""The binding of llama.cpp, which nothing else imports but `llama_grammar.py`: typed, small, frees what it allocates.
+"""The binding of llama.cpp, which nothing else imports but `llama_grammar.py` and `llama_kernels.py`: typed, small,
+frees what it allocates.
 
 Three things: a Model (weights and vocabulary), a Context (KV cache of many sequences) and a Batch (what one decode call
 computes). All of llama.cpp's checks stay on its side; what it cannot say in a return code it logs, and the log's last
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import EngineError, InvalidFileError, OutOfMemoryError, RequestError
+from .llama_kernels import leave_out_broken_kernels
 
 LoadMode = Literal["none", "mmap", "direct"]
 _LOAD_MODES = {"none": ll.LLAMA_LOAD_MODE_NONE, "mmap": ll.LLAMA_LOAD_MODE_MMAP, "direct": ll.LLAMA_LOAD_MODE_DIRECT_IO}
@@ -45,6 +47,7 @@ def said() -> str:
 
 ll.llama_log_set(_on_log, ctypes.c_void_p(0))
 ll.llama_backend_init()
+_MAY_REPACK = leave_out_broken_kernels()
 
 
 class Model:
@@ -69,7 +72,7 @@ class Model:
         params = ll.llama_model_default_params()
         params.n_gpu_layers = 0
         params.load_mode = _LOAD_MODES[load_mode]
-        params.use_extra_bufts = repack
+        params.use_extra_bufts = repack and _MAY_REPACK
         params.vocab_only = vocab_only
         raised: list[BaseException] = []
 

@@ -36,6 +36,7 @@ ROOMS = {  # sharing a room
     "model_tensors": "gguf",
     "profile": "device",
     "llama_grammar": "llama",
+    "llama_kernels": "llama",
 }
 
 
@@ -91,7 +92,10 @@ def test_only_the_binding_imports_llama_cpp_and_only_the_app_flask() -> None:
         for name in imported(path):
             if name.split(".")[0] in users:
                 users[name.split(".")[0]].add(str(path.relative_to(PACKAGE)))
-    assert users == {"llama_cpp": {"llama.py", "llama_grammar.py"}, "flask": {str(Path("api/app.py"))}}
+    assert users == {
+        "llama_cpp": {"llama.py", "llama_grammar.py", "llama_kernels.py"},
+        "flask": {str(Path("api/app.py"))},
+    }
 
 
 HELP = "from glm_edge.cli import run, glm_edge; run(glm_edge, ['--help'], prog_name='x')"

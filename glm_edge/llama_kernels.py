@@ -1,0 +1,58 @@
+"""Which of ggml's kernels are used: all but those for Intel's AMX, which crash. The third part of the binding.
+
+ggml keeps weights in the layout of the first kind of kernels that can use them. Those for AMX load a tile configuration
+whose making GCC optimises away, since its own intrinsic says that 8 bytes of the 64 are read: the first batch of two
+tokens then ends in SIGSEGV, whatever the model (seen with GCC 12 and llama.cpp 0c1e57098; ggml-org/llama.cpp issue
+20824, pull request 26954). The next kind, CPU_REPACK, is what processors without AMX use.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from typing import Any
+
+from llama_cpp._ggml import libggml
+
+_BROKEN = b"AMX"
+_PROCESSOR = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
+_Kinds = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)  # ggml_backend_dev_get_extra_bufts_t
+
+
+def leave_out_broken_kernels() -> bool:
+    """Take them out of ggml's list; False where that has no effect, so that no kind of this list may be used.
+
+    ggml makes the list once and hands out its own copy (`ggml-cpu.cpp`): what is changed in it stays changed.
+    """
+    if sys.platform != "linux":  # GCC and AMX meet nowhere else
+        return True
+    kept = [address for address, name in _kinds() if name != _BROKEN]
+    if len(kept) < len(_kinds()):
+        for place, address in enumerate([*kept, None]):
+            _list()[place] = address
+    return len(kept) == len(_kinds())
+
+
+def _kinds() -> list[tuple[int, bytes]]:
+    """(address, name) of each kind that is not ggml's ordinary layout, in the order ggml tries them."""
+    name_of = _function("ggml_backend_buft_name", ctypes.c_char_p, ctypes.c_void_p)
+    found: list[tuple[int, bytes]] = []
+    kinds = _list()
+    while kinds and (address := kinds[len(found)]):
+        found.append((address, name_of(address)))
+    return found
+
+
+def _list() -> Any:
+    """ggml's array of pointers, the last one null; a null pointer where it has none."""
+    device = _function("ggml_backend_dev_by_type", ctypes.c_void_p, ctypes.c_int)(_PROCESSOR)
+    registry = _function("ggml_backend_dev_backend_reg", ctypes.c_void_p, ctypes.c_void_p)(device)
+    find = _function("ggml_backend_reg_get_proc_address", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)
+    getter = find(registry, b"ggml_backend_dev_get_extra_bufts")
+    return _Kinds(getter)(device) if getter else None
+
+
+def _function(name: str, result: type, *arguments: type) -> Any:
+    function = getattr(libggml, name)
+    function.restype, function.argtypes = result, arguments
+    return function
