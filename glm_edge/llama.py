@@ -203,8 +203,9 @@ class Context:
         params = ll.llama_context_default_params()
         params.n_ctx = n_ctx
         params.n_batch = params.n_ubatch = n_batch
-        params.n_seq_max = n_sequences
-        params.n_outputs_max = max(n_outputs, n_sequences)  # llama.cpp reserves one for each sequence
+        self._spare = n_sequences  # one more sequence, for parts of others on their way out and in
+        params.n_seq_max = n_sequences + 1
+        params.n_outputs_max = max(n_outputs, n_sequences + 1)  # llama.cpp reserves one for each sequence
         params.n_threads, params.n_threads_batch = n_threads, n_threads_batch
         params.type_k = params.type_v = _KV_TYPES[kv_type]
         params.flash_attn_type = int(flash_attention)
@@ -246,26 +247,31 @@ class Context:
         """Drop positions start..end of a sequence from the cache; -1 is the end."""
         ll.llama_memory_seq_rm(self._memory, sequence, start, end)
 
-    def copy(self, source: int, target: int, end: int) -> None:
-        """Let `target` share the first `end` positions of `source`; nothing is computed or moved."""
-        ll.llama_memory_seq_cp(self._memory, source, target, 0, end)
+    def copy(self, source: int, target: int, start: int, end: int) -> None:
+        """Let `target` share positions start..end of `source`; nothing is computed or moved."""
+        ll.llama_memory_seq_cp(self._memory, source, target, start, end)
 
-    def state(self, sequence: int) -> memoryview:
-        """All that the cache holds of a sequence, in llama.cpp's own format."""
-        size = ll.llama_state_seq_get_size(self._ctx, sequence)
-        buffer = (ctypes.c_uint8 * size)()
-        written = ll.llama_state_seq_get_data(self._ctx, buffer, size, sequence)
+    def state(self, sequence: int, start: int, end: int) -> memoryview:
+        """What the cache holds of positions start..end of a sequence, in llama.cpp's own format; writable."""
+        self.copy(sequence, self._spare, start, end)
+        try:
+            size = ll.llama_state_seq_get_size(self._ctx, self._spare)
+            buffer = (ctypes.c_uint8 * size)()
+            written = ll.llama_state_seq_get_data(self._ctx, buffer, size, self._spare)
+        finally:
+            self.remove(self._spare)
         if written != size:
             raise EngineError(f"llama.cpp gave {written} bytes of state where it announced {size}")
         return memoryview(buffer).cast("B")
 
-    def restore(self, sequence: int, state: memoryview) -> bool:
-        """Put a writable state into an empty sequence; where it does not go in, False and the sequence stays empty."""
+    def restore(self, sequence: int, state: memoryview, start: int, end: int) -> bool:
+        """Add positions start..end of a writable state to a sequence; where it does not go in, False and no change."""
         buffer = (ctypes.c_uint8 * len(state)).from_buffer(state)
-        if ll.llama_state_seq_set_data(self._ctx, buffer, len(state), sequence) == len(state):
-            return True
-        self.remove(sequence)
-        return False
+        fits = ll.llama_state_seq_set_data(self._ctx, buffer, len(state), self._spare) == len(state)
+        if fits:
+            self.copy(self._spare, sequence, start, end)
+        self.remove(self._spare)
+        return bool(fits)
 
     def close(self) -> None:
         if self._ctx:

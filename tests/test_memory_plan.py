@@ -50,7 +50,7 @@ def test_plan_is_the_fastest_that_fits(
 
 
 def test_peak_at_8192_tokens_stays_within_300_mb_of_file_and_cache() -> None:
-    found = plan_memory(CONFIG, Q4_0, sequences=18, available=16 * GIB)
+    found = plan_memory(replace(CONFIG, cache_folder=Path("cache")), Q4_0, sequences=5, available=16 * GIB)
     assert found.n_ctx == 8192
     assert found.kv == 224 * MIB
     assert found.total - found.weights - found.kv <= 300_000_000
@@ -78,6 +78,15 @@ def test_what_does_not_fit_is_refused_with_both_numbers(asked: dict[str, object]
 def test_context_outside_the_model_is_refused(n_ctx: int) -> None:
     with pytest.raises(UsageError, match="1 to 32768"):
         plan_memory(replace(CONFIG, n_ctx=n_ctx), Q4_0, sequences=1, available=GIB)
+
+
+def test_prefixes_take_more_memory_where_no_folder_takes_them_and_there_is_plenty() -> None:
+    asides = [
+        plan_memory(replace(CONFIG, cache_folder=folder), Q4_0, sequences=5, available=int(gib * GIB)).aside // MIB
+        for folder in (None, Path("cache"))
+        for gib in (16, 4)
+    ]
+    assert asides == [112, 43, 32, 32]
 
 
 def test_batch_has_room_for_every_slot() -> None:

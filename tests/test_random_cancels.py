@@ -90,20 +90,33 @@ def phase(chunks: list[Chunk]) -> str:
 
 @pytest.fixture(scope="module")
 def engine(tiny_f32: Path) -> Iterator[LlamaEngine]:
-    config = EngineConfig(tiny_f32, n_ctx=N_CTX, n_threads=1, n_batch=32, kv_type="f32", slots=SLOTS, queue=AT_ONCE)
-    engine = LlamaEngine(config)
+    engine = opened(tiny_f32, SLOTS)
     yield engine
     engine.close()
+
+
+def opened(model: Path, slots: int) -> LlamaEngine:
+    return LlamaEngine(
+        EngineConfig(model, n_ctx=N_CTX, n_threads=1, n_batch=32, kv_type="f32", slots=slots, queue=AT_ONCE)
+    )
+
+
+def answers_alone(model: Path, planned: list[Planned]) -> list[str]:
+    """By an engine of their own, so that nothing of them is known to the one that is tested."""
+    engine = opened(model, slots=1)
+    whole = [text(list(engine.submit(one.request))) for one in planned]
+    engine.close()
+    return whole
 
 
 def answers_alive() -> list[Answer]:
     return [thing for thing in gc.get_objects() if isinstance(thing, Answer)]
 
 
-def test_random_cancels_change_no_other_answer_and_leave_nothing_behind(engine: LlamaEngine) -> None:
+def test_random_cancels_change_no_other_answer_and_leave_nothing_behind(engine: LlamaEngine, tiny_f32: Path) -> None:
     others = answers_alive()  # of engines that other tests left open
     planned = plan(seed=5)
-    whole = [text(list(engine.submit(one.request))) for one in planned]
+    whole = answers_alone(tiny_f32, planned)
     answers: list[list[Chunk]] = []
     memory: list[int] = []  # bytes, after each quarter
     with ThreadPoolExecutor(AT_ONCE) as readers:

@@ -9,6 +9,7 @@ import pytest
 
 from glm_edge.engine.engine import LlamaEngine
 from glm_edge.engine.scheduler import Scheduler, sequences
+from glm_edge.engine.store import Store
 from glm_edge.llama import Batch, Context, Model
 from glm_edge.types import EngineConfig, Message, Request, SamplingParams
 
@@ -42,7 +43,7 @@ def fill(batch: Batch, n: int) -> None:
 def test_a_slice_takes_a_second_at_the_measured_speed_whoever_writes(
     context: Context, batch: Batch, speed: int, writing: int
 ) -> None:
-    scheduler = Scheduler(context, batch, 8)
+    scheduler = Scheduler(context, batch, 8, Store(None, bytes(32)))
     fill(batch, 512)
     scheduler._measure([], 512 / speed)
     n = scheduler._budget(writing)
@@ -52,7 +53,7 @@ def test_a_slice_takes_a_second_at_the_measured_speed_whoever_writes(
 
 
 def test_slices_shrink_as_a_context_grows_and_batches_take_longer(context: Context, batch: Batch) -> None:
-    scheduler = Scheduler(context, batch, 8)
+    scheduler = Scheduler(context, batch, 8, Store(None, bytes(32)))
     sizes = []
     for speed in (100, 80, 60, 40, 20, 20, 20, 20, 20, 20):
         fill(batch, 64)
@@ -64,7 +65,7 @@ def test_slices_shrink_as_a_context_grows_and_batches_take_longer(context: Conte
 
 
 def test_alone_a_prompt_takes_the_whole_batch(context: Context, batch: Batch) -> None:
-    assert Scheduler(context, batch, 8)._budget(0) == 512
+    assert Scheduler(context, batch, 8, Store(None, bytes(32)))._budget(0) == 512
 
 
 def test_a_running_answer_goes_on_while_a_long_prompt_is_read(tiny_f32: Path) -> None:

@@ -51,6 +51,7 @@ class Answer:
         self.tokens = list(task.prompt.ids)  # prompt, then the answer so far
         self.shown = ""  # the answer so far, as its reader got it
         self.n_past = 0  # how many of the tokens are in the cache
+        self.n_stored = 0  # how many were when they were last put into the store
         self.sequence = -1  # llama.cpp's sequence while it has one
         self.finished = False
         self.sampler = sampler
@@ -75,6 +76,11 @@ class Answer:
         return len(self.tokens) - self.n_past
 
     @property
+    def computed(self) -> list[int]:
+        """The tokens that are in the cache."""
+        return self.tokens[: self.n_past]
+
+    @property
     def _written(self) -> int:
         """Tokens of the answer so far."""
         return len(self.tokens) - len(self.task.prompt.ids)
@@ -90,7 +96,7 @@ class Answer:
             self._n_cached = n
 
     def sent_back(self) -> None:
-        """Its cells are gone: all its tokens have to be computed again, nothing else changes."""
+        """Its cells are gone: all its tokens have to be computed again, or read back; nothing else changes."""
         self.sequence = -1
         self.n_past = 0
 

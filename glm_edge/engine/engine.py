@@ -56,7 +56,7 @@ class LlamaEngine:
         self._model = Model(config.model, load_mode=self.plan.load_mode, repack=self.plan.repack, progress=progress)
         try:
             self._tokenizer = Tokenizer(self._model, file)
-            self._store = _open_store(config, file)
+            self._store = _open_store(config, file, self.plan.aside)
             self._context = self._open_context(config)
         except BaseException:
             self._model.close()
@@ -182,8 +182,7 @@ class LlamaEngine:
 
     def flush(self) -> None:
         """Wait until what was computed is on disk, where there is a cache folder."""
-        if self._store is not None:
-            self._store.flush()
+        self._store.flush()
 
     def between_batches(self, function: Callable[[], R]) -> R:
         """Call a function in the engine's thread and return what it returns: for what is measured beside the engine.
@@ -211,8 +210,7 @@ class LlamaEngine:
         self._abort = True
         self._inbox.put(None)
         self._thread.join()
-        if self._store is not None:
-            self._store.close()
+        self._store.close()
         self._batch.close()
         self._context.close()
         with self._vocabulary:
@@ -266,11 +264,15 @@ class LlamaEngine:
             item()
 
 
-def _open_store(config: EngineConfig, file: GgufFile) -> Store | None:
-    """The prefixes on disk that fit this model, in this configuration, with this llama.cpp."""
-    shipped = config.model.with_name(config.model.name + ".prefixes")
-    if config.cache_folder is None:
-        return None
+def _open_store(config: EngineConfig, file: GgufFile, memory: int) -> Store:
+    """The prefixes that fit this model, in this configuration, with this llama.cpp."""
     identity = hashlib.sha256(f"{versions()} {config.kv_type} {bool(config.flash_attention)}".encode())
     identity.update(fingerprint(file))
-    return Store(config.cache_folder, identity.digest(), limit=config.cache_bytes, shipped=(shipped,))
+    shipped = config.model.with_name(config.model.name + ".prefixes")
+    return Store(
+        config.cache_folder,
+        identity.digest(),
+        limit=config.cache_bytes,
+        memory=memory,
+        shipped=() if config.cache_folder is None else (shipped,),
+    )

@@ -18,6 +18,7 @@ from ..gguf_values import GgufFile
 from ..model_file import context_length, model_sizes
 from ..model_tensors import Sizes
 from ..types import EngineConfig, LoadMode
+from .store import MEMORY
 
 GIB = 1 << 30
 # ChatGLM2-6B was aligned for chat at this length; its position encoding goes further, its manners do not.
@@ -30,7 +31,7 @@ _SMALLEST_CTX = 512  # what is offered on a machine that is nearly full
 _COMPUTE = 176 << 20
 _ENOUGH = 96  # tokens
 _BATCHES = (512, 384, 256, 192, 128, 96, 64, 32)
-_OWN = 96 << 20  # bytes of interpreter, libraries, vocabulary and working buffers
+_OWN = 72 << 20  # bytes of interpreter, libraries, vocabulary and working buffers
 _RESERVE = 64 << 20  # bytes that are left to other programs
 
 
@@ -55,6 +56,7 @@ class MemoryPlan:
     weights: int
     kv: int
     compute: int  # llama.cpp's buffers for one batch at the end of the context
+    aside: int  # states of prefixes that are not in the cache
     available: int
 
     @property
@@ -65,7 +67,7 @@ class MemoryPlan:
     @property
     def needed(self) -> int:
         """What has to be free besides the weights."""
-        return self.kv + self.compute + _OWN
+        return self.kv + self.compute + self.aside + _OWN
 
     @property
     def slow(self) -> bool:
@@ -90,7 +92,7 @@ def plan_memory(config: EngineConfig, weights: Weights, *, sequences: int, avail
     """The fastest way that fits: repacked before mapped, the longest context that was not asked for otherwise.
 
     Args:
-        sequences: of the cache; each keeps a row of logits.
+        sequences: that answers use; each, and the context's own one, keeps a row of logits.
         available: bytes that this process can take.
 
     Raises OutOfMemoryError when not even mapped weights fit, UsageError for a context the model does not have.
@@ -154,12 +156,14 @@ def _sized(
     flash = bool(config.flash_attention)
 
     def compute(n_batch: int) -> int:
-        return compute_bytes(weights.sizes, n_ctx, n_batch, sequences, flash_attention=flash)
+        return compute_bytes(weights.sizes, n_ctx, n_batch, sequences + 1, flash_attention=flash)
 
     largest = min(config.n_batch or _BATCHES[0], n_ctx)
     sizes = [largest, *(n for n in _BATCHES if n < largest)]
     kv = kv_bytes(weights.sizes, n_ctx, config.kv_type)
-    rest = available - weights.size - kv - _OWN
+    rest = available - weights.size - kv - MEMORY - _OWN
     small = (n for n in sizes if compute(n) <= max(_COMPUTE, rest // 4 if n <= _ENOUGH else 0))
     n_batch = max(next(small, sizes[-1]), config.slots)
-    return MemoryPlan(mode, mode != "mmap", n_ctx, n_batch, weights.size, kv, compute(n_batch), available)
+    # where no folder takes them they need more room, as long as there is plenty
+    aside = MEMORY if config.cache_folder is not None else max(MEMORY, min(kv // 2, rest // 8))
+    return MemoryPlan(mode, mode != "mmap", n_ctx, n_batch, weights.size, kv, compute(n_batch), aside, available)

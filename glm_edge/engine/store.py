@@ -1,234 +1,227 @@
-"""Prefixes on disk: what was computed once is read back in milliseconds, after a restart too.
+"""Prefixes outside of the KV cache: on disk, where what was computed once is read back after a restart too, and in
+memory until they are there, or where no folder is.
 
-One file a prefix, named by its content's hash, complete or absent:
-
-    8 bytes   magic          b"GLMEPFX1"
-    32 bytes  identity       sha256 of the model's fingerprint, the cache's types and llama.cpp's version
-    4 bytes   n              token ids, little endian as all numbers
-    8 bytes   m              bytes of state
-    n x 4     token ids      int32
-    m         state          llama.cpp's own format for one sequence
-    32 bytes  sha256         of everything before
-
-A broken file in the writable folder is removed, one of another model is left alone until its turn comes to make room.
-The files contain what users wrote: only their owner may read them.
+A prefix is kept in pieces of at most PIECE tokens, each a continuation of the one before it. So what several prefixes
+begin with is kept once, a conversation that grows writes only what is new, and memory never has to hold more than a
+piece or two. A piece too small for a file is a tail: it stays in memory until a longer one takes its place.
+How files look: `store_file.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
-import queue
-import struct
-import tempfile
 import threading
-import time
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
+from .prefix import common_prefix
+from .store_file import Folder, Piece, key_of, read_folder, read_state
 
-from .prefixes import common_prefix
-
-_MAGIC = b"GLMEPFX1"
-_HEADER = struct.Struct("<8s32sIQ")
-_SUFFIX = ".prefix"
-_MAX_TOKENS = 1 << 20
-_DIGEST = 32  # bytes of sha256
-_TEMPORARY = ".tmp"
-_ABANDONED_S = 600.0  # nothing takes so long to write
-
-
-@dataclass(frozen=True)
-class File:
-    """What a file says it holds."""
-
-    path: Path
-    identity: bytes
-    tokens: list[int]
-    size: int  # bytes
-    writable: bool  # lies in the folder that is ours to clean up
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A state that was read, and how many of the tokens asked for it begins with."""
-
-    state: memoryview
-    length: int
-    file: File
+PIECE = 512  # tokens; 15 MB of ChatGLM2-6B's state
+WORTH_WRITING = 128  # tokens; fewer are computed again soon enough
+MEMORY = 32 << 20  # bytes of states in memory that two pieces of ChatGLM2-6B fit into
 
 
 class Store:
     """Args:
-    folder: where new prefixes go; made when the first is saved.
-    shipped: folders of prefixes that came with the model, only read.
+    folder: where pieces go that are worth it. None: all of them stay in memory.
     identity: sha256 digest of all that a state depends on.
     limit: bytes that `folder` may hold; the least recently used files go first.
+    memory: bytes of states in memory, those that wait to be written included; the least recently used go first.
+    shipped: folders of prefixes that came with the model, only read.
 
-    `longest` and `load` are the engine thread's; `save` hands the writing to a thread of its own.
+    A thread of its own writes; everything else is the engine thread's.
     """
 
-    def __init__(self, folder: Path, identity: bytes, *, limit: int, shipped: tuple[Path, ...] = ()) -> None:
-        self._folder = folder
-        self._identity = identity
-        self._limit = limit
-        self._lock = threading.Lock()  # guards _files
-        self._files = [
-            f for place in shipped for path in place.glob(f"*{_SUFFIX}") if (f := _read(path, writable=False))
-        ]
-        for path in folder.glob(f"*{_TEMPORARY}"):  # of a program that was killed while it wrote
-            if time.time() - _used(path) > _ABANDONED_S:
-                _remove(path)
-        for path in folder.glob(f"*{_SUFFIX}"):
-            if file := _read(path, writable=True):
-                self._files.append(file)
-            else:
-                _remove(path)
-        self._files = [f for f in self._files if f.identity == identity]
-        # one at a time: a state may be hundreds of megabytes, and those that wait would all be in memory
-        self._work: queue.Queue[tuple[list[int], memoryview] | None] = queue.Queue(maxsize=1)
+    def __init__(
+        self,
+        folder: Path | None,
+        identity: bytes,
+        *,
+        limit: int = 2 << 30,
+        memory: int = MEMORY,
+        shipped: Sequence[Path] = (),
+    ) -> None:
+        self._root = identity
+        self._folder = None if folder is None else Folder(folder, identity, limit)
+        self._memory = memory
+        self._lock = threading.Condition()  # guards what follows; told of work for the writer, and of work done
+        self._pieces: dict[bytes, Piece] = {}
+        self._next: dict[bytes, list[bytes]] = {}  # keys of the pieces that continue one
+        self._states: OrderedDict[bytes, memoryview] = OrderedDict()  # in memory, least recently used first
+        self._writing = False
+        self._closing = False
         self._writer: threading.Thread | None = None
+        found = [piece for place in shipped for piece in read_folder(place, identity)]
+        self._take_in(found + ([] if self._folder is None else self._folder.open()))
 
-    def longest(self, tokens: list[int]) -> int:
-        """How many leading tokens of these the best file holds."""
-        with self._lock:
-            return max((common_prefix(file.tokens, tokens) for file in self._files), default=0)
+    @property
+    def writes(self) -> bool:
+        """Whether prefixes outlive the engine."""
+        return self._folder is not None
 
-    def load(self, tokens: list[int], at_least: int = 1) -> Stored | None:
-        """The state with the longest prefix of `tokens`; None where no file has `at_least` so many, or it is broken."""
+    def find(self, tokens: Sequence[int]) -> list[tuple[Piece, int]]:
+        """The pieces that hold the longest beginning of `tokens`: (piece, position up to which it is theirs)."""
         with self._lock:
-            lengths = [(common_prefix(file.tokens, tokens), i) for i, file in enumerate(self._files)]
-            length, best = max(lengths, default=(0, -1))
-            if length < max(at_least, 1):
+            return self._walk(self._root, tokens, 0)
+
+    def longest(self, tokens: Sequence[int]) -> int:
+        """How many leading tokens of these it holds."""
+        found = self.find(tokens)
+        return found[-1][1] if found else 0
+
+    def load(self, piece: Piece) -> memoryview | None:
+        """The state of a piece, writable; None where it is broken or has gone, and then the piece is given up."""
+        with self._lock:
+            state = self._states.get(piece.key)
+        if state is None and piece.path is not None:
+            state = read_state(piece)
+        with self._lock:
+            if state is None:
+                self._forget(piece)
+            else:
+                self._touch(piece)
+        return state
+
+    def end(self, tokens: Sequence[int]) -> tuple[bytes, int]:
+        """(key, position) where a new piece of `tokens` is to begin: after the last that is whole and no tail."""
+        key, end = self._root, 0
+        for piece, position in self.find(tokens):
+            if position < piece.end or _is_tail(piece):
+                break
+            key, end = piece.key, position
+        return key, end
+
+    def put(self, parent: bytes, start: int, tokens: list[int], state: memoryview) -> bytes | None:
+        """Keep a piece, in place of the tails that it covers; returns its key, or None where memory has no room for it.
+
+        Args:
+            parent, start: as `end` gave them, or the last call of this.
+        """
+        piece = Piece(key_of(parent, tokens), parent, start, tokens)
+        with self._lock:
+            if parent != self._root and parent not in self._pieces:
                 return None
-            file = self._files[best]
-        state = _read_state(file)
-        if state is None:
-            self.forget(file)
-            return None
-        if file.writable:
-            with contextlib.suppress(OSError):
-                os.utime(file.path)
-        return Stored(state, length, file)
-
-    def save(self, tokens: list[int], state: memoryview) -> None:
-        """Write a prefix in the background, unless another is still being written; what it covers is removed then."""
-        if self._writer is None:
-            self._writer = threading.Thread(target=self._write_all, name="prefix writer", daemon=True)
-            self._writer.start()
-        with contextlib.suppress(queue.Full):
-            self._work.put_nowait((tokens, state))
+            for key in list(self._next.get(parent, ())):
+                tail = self._pieces[key]
+                if _is_tail(tail) and tail.tokens == tokens[: len(tail.tokens)]:
+                    self._forget(tail)
+            if piece.key not in self._pieces:
+                self._add(piece)
+                self._states[piece.key] = state
+            self._touch(self._pieces[piece.key])
+            self._shrink()
+            if self._folder is not None and self._writer is None:
+                self._writer = threading.Thread(target=self._write_all, name="prefix writer", daemon=True)
+                self._writer.start()
+            self._lock.notify_all()
+            return piece.key if piece.key in self._pieces else None
 
     def flush(self) -> None:
-        """Wait until what was handed to `save` is written."""
-        self._work.join()
+        """Wait until everything that is worth it is written."""
+        with self._lock:
+            while self._folder is not None and (self._writing or self._unwritten() is not None):
+                self._lock.wait()
 
     def close(self) -> None:
-        """Wait until everything is written."""
+        """Wait until everything that is worth it is written."""
+        with self._lock:
+            self._closing = True
+            self._lock.notify_all()
         if self._writer is not None:
-            self._work.put(None)
             self._writer.join()
-            self._writer = None
+
+    # What follows is called with the lock held, but for the writer's own thread.
+
+    def _take_in(self, found: list[Piece]) -> None:
+        """Those of `found` whose beginning is there too; the others are of no use."""
+        continuing: dict[bytes, list[Piece]] = {}
+        for piece in found:
+            continuing.setdefault(piece.parent, []).append(piece)
+        known = [self._root]
+        while known:
+            for piece in continuing.pop(known.pop(), ()):
+                if piece.key not in self._pieces:
+                    self._add(piece)
+                    known.append(piece.key)
+        for pieces in continuing.values():
+            for piece in pieces:
+                piece.remove()
+
+    def _add(self, piece: Piece) -> None:
+        self._pieces[piece.key] = piece
+        self._next.setdefault(piece.parent, []).append(piece.key)
+
+    def _walk(self, key: bytes, tokens: Sequence[int], start: int) -> list[tuple[Piece, int]]:
+        best: list[tuple[Piece, int]] = []
+        for piece in (self._pieces[key] for key in self._next.get(key, ())):
+            n = common_prefix(piece.tokens, tokens[start : start + len(piece.tokens)])
+            found = [(piece, start + n)] if n else []
+            if n == len(piece.tokens):
+                found += self._walk(piece.key, tokens, start + n)
+            if found and (not best or found[-1][1] > best[-1][1]):
+                best = found
+        return best
+
+    def _forget(self, piece: Piece) -> None:
+        """A piece and all that continues it."""
+        if self._pieces.pop(piece.key, None) is None:
+            return
+        self._states.pop(piece.key, None)
+        self._next[piece.parent].remove(piece.key)
+        for key in list(self._next.get(piece.key, ())):
+            self._forget(self._pieces[key])
+        self._next.pop(piece.key, None)
+        piece.remove()
+
+    def _touch(self, piece: Piece | None) -> None:
+        """The piece was used, and so were those before it: they are the last to go."""
+        while piece is not None:
+            if piece.key in self._states:
+                self._states.move_to_end(piece.key)
+            piece.touch()
+            piece = self._pieces.get(piece.parent)
+
+    def _shrink(self) -> None:
+        while self._states and sum(len(state) for state in self._states.values()) > self._memory:
+            self._forget(self._pieces[next(iter(self._states))])
+
+    def _unwritten(self) -> Piece | None:
+        """The next piece to write: one that what comes before it is written of."""
+        for key in self._states:
+            piece, before = self._pieces[key], self._pieces.get(self._pieces[key].parent)
+            if not _is_tail(piece) and not piece.failed and (before is None or before.path is not None):
+                return piece
+        return None
 
     def _write_all(self) -> None:
-        while (work := self._work.get()) is not None:
-            # a full or read-only disk costs the cache, nothing else
-            with contextlib.suppress(OSError):
-                self._write(*work)
-            self._work.task_done()
-
-    def _write(self, tokens: list[int], state: memoryview) -> None:
-        header = _HEADER.pack(_MAGIC, self._identity, len(tokens), len(state))
-        ids = np.array(tokens, "<i4").tobytes()
-        digest = hashlib.sha256(header + ids)
-        name = digest.hexdigest()[:32] + _SUFFIX
-        digest.update(state)
-        size = len(header) + len(ids) + len(state) + _DIGEST
-        if size > self._limit:
+        """The writer's thread."""
+        if self._folder is None:
             return
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._make_room(size, tokens)
-        # mkstemp's files are readable by their owner only
-        handle, temporary = tempfile.mkstemp(dir=self._folder, suffix=_TEMPORARY)
-        try:
-            with open(handle, "wb") as file:
-                for part in (header, ids, state, digest.digest()):
-                    file.write(part)
-            os.replace(temporary, self._folder / name)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        with self._lock:
-            self._files.append(File(self._folder / name, self._identity, tokens, size, writable=True))
-
-    def _make_room(self, size: int, tokens: list[int]) -> None:
-        """Remove what the new file covers, then the least recently used, of any model, until it fits."""
-        with self._lock:
-            covered = [f for f in self._files if f.writable and common_prefix(f.tokens, tokens) == len(f.tokens)]
-        for file in covered:
-            self.forget(file)
-        paths = sorted(self._folder.glob(f"*{_SUFFIX}"), key=_used)
-        sizes = [path.stat().st_size for path in paths]
-        while paths and sum(sizes) + size > self._limit:
-            self._forget_path(paths.pop(0))
-            sizes.pop(0)
-
-    def forget(self, file: File) -> None:
-        """Remove a file that is of no use."""
-        with self._lock:
-            self._files = [f for f in self._files if f is not file]
-        if file.writable:
-            _remove(file.path)
-
-    def _forget_path(self, path: Path) -> None:
-        with self._lock:
-            self._files = [f for f in self._files if f.path != path]
-        _remove(path)
+        while True:
+            with self._lock:
+                while (piece := self._unwritten()) is None and not self._closing:
+                    self._lock.wait()
+                if piece is None:
+                    return
+                state = self._states[piece.key]
+                self._writing = True
+            written, gone = self._folder.write(piece, state)
+            with self._lock:
+                self._writing = False
+                for path in gone:
+                    for lost in [p for p in self._pieces.values() if p.path == path]:
+                        self._forget(lost)
+                if piece.key not in self._pieces:  # given up meanwhile
+                    written.remove()
+                else:
+                    self._pieces[piece.key] = written
+                    if written.path is not None:  # the system's own cache has it from here on
+                        del self._states[piece.key]
+                    self._touch(written)
+                self._lock.notify_all()
 
 
-def _read(path: Path, *, writable: bool) -> File | None:
-    """What a file says it holds; None unless its length is the one that this takes."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(_HEADER.size)
-            if len(head) < _HEADER.size:
-                return None
-            magic, identity, n, m = _HEADER.unpack(head)
-            if magic != _MAGIC or not 0 < n <= _MAX_TOKENS:
-                return None
-            ids = file.read(4 * n)
-            size = os.fstat(file.fileno()).st_size
-    except OSError:
-        return None
-    if size != _HEADER.size + 4 * n + m + _DIGEST:
-        return None
-    return File(path, identity, np.frombuffer(ids, "<i4").tolist(), size, writable)
-
-
-def _read_state(file: File) -> memoryview | None:
-    """The state of a file; None when any byte of it changed since it was written."""
-    content = bytearray(file.size)
-    try:
-        with open(file.path, "rb") as source:
-            complete = source.readinto(content) == file.size and not source.read(1)
-    except OSError:
-        return None
-    body = memoryview(content)[:-_DIGEST]
-    if not complete or hashlib.sha256(body).digest() != content[-_DIGEST:]:
-        return None
-    return body[_HEADER.size + 4 * len(file.tokens) :]
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
-
-
-def _used(path: Path) -> float:
-    """When a file was last used, by its time of change; 0 where it has gone."""
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
+def _is_tail(piece: Piece) -> bool:
+    """Whether it is too small for a file; one that continues further is as good as a large one."""
+    return piece.path is None and len(piece.tokens) < WORTH_WRITING

@@ -1,0 +1,19 @@
+"""How much two sequences of token ids begin alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many leading ids are equal."""
+    low, high = 0, min(len(a), len(b))
+    if a[:high] == b[:high]:  # slices compare at C speed, and this is the usual case
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low

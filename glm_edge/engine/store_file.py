@@ -1,0 +1,189 @@
+"""One piece of a prefix in one file, named by its key, complete or absent; and the folder of them that is ours.
+
+    8 bytes   magic          b"GLMEPFX2"
+    32 bytes  identity       sha256 of the model's fingerprint, the cache's types and llama.cpp's version
+    32 bytes  parent         key of the piece before; the identity where there is none
+    4 bytes   start          position of the first token; little endian as all numbers
+    4 bytes   n              token ids
+    8 bytes   m              bytes of state
+    n x 4     token ids      int32
+    m         state          llama.cpp's own format for one sequence
+    32 bytes  sha256         of everything before
+
+A key is sha256(parent, token ids). A broken file in our folder is removed, one of another model is left alone until its
+turn comes to make room. The files contain what users wrote: only their owner may read them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import struct
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+_MAGIC = b"GLMEPFX2"
+_HEADER = struct.Struct("<8s32s32sIIQ")
+_SUFFIX = ".prefix"
+_MAX_TOKENS = 1 << 20
+_DIGEST = 32  # bytes of sha256
+_TEMPORARY = ".tmp"
+_ABANDONED_S = 600.0  # nothing takes so long to write
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """Tokens of a prefix from position `start` on; those before are its parent's."""
+
+    key: bytes
+    parent: bytes
+    start: int
+    tokens: list[int]
+    path: Path | None = None  # where it is on disk
+    size: int = 0  # bytes there
+    writable: bool = False  # lies in the folder that is ours to clean up
+    failed: bool = False  # could not be written, and is not tried again
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.tokens)
+
+    def touch(self) -> None:
+        """It was used now: others go first."""
+        if self.path is not None and self.writable:
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
+
+    def remove(self) -> None:
+        """Delete its file, where that is ours."""
+        if self.path is not None and self.writable:
+            _remove(self.path)
+
+
+def key_of(parent: bytes, tokens: list[int]) -> bytes:
+    return hashlib.sha256(parent + np.array(tokens, "<i4").tobytes()).digest()
+
+
+class Folder:
+    """Args:
+    path: made when the first piece is written.
+    limit: bytes that it may hold; the least recently used files go first, of any model.
+    """
+
+    def __init__(self, path: Path, identity: bytes, limit: int) -> None:
+        self._path = path
+        self._identity = identity
+        self._limit = limit
+
+    def open(self) -> list[Piece]:
+        """Our pieces; what is broken is removed, and what programs left that were killed while they wrote."""
+        for path in self._path.glob(f"*{_TEMPORARY}"):
+            if time.time() - _used(path) > _ABANDONED_S:
+                _remove(path)
+        return read_folder(self._path, self._identity, writable=True)
+
+    def write(self, piece: Piece, state: memoryview) -> tuple[Piece, list[Path]]:
+        """The piece as it is now, written or failed, and the files that went to make room for it."""
+        gone: list[Path] = []
+        with contextlib.suppress(OSError):  # a full or read-only disk costs the cache, nothing else
+            ids = np.array(piece.tokens, "<i4").tobytes()
+            numbers = piece.start, len(piece.tokens), len(state)
+            header = _HEADER.pack(_MAGIC, self._identity, piece.parent, *numbers)
+            digest = hashlib.sha256(header + ids)
+            digest.update(state)
+            size = len(header) + len(ids) + len(state) + _DIGEST
+            if size <= self._limit:
+                self._path.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._make_room(size, gone)
+                path = self._path / (piece.key.hex()[:32] + _SUFFIX)
+                self._write(path, (header, ids, state, digest.digest()))
+                return replace(piece, path=path, size=size, writable=True), gone
+        return replace(piece, failed=True), gone
+
+    def _write(self, path: Path, parts: tuple[bytes | memoryview, ...]) -> None:
+        # mkstemp's files are readable by their owner only
+        handle, temporary = tempfile.mkstemp(dir=self._path, suffix=_TEMPORARY)
+        try:
+            with open(handle, "wb") as file:
+                for part in parts:
+                    file.write(part)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    def _make_room(self, size: int, gone: list[Path]) -> None:
+        paths = sorted(self._path.glob(f"*{_SUFFIX}"), key=_used)
+        sizes = [path.stat().st_size for path in paths]
+        while paths and sum(sizes) + size > self._limit:
+            gone.append(paths.pop(0))
+            _remove(gone[-1])
+            sizes.pop(0)
+
+
+def read_folder(folder: Path, identity: bytes, *, writable: bool = False) -> list[Piece]:
+    """Its pieces of this identity. Where it is writable, broken files are removed."""
+    found: list[Piece] = []
+    for path in folder.glob(f"*{_SUFFIX}"):
+        known, piece = _read(path, identity, writable)
+        if piece is not None:
+            found.append(piece)
+        elif writable and not known:
+            _remove(path)
+    return found
+
+
+def _read(path: Path, identity: bytes, writable: bool) -> tuple[bool, Piece | None]:
+    """Whether the file has the format and the length that it announces; and its piece, where it is of this identity."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEADER.size)
+            if len(head) < _HEADER.size:
+                return False, None
+            magic, of, parent, start, n, m = _HEADER.unpack(head)
+            if magic != _MAGIC or not 0 < n <= _MAX_TOKENS:
+                return False, None
+            ids = file.read(4 * n)
+            size = os.fstat(file.fileno()).st_size
+    except OSError:
+        return False, None
+    if size != _HEADER.size + 4 * n + m + _DIGEST:
+        return False, None
+    if of != identity:
+        return True, None
+    tokens = np.frombuffer(ids, "<i4").tolist()
+    return True, Piece(key_of(parent, tokens), parent, start, tokens, path, size, writable)
+
+
+def read_state(piece: Piece) -> memoryview | None:
+    """The state in its file; None when any byte of that changed since it was written."""
+    if piece.path is None:
+        return None
+    content = bytearray(piece.size)
+    try:
+        with open(piece.path, "rb") as source:
+            complete = source.readinto(content) == piece.size and not source.read(1)
+    except OSError:
+        return None
+    body = memoryview(content)[:-_DIGEST]
+    if not complete or hashlib.sha256(body).digest() != content[-_DIGEST:]:
+        return None
+    return body[_HEADER.size + 4 * len(piece.tokens) :]
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def _used(path: Path) -> float:
+    """When a file was last used, by its time of change; 0 where it has gone."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
