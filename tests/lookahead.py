@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from glm_edge.engine.lookup import MAX_DRAFT, Costs, Lookup
+from glm_edge.engine.costs import Costs
+from glm_edge.engine.lookup import MAX_DRAFT, Lookup
 
 # ChatGLM2-6B, Q4_0, 2 cores: 8.4, 9.1, 13.6 and 14.1 tokens a second with 1, 2, 4 and 8 tokens in a batch
 FULL_SIZE = {1: 0.119, 2: 0.220, 4: 0.294, 8: 0.567}

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from lookahead import FULL_SIZE, simulate
 
+from glm_edge.engine.costs import Costs
 from glm_edge.engine.engine import LlamaEngine
-from glm_edge.engine.lookup import Costs, Lookup
+from glm_edge.engine.lookup import Lookup
 from glm_edge.types import EngineConfig, Message, Request, SamplingParams
 
 DRAW = random.Random(3)

@@ -32,35 +32,27 @@ def context(tiny_f32: Path) -> Iterator[Context]:
     model.close()
 
 
-def fill(batch: Batch, n: int) -> None:
-    batch.clear()
-    for i in range(n):
-        batch.add(1, i, 0, logits=False)
-
-
 @pytest.mark.parametrize("writing", [1, 4, 8])
 @pytest.mark.parametrize("speed", [1000, 23, 13, 8, 4], ids=lambda n: f"{n} tokens a second")
 def test_a_slice_takes_a_second_at_the_measured_speed_whoever_writes(
     context: Context, batch: Batch, speed: int, writing: int
 ) -> None:
     scheduler = Scheduler(context, batch, 8, Store(None, bytes(32)))
-    fill(batch, 512)
-    scheduler._measure([], 512 / speed)
+    scheduler._costs.measure_prompt(512, 512 / speed)
     n = scheduler._budget(writing)
     # a token of an answer costs at most about twice a prompt's; 2 s is what a reader may have to wait
     assert (n + 2) / speed < 2
-    assert n == min(512 - writing, max(1, speed - speed % 4))
+    assert n == min(512 - writing, max(1, speed - (speed + writing) % 4))  # in rows of 4, all together
 
 
 def test_slices_shrink_as_a_context_grows_and_batches_take_longer(context: Context, batch: Batch) -> None:
     scheduler = Scheduler(context, batch, 8, Store(None, bytes(32)))
     sizes = []
     for speed in (100, 80, 60, 40, 20, 20, 20, 20, 20, 20):
-        fill(batch, 64)
-        scheduler._measure([], 64 / speed)
+        scheduler._costs.measure_prompt(64, 64 / speed)
         sizes.append(scheduler._budget(1))
     assert sizes == sorted(sizes, reverse=True)
-    assert sizes[0] == 100
+    assert sizes[0] == 99  # and the answer's token
     assert sizes[-1] <= 24
 
 

@@ -29,6 +29,7 @@ _ROOM = 64  # tokens that a prompt needs beside it: a second turn, an answer's s
 @click.option("--tokens", type=click.IntRange(8), default=32, show_default=True, help="Tokens of an answer.")
 @click.option("--streams", default="1,2,4,8", show_default=True, help="Answers at the same time; empty for none.")
 @click.option("--bare", is_flag=True, help="Measure a bare llama_decode loop beside the engine.")
+@click.option("--mapped", is_flag=True, help="Map the weights without repacking them, as where memory is short.")
 @click.option("--compare", is_flag=True, help="Measure llama_cpp.Llama on the same file, in turn.")
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Also draw a PNG; needs glm-edge[plot].")
 @click.option("--tune", is_flag=True, help="Only find the fastest settings for this machine, and keep them.")
@@ -41,6 +42,7 @@ def command(
     tokens: int,
     streams: str,
     bare: bool,
+    mapped: bool,
     compare: bool,
     plot_file: Path | None,
     tune: bool,
@@ -63,7 +65,13 @@ def command(
 
         check_plot(plot_file)
     config = EngineConfig(
-        path, n_ctx=n_ctx, n_threads=threads, slots=max(counts, default=1), queue=32, prompt_lookup=False
+        path,
+        n_ctx=n_ctx,
+        n_threads=threads,
+        load_mode="mmap" if mapped else None,
+        slots=max(counts, default=1),
+        queue=32,
+        prompt_lookup=False,
     )
     config = with_profile(config)
     _bench(config, runs, prompt, tokens, counts, bare=bare, compare=compare, plot_file=plot_file)

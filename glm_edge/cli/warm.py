@@ -49,7 +49,7 @@ def command(model: Path, prompts: Path, threads: int | None) -> None:
         engine.close()
     kept = list(folder.glob("*.prefix"))
     size = sum(file.stat().st_size for file in kept)
-    click.echo(f"{folder}: {len(kept)} prefixes, {size / 1e6:.1f} MB")
+    click.echo(f"{folder}: {len(kept)} {'file' if len(kept) == 1 else 'files'}, {size / 1e6:.1f} MB")
 
 
 def _read(path: Path) -> list[str]:

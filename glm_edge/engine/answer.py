@@ -14,8 +14,9 @@ from ..errors import GlmEdgeError
 from ..generation import Generation
 from ..llama import Model
 from ..types import Chunk, FinishReason, Request, Stats, TokenLogprob
+from .costs import Costs
 from .logprobs import token_logprob
-from .lookup import Costs, Lookup
+from .lookup import Lookup
 from .sampler import Sampler
 from .text import AnswerText
 from .tokenizer import Prompt

@@ -63,7 +63,14 @@ class LlamaEngine:
             raise
         self.info = ModelInfo(model_id(file), config.model, self._model.n_params, self.plan.n_ctx)
         self._batch = Batch(self.plan.n_batch)
-        self._scheduler = Scheduler(self._context, self._batch, config.slots, self._store, lookup=config.prompt_lookup)
+        self._scheduler = Scheduler(
+            self._context,
+            self._batch,
+            config.slots,
+            self._store,
+            lookup=config.prompt_lookup,
+            repacked=self.plan.repack,
+        )
         self._places = config.slots + config.queue
         self._vocabulary = threading.Lock()  # tokenizing; the model is freed under it
         self._lock = threading.Lock()  # guards _answers and _ended

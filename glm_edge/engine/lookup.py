@@ -10,32 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .costs import Costs
+
 _NGRAM = 3  # tokens that must have stood there before
 _SIZES = (3, 7)  # draft lengths: with the token before them rows of 4, which is how the kernels work
 MAX_DRAFT = max(_SIZES)
 _PRIOR = 0.6  # how likely a drafted token holds, before anything is known
 _MEMORY = 0.85  # how slowly the hit rate forgets
-
-
-class Costs:
-    """Seconds that a batch of n tokens takes on this device, as running means; one for all answers."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[int, float] = {}
-
-    def measure(self, n: int, seconds: float) -> None:
-        known = self._seconds.get(n)
-        self._seconds[n] = seconds if known is None else 0.8 * known + 0.2 * seconds
-
-    def worth(self, n: int, expected: float) -> float:
-        """Tokens per second of a batch of n that gives `expected` tokens, over those of single steps.
-
-        Where either is unknown it is worth trying once.
-        """
-        one, many = self._seconds.get(1), self._seconds.get(n)
-        if one is None or many is None:
-            return float("inf") if one is not None else 0.0
-        return expected * one / many
 
 
 class Lookup:

@@ -3,8 +3,9 @@
 Repacked weights are 1.3 to 2 times as fast as mapped ones, but they are a copy: with the file mapped too they would be
 in memory twice. So they are read without a map where they fit; where they do not, the file is mapped and nothing is
 repacked, which needs only the cache and the buffers and lets the system drop pages of weights when it must.
-Flash attention stays off unless asked for. Its buffers are small, but on a CPU it decodes at 0.98, 0.88 and 0.78 of
-the speed with 512, 2048 and 7168 tokens of context (one thread, processor time, full size), and rounds otherwise.
+Flash attention stays off unless asked for: its buffers are small, but it rounds otherwise, and which is faster depends
+on the processor. It decodes at 0.98, 0.88 and 0.78 of the speed with 512, 2048 and 7168 tokens of context on AVX2 (one
+thread), at 1.01, 1.02 and 0.88 (7680 tokens) with AVX-512 (two), where it reads prompts at 1.03; full size.
 Pure: sizes and free memory come in as numbers.
 """
 

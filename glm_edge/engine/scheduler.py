@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from ..errors import EngineError, GlmEdgeError
 from ..llama import Batch, Context
 from .answer import Answer
-from .lookup import Costs
+from .costs import ROW, Costs
 from .prefix import common_prefix
 from .store import PIECE, WORTH_WRITING, Store
 
@@ -44,9 +44,19 @@ class Scheduler:
     context: with `sequences(slots)` sequences.
     store: prefixes outside of the cache.
     lookup: whether tokens are drafted from the prompt where that pays.
+    repacked: whether the weights are; see `costs.py`.
     """
 
-    def __init__(self, context: Context, batch: Batch, slots: int, store: Store, *, lookup: bool = True) -> None:
+    def __init__(
+        self,
+        context: Context,
+        batch: Batch,
+        slots: int,
+        store: Store,
+        *,
+        lookup: bool = True,
+        repacked: bool = False,
+    ) -> None:
         self._context = context
         self._batch = batch
         self._slots = slots
@@ -56,8 +66,8 @@ class Scheduler:
         self._waiting: deque[Answer] = deque()
         self._running: list[Answer] = []  # in the order they were admitted
         self._full = False  # an answer was sent back: admit nobody until another ends
-        self._costs = Costs() if lookup else None
-        self._token_s = 0.0  # seconds a prompt token takes, running mean; 0 while unknown
+        self._lookup = lookup
+        self._costs = Costs(rows_of_four=repacked)
 
     def add(self, answer: Answer) -> None:
         self._waiting.append(answer)
@@ -88,6 +98,7 @@ class Scheduler:
     def step(self) -> None:
         """Compute one batch and draw a token for every answer whose tokens are then all in the cache."""
         shares = self._fill()
+        filled = self._fill_up(shares)
         began = time.monotonic()
         result = self._context.decode(self._batch)
         if result == "full":
@@ -106,6 +117,8 @@ class Scheduler:
             elif self._store.writes and share.answer.n_past - share.answer.n_stored >= PIECE:
                 self._save(share.answer.sequence, share.answer.computed, PIECE)
                 share.answer.n_stored = share.answer.n_past
+        if filled and not (last := shares[-1].answer).finished:
+            self._context.remove(last.sequence, last.n_past)
 
     def end_all(self, error: GlmEdgeError) -> None:
         """Fail every answer, running or waiting."""
@@ -162,7 +175,7 @@ class Scheduler:
         self._batch.clear()
         writing = [a for a in self._running if a.pending == 1]
         reading = [a for a in self._running if a.pending > 1]
-        if self._costs is not None and len(self._running) == len(writing) == 1:
+        if self._lookup and len(self._running) == len(writing) == 1:
             return [self._put(writing[0], 1, writing[0].draft(self._costs, self._batch.capacity - 1))]
         shares = [self._put(answer, 1) for answer in writing]
         budget = self._budget(len(writing))
@@ -179,16 +192,28 @@ class Scheduler:
         room = self._batch.capacity - writing
         if not writing:
             return room
-        affordable = int(_PATIENCE_S / self._token_s) if self._token_s else _SLICE
-        return max(1, min(room, affordable - affordable % 4))  # the kernels work in rows of 4
+        affordable = int(_PATIENCE_S / self._costs.token_s) if self._costs.token_s else _SLICE
+        return max(1, min(room, affordable - (affordable + writing) % ROW))
+
+    def _fill_up(self, shares: list[_Share]) -> bool:
+        """Add rows that nobody asked for, where that is quicker: tokens after those of the last share, without use."""
+        n, last = len(self._batch), shares[-1]
+        free = self._context.n_ctx - sum(len(answer.tokens) for answer in self._running) - len(last.draft)
+        rows = self._costs.rows(n, prompt=any(share.n > 1 for share in shares))
+        if not n < rows <= min(n + free, self._batch.capacity):
+            return False
+        position = last.answer.n_past + last.n + len(last.draft)
+        for i in range(rows - n):
+            self._batch.add(last.answer.tokens[-1], position + i, last.answer.sequence, logits=False)
+        return True
 
     def _measure(self, shares: list[_Share], seconds: float) -> None:
-        """Learn what batches cost: those of one answer for lookup, those that are mostly prompt for the slices."""
+        """Learn what batches cost: those of answers by their size, those that are mostly prompt for the slices."""
         n = len(self._batch)
-        if self._costs is not None and len(shares) == 1 and n == 1 + len(shares[0].draft):
+        if all(share.n == 1 for share in shares):
             self._costs.measure(n, seconds)
         elif n >= _SLICE:
-            self._token_s = seconds / n if not self._token_s else 0.7 * self._token_s + 0.3 * seconds / n
+            self._costs.measure_prompt(n, seconds)
 
     def _put(self, answer: Answer, n: int, draft: list[int] | None = None) -> _Share:
         """Add the answer's next `n` tokens, and a draft of those after them."""

@@ -21,8 +21,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from lookahead import FULL_SIZE, Steps, simulate
 
+from glm_edge.engine.costs import Costs
 from glm_edge.engine.engine import LlamaEngine
-from glm_edge.engine.lookup import Costs
 from glm_edge.prompt import prompt_text, rounds
 from glm_edge.types import EngineConfig, Message, Request, SamplingParams
 

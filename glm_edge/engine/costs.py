@@ -1,0 +1,71 @@
+"""What batches cost on this device, measured while they are computed; and how many rows a batch had better have.
+
+Repacked kernels compute rows of 4 at a time, and what is left over one by one, each with a pass over all weights: three
+rows can take twice as long as four. So a batch is filled up with rows that nobody asked for where that is quicker. It
+changes no result: any number of rows from two on is computed by the same arithmetic, so only a single row, whose
+arithmetic is another, is left alone.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+ROW = 4  # tokens that the kernels compute together
+_SAMPLES = 5  # of each size; the least counts, because other programs only ever add to it
+_AGAIN = 256  # batches of a size after which the other way is tried again
+
+
+class Costs:
+    """Seconds that a batch of n tokens takes: one for all answers.
+
+    Args:
+        rows_of_four: whether the weights are repacked, so that it matters how many rows there are.
+    """
+
+    def __init__(self, *, rows_of_four: bool = False) -> None:
+        self._rows_of_four = rows_of_four
+        self.token_s = 0.0  # seconds that a prompt's token takes, running mean; 0 while unknown
+        self._samples: dict[int, deque[float]] = {}
+        self._asked: dict[int, int] = {}  # how often rows() was asked about a size
+
+    def measure(self, n: int, seconds: float) -> None:
+        """A batch of n tokens, none of a prompt, took so long."""
+        self._samples.setdefault(n, deque(maxlen=_SAMPLES)).append(seconds)
+
+    def worth(self, n: int, expected: float) -> float:
+        """Tokens per second of a batch of n that gives `expected` tokens, over those of single steps.
+
+        Where either is unknown it is worth trying once.
+        """
+        one, many = self._seconds(1), self._seconds(n)
+        if one is None or many is None:
+            return float("inf") if one is not None else 0.0
+        return expected * one / many
+
+    def measure_prompt(self, n: int, seconds: float) -> None:
+        """A batch of n tokens, most of them a prompt's, took so long."""
+        self.token_s = seconds / n if not self.token_s else 0.7 * self.token_s + 0.3 * seconds / n
+
+    def rows(self, n: int, *, prompt: bool) -> int:
+        """How many rows to compute for n tokens: n, or the next multiple of four.
+
+        Args:
+            prompt: whether a prompt's tokens are among them.
+        """
+        full = -(-n // ROW) * ROW
+        if not self._rows_of_four or n == 1 or n == full:
+            return n
+        if prompt:
+            one = self._seconds(1)
+            left = n % ROW
+            worth = ROW * self.token_s < left * one if one is not None and self.token_s else left >= ROW // 2
+            return full if worth else n
+        self._asked[n] = asked = self._asked.get(n, 0) + 1
+        few, many = self._seconds(n), self._seconds(full)
+        if few is None:
+            return n
+        quicker, slower = (n, full) if many is not None and few <= many else (full, n)
+        return slower if asked % _AGAIN == 0 else quicker
+
+    def _seconds(self, n: int) -> float | None:
+        return min(self._samples[n]) if n in self._samples else None
