@@ -46,6 +46,8 @@ def _kinds() -> list[tuple[int, bytes]]:
 def _list() -> Any:
     """ggml's array of pointers, the last one null; a null pointer where it has none."""
     device = _function("ggml_backend_dev_by_type", ctypes.c_void_p, ctypes.c_int)(_PROCESSOR)
+    if not device:  # a build whose backends are libraries that are loaded later
+        return None
     registry = _function("ggml_backend_dev_backend_reg", ctypes.c_void_p, ctypes.c_void_p)(device)
     find = _function("ggml_backend_reg_get_proc_address", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)
     getter = find(registry, b"ggml_backend_dev_get_extra_bufts")

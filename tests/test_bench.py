@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -41,7 +43,7 @@ def test_bench_prints_a_table_and_one_json_line(tiny_q4_0: Path, tmp_path: Path)
     assert own["restart_cached_tokens"] >= 150  # the prompt, but for its last token and what a digit may be off
     assert own.keys() > {"load_s", "peak_bytes", "prefill_rate", "cold_ttft_s", "warm_ttft_s", "streams_2_rate"}
     assert other.keys() > {"load_s", "peak_bytes", "prefill_rate", "decode_rate"}
-    assert "measuring tiny-q4_0.gguf: 1 runs; each: load, read 160 tokens, write 8, a second turn;" in done.stderr
+    assert "measuring tiny-q4_0.gguf: 1 run; each: load, read 160 tokens, write 8, a second turn;" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -114,6 +116,19 @@ def test_tuning_is_kept_and_used(tiny_q4_0: Path, tmp_path: Path) -> None:
     )
     config = json.loads(used.stdout.splitlines()[-1])["config"]
     assert {name: config[name] for name in profile} == profile
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no process groups to send Ctrl-C to")
+@pytest.mark.parametrize("after", [0.3, 0.5, 0.8, 1.2])
+def test_ctrl_c_is_one_line_whatever_the_measuring_process_does(tiny_q4_0: Path, tmp_path: Path, after: float) -> None:
+    command = [sys.executable, "-m", "glm_edge", "bench", "--model", str(tiny_q4_0), "--threads", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=tmp_path)
+    time.sleep(after)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode in (130, -signal.SIGINT)  # the latter before Python was up
+    assert process.returncode != 130 or stderr.splitlines()[-1] == "error: interrupted"
+    assert "multiprocessing" not in stderr
 
 
 @pytest.mark.parametrize(

@@ -37,16 +37,37 @@ def test_system_text_is_ready_for_every_conversation(model: Path, tmp_path: Path
     assert stats.prompt_tokens - stats.cached_tokens < 12
 
 
-def test_every_line_is_kept(model: Path) -> None:
+def test_every_line_is_kept_but_for_short_ones_which_are_named(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     talk = [{"role": "user", "content": SYSTEM[::-1]}]
-    assert warm(model, json.dumps({"system": SYSTEM}) + "\n\n" + json.dumps({"messages": talk})) == 0
-    assert len(list(model.with_name("model.gguf.prefixes").glob("*.prefix"))) == 2
+    lines = [json.dumps({"system": SYSTEM}), "", json.dumps({"system": "short"}), json.dumps({"messages": talk})]
+    assert warm(model, "\n".join(lines)) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{model}.prefixes: 2 of 3 prompts kept; ")
+    assert "prompts.jsonl: line 3 has 15 tokens, too few to be kept" in err
+
+
+def test_what_is_shipped_may_be_read_by_all_and_is_used_without_a_cache_too(model: Path) -> None:
+    assert warm(model, json.dumps({"system": SYSTEM})) == 0
+    folder = model.with_name("model.gguf.prefixes")
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o644}
+    assert folder.stat().st_mode & 0o777 == 0o755
+    engine = LlamaEngine(EngineConfig(model, n_threads=1))
+    messages = (Message("system", SYSTEM), Message("user", "hello"))
+    stats = list(engine.submit(Request(messages, SamplingParams(0), 4)))[-1].stats
+    engine.close()
+    assert stats is not None
+    assert stats.prompt_tokens - stats.cached_tokens < 12
 
 
 def test_stderr_that_was_closed_before_the_start_changes_nothing(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     assert warm(model, json.dumps({"system": SYSTEM})) == 0
     assert len(list(model.with_name("model.gguf.prefixes").glob("*.prefix"))) == 1
+
+
+def test_file_without_prompts_is_refused(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert warm(model, "\n\n") == 3
+    assert "has no prompts" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,11 @@ Errors of our tree come back as they are. Not here: what is measured.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
@@ -26,7 +28,8 @@ def in_child(function: Callable[..., R], *args: Any, tell: Callable[[float], obj
     context = multiprocessing.get_context("spawn")  # a fork would share memory, and llama.cpp's threads do not survive
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(theirs, function, args), daemon=True)
-    process.start()
+    with _interrupts_held_back():  # the child inherits that: Ctrl-C is ours, and then we kill it
+        process.start()
     theirs.close()
     try:
         while True:
@@ -64,5 +67,17 @@ def _work(pipe: Connection, function: Callable[..., Any], args: tuple[Any, ...])
         pipe.send(("done", result))
     except GlmEdgeError as error:
         pipe.send(("error", error))
-    except KeyboardInterrupt:  # the parent has it too, and says so
+    except KeyboardInterrupt:  # where it cannot be held back the parent has it too, and says so
         pass
+
+
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

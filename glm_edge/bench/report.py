@@ -61,6 +61,11 @@ def recipe(file: GgufFile) -> dict[str, int]:
     return dict(Counter(TENSOR_TYPES[tensor.type][0] for tensor in file.tensors).most_common())
 
 
+def recipe_text(file: GgufFile) -> str:
+    """As `recipe`, in words: "113 q4_0, 85 f32"."""
+    return ", ".join(f"{n} {name}" for name, n in recipe(file).items())
+
+
 def with_shares(medians: Mapping[str, Figures]) -> dict[str, Figures]:
     """The medians with what follows from two of them."""
     figures = {name: dict(found) for name, found in medians.items()}
@@ -96,7 +101,8 @@ def _more(figures: Mapping[str, Figures]) -> dict[str, tuple[str, str]]:
     for name in (name for found in figures.values() for name in found):
         parts = name.split("_")
         if parts[0] == "streams":
-            rows[name] = (f"{parts[1]} streams together, tokens/s", ".2f")
+            streams = "stream" if parts[1] == "1" else "streams together"
+            rows[name] = (f"{parts[1]} {streams}, tokens/s", ".2f")
         elif parts[0] == "depth":
             rows[name] = (f"{parts[2]} at {parts[1]} tokens of context, tokens/s", ".2f")
     return rows

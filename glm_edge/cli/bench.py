@@ -90,9 +90,9 @@ def _bench(
 ) -> None:
     from dataclasses import replace
 
-    from ..bench.report import describe, json_line, load_average, table, with_shares
+    from ..bench.report import describe, json_line, load_average, recipe_text, table, with_shares
     from ..bench.run import RUNS, SHORT_S, benchmark
-    from ..bench.subjects import Task
+    from ..bench.subjects import Task, threads
     from ..device import memory_available
     from ..engine.plan import plan_memory, weights_of
     from ..engine.scheduler import sequences
@@ -109,7 +109,11 @@ def _bench(
         )
     depths = tuple(n for n in (*_DEPTHS, plan.n_ctx - _ROOM) if n <= plan.n_ctx - _ROOM) if plot_file else ()
     task = Task(replace(config, n_ctx=plan.n_ctx), prompt, tokens, streams, tuple(sorted(set(depths))), bare)
-    often = f"{runs} runs" if runs else f"{RUNS} runs, or 1 that takes more than {SHORT_S:.0f} s"
+    often = (
+        f"{runs} {'run' if runs == 1 else 'runs'}"
+        if runs
+        else f"{RUNS} runs, or 1 that takes more than {SHORT_S:.0f} s"
+    )
     click.echo(f"measuring {file.path.name}: {often}; each: {_steps(task)}", err=True)
     before = load_average()
     with _progress("measuring", 0) as bar:
@@ -123,9 +127,11 @@ def _bench(
     with _progress("hashing", file.size) as bar:
         about = describe(task, file, bar.update)
     figures = with_shares(result.medians)
+    one, many = threads(task.config)
     click.echo(
-        f"{file.path.name}, {about['recipe']}, threads {about['threads']}, context {plan.n_ctx}, batch {plan.n_batch},"
-        f" {plan.load_mode}; medians of {len(result.runs)}; load average {before:.1f} before, {after:.1f} after"
+        f"{file.path.name}, {recipe_text(file)}; threads {one}, {many} for prompts; context {plan.n_ctx}, batch"
+        f" {plan.n_batch}; weights {'repacked' if plan.repack else 'mapped'}\n"
+        f"medians of {len(result.runs)}; load average {before:.1f} before, {after:.1f} after"
     )
     click.echo(table(figures, prompt))
     click.echo(json_line(about, result, (before, after)))

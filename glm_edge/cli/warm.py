@@ -30,6 +30,7 @@ def command(model: Path, prompts: Path, threads: int | None) -> None:
     """
     from tqdm import tqdm
 
+    from ..engine.store import WORTH_WRITING
     from ..types import EngineConfig, Request, SamplingParams
     from .load import load_engine
     from .model import resolve_model
@@ -39,26 +40,39 @@ def command(model: Path, prompts: Path, threads: int | None) -> None:
     path = resolve_model(model)
     folder = path.with_name(path.name + ".prefixes")
     engine = load_engine(EngineConfig(path, n_threads=threads, cache_folder=folder))
+    short: list[str] = []
     try:
-        for text in tqdm(texts, desc="warming", unit="prompt", disable=not is_terminal(sys.stderr), leave=False):
+        for number, text in tqdm(
+            texts, desc="warming", unit="prompt", disable=not is_terminal(sys.stderr), leave=False
+        ):
             request = Request((), SamplingParams(temperature=0), max_tokens=1, prompt=text)
-            for _ in engine.submit(request):
-                pass
+            stats = list(engine.submit(request))[-1].stats
+            if stats is not None and stats.prompt_tokens < WORTH_WRITING:
+                short.append(f"{prompts}: line {number} has {stats.prompt_tokens} tokens, too few to be kept")
             engine.flush()
     finally:
         engine.close()
+    for line in short:
+        click.echo(f"warning: {line}", err=True)
     kept = list(folder.glob("*.prefix"))
+    for file in kept:  # to be read by whoever may read the model, other than what users write to a server
+        file.chmod(0o644)
+    if kept:
+        folder.chmod(0o755)
     size = sum(file.stat().st_size for file in kept)
-    click.echo(f"{folder}: {len(kept)} {'file' if len(kept) == 1 else 'files'}, {size / 1e6:.1f} MB")
+    click.echo(f"{folder}: {len(texts) - len(short)} of {len(texts)} prompts kept; {size / 1e6:.1f} MB in all")
 
 
-def _read(path: Path) -> list[str]:
-    """The prompts' texts. Raises StorageError or InvalidFileError naming the line."""
+def _read(path: Path) -> list[tuple[int, str]]:
+    """The prompts' texts, each with its line's number. Raises StorageError or InvalidFileError naming the line."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
         raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
-    return [_text(line, f"{path}: line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    texts = [(number, _text(line, f"{path}: line {number}")) for number, line in enumerate(lines, 1) if line.strip()]
+    if not texts:
+        raise InvalidFileError(f"{path}: has no prompts; write one JSON object a line")
+    return texts
 
 
 def _text(line: bytes, where: str) -> str:

@@ -1,9 +1,9 @@
 """What batches cost on this device, measured while they are computed; and how many rows a batch had better have.
 
 Repacked kernels compute rows of 4 at a time, and what is left over one by one, each with a pass over all weights: three
-rows can take twice as long as four. So a batch is filled up with rows that nobody asked for where that is quicker. It
-changes no result: any number of rows from two on is computed by the same arithmetic, so only a single row, whose
-arithmetic is another, is left alone.
+rows can take twice as long as four. So a batch is filled up with rows that nobody asked for where that is quicker. That
+changes logits by a rounding at most (with q4_0 not at all), as two rows and more are computed by much the same
+arithmetic. A single row's is another; so that an answer does not depend on what was measured, it is left alone.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ class Costs:
         if not self._rows_of_four or n == 1 or n == full:
             return n
         if prompt:
-            one = self._seconds(1)
-            left = n % ROW
-            worth = ROW * self.token_s < left * one if one is not None and self.token_s else left >= ROW // 2
-            return full if worth else n
+            one, left = self._seconds(1), n % ROW
+            if one is None or not self.token_s:  # two passes over the weights cost more than a row of four, mostly
+                return full if left >= ROW // 2 else n
+            return full if ROW * self.token_s < left * one else n
         self._asked[n] = asked = self._asked.get(n, 0) + 1
         few, many = self._seconds(n), self._seconds(full)
         if few is None:

@@ -69,7 +69,7 @@ class LlamaEngine:
             config.slots,
             self._store,
             lookup=config.prompt_lookup,
-            repacked=self.plan.repack,
+            rows_of_four=self.plan.repack,
         )
         self._places = config.slots + config.queue
         self._vocabulary = threading.Lock()  # tokenizing; the model is freed under it
@@ -189,6 +189,7 @@ class LlamaEngine:
 
     def flush(self) -> None:
         """Wait until what was computed is on disk, where there is a cache folder."""
+        self.between_batches(lambda: None)  # an answer's reader has its end before it is handed over
         self._store.flush()
 
     def between_batches(self, function: Callable[[], R]) -> R:
@@ -276,10 +277,4 @@ def _open_store(config: EngineConfig, file: GgufFile, memory: int) -> Store:
     identity = hashlib.sha256(f"{versions()} {config.kv_type} {bool(config.flash_attention)}".encode())
     identity.update(fingerprint(file))
     shipped = config.model.with_name(config.model.name + ".prefixes")
-    return Store(
-        config.cache_folder,
-        identity.digest(),
-        limit=config.cache_bytes,
-        memory=memory,
-        shipped=() if config.cache_folder is None else (shipped,),
-    )
+    return Store(config.cache_folder, identity.digest(), limit=config.cache_bytes, memory=memory, shipped=(shipped,))

@@ -1,25 +1,25 @@
 """Prefixes outside of the KV cache: on disk, where what was computed once is read back after a restart too, and in
 memory until they are there, or where no folder is.
 
-A prefix is kept in pieces of at most PIECE tokens, each a continuation of the one before it. So what several prefixes
-begin with is kept once, a conversation that grows writes only what is new, and memory never has to hold more than a
-piece or two. A piece too small for a file is a tail: it stays in memory until a longer one takes its place.
-How files look: `store_file.py`.
+A prefix is kept in pieces of at most PIECE tokens, each a continuation of the one before it. So a conversation that
+grows writes only what is new, what many begin with is kept once (from the third on, when it is known where they part),
+and memory never has to hold more than a piece or two. A piece too small for a file is a tail: it stays in memory until
+a longer one takes its place. How files look: `store_file.py`.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .prefix import common_prefix
 from .store_file import Folder, Piece, key_of, read_folder, read_state
 
-PIECE = 512  # tokens; 15 MB of ChatGLM2-6B's state
-WORTH_WRITING = 128  # tokens; fewer are computed again soon enough
-MEMORY = 32 << 20  # bytes of states in memory that two pieces of ChatGLM2-6B fit into
+PIECE = 256  # tokens; 7 MB of ChatGLM2-6B's state
+WORTH_WRITING = 128  # tokens of the smallest piece in a file
+MEMORY = 32 << 20  # bytes of states in memory; four pieces of ChatGLM2-6B
 
 
 class Store:
@@ -47,8 +47,9 @@ class Store:
         self._memory = memory
         self._lock = threading.Condition()  # guards what follows; told of work for the writer, and of work done
         self._pieces: dict[bytes, Piece] = {}
-        self._next: dict[bytes, list[bytes]] = {}  # keys of the pieces that continue one
+        self._following: dict[bytes, list[bytes]] = {}  # keys of the pieces that continue one
         self._states: OrderedDict[bytes, memoryview] = OrderedDict()  # in memory, least recently used first
+        self._failed: set[bytes] = set()  # could not be written; tried again when another piece comes
         self._writing = False
         self._closing = False
         self._writer: threading.Thread | None = None
@@ -65,44 +66,45 @@ class Store:
         with self._lock:
             return self._walk(self._root, tokens, 0)
 
-    def longest(self, tokens: Sequence[int]) -> int:
-        """How many leading tokens of these it holds."""
-        found = self.find(tokens)
-        return found[-1][1] if found else 0
-
     def load(self, piece: Piece) -> memoryview | None:
         """The state of a piece, writable; None where it is broken or has gone, and then the piece is given up."""
         with self._lock:
+            piece = self._pieces.get(piece.key, piece)  # it may have been written since it was found
             state = self._states.get(piece.key)
         if state is None and piece.path is not None:
             state = read_state(piece)
         with self._lock:
-            if state is None:
-                self._forget(piece)
-            else:
+            if state is not None:
                 self._touch(piece)
+            elif self._pieces.get(piece.key) is piece:
+                self._forget(piece)
         return state
 
-    def end(self, tokens: Sequence[int]) -> tuple[bytes, int]:
-        """(key, position) where a new piece of `tokens` is to begin: after the last that is whole and no tail."""
+    def end(self, tokens: Sequence[int]) -> tuple[bytes, int, int]:
+        """Where `tokens` part from what is here: (key, position, longest).
+
+        A new piece is to begin at `position`, after the piece `key`, the last that is whole and no tail; `longest` of
+        the tokens are here in all.
+        """
+        found = self.find(tokens)
         key, end = self._root, 0
-        for piece, position in self.find(tokens):
+        for piece, position in found:
             if position < piece.end or _is_tail(piece):
                 break
             key, end = piece.key, position
-        return key, end
+        return key, end, found[-1][1] if found else 0
 
     def put(self, parent: bytes, start: int, tokens: list[int], state: memoryview) -> bytes | None:
         """Keep a piece, in place of the tails that it covers; returns its key, or None where memory has no room for it.
 
         Args:
-            parent, start: as `end` gave them, or the last call of this.
+            parent, start: key and position as `end` gave them, or the last call of this.
         """
         piece = Piece(key_of(parent, tokens), parent, start, tokens)
         with self._lock:
             if parent != self._root and parent not in self._pieces:
                 return None
-            for key in list(self._next.get(parent, ())):
+            for key in list(self._following.get(parent, ())):
                 tail = self._pieces[key]
                 if _is_tail(tail) and tail.tokens == tokens[: len(tail.tokens)]:
                     self._forget(tail)
@@ -111,6 +113,7 @@ class Store:
                 self._states[piece.key] = state
             self._touch(self._pieces[piece.key])
             self._shrink()
+            self._failed.clear()
             if self._folder is not None and self._writer is None:
                 self._writer = threading.Thread(target=self._write_all, name="prefix writer", daemon=True)
                 self._writer.start()
@@ -124,7 +127,7 @@ class Store:
                 self._lock.wait()
 
     def close(self) -> None:
-        """Wait until everything that is worth it is written."""
+        """End the writer when everything that is worth it is written."""
         with self._lock:
             self._closing = True
             self._lock.notify_all()
@@ -135,26 +138,30 @@ class Store:
 
     def _take_in(self, found: list[Piece]) -> None:
         """Those of `found` whose beginning is there too; the others are of no use."""
-        continuing: dict[bytes, list[Piece]] = {}
+        following: dict[bytes, list[Piece]] = {}
         for piece in found:
-            continuing.setdefault(piece.parent, []).append(piece)
-        known = [self._root]
+            following.setdefault(piece.parent, []).append(piece)
+        known = [(self._root, 0)]
         while known:
-            for piece in continuing.pop(known.pop(), ()):
-                if piece.key not in self._pieces:
+            key, end = known.pop()
+            for piece in following.pop(key, ()):
+                if piece.start != end or len(piece.tokens) < WORTH_WRITING:  # we never write such
+                    piece.remove()
+                elif piece.key not in self._pieces:
                     self._add(piece)
-                    known.append(piece.key)
-        for pieces in continuing.values():
+                    known.append((piece.key, piece.end))
+        for pieces in following.values():
             for piece in pieces:
                 piece.remove()
 
     def _add(self, piece: Piece) -> None:
         self._pieces[piece.key] = piece
-        self._next.setdefault(piece.parent, []).append(piece.key)
+        self._following.setdefault(piece.parent, []).append(piece.key)
 
     def _walk(self, key: bytes, tokens: Sequence[int], start: int) -> list[tuple[Piece, int]]:
+        """As `find`, of `tokens` from `start` on, among what continues the piece `key`."""
         best: list[tuple[Piece, int]] = []
-        for piece in (self._pieces[key] for key in self._next.get(key, ())):
+        for piece in (self._pieces[key] for key in self._following.get(key, ())):
             n = common_prefix(piece.tokens, tokens[start : start + len(piece.tokens)])
             found = [(piece, start + n)] if n else []
             if n == len(piece.tokens):
@@ -168,21 +175,27 @@ class Store:
         if self._pieces.pop(piece.key, None) is None:
             return
         self._states.pop(piece.key, None)
-        self._next[piece.parent].remove(piece.key)
-        for key in list(self._next.get(piece.key, ())):
+        self._following[piece.parent].remove(piece.key)
+        for key in list(self._following.get(piece.key, ())):
             self._forget(self._pieces[key])
-        self._next.pop(piece.key, None)
+        self._following.pop(piece.key, None)
         piece.remove()
 
-    def _touch(self, piece: Piece | None) -> None:
+    def _line(self, key: bytes) -> Iterator[Piece]:
+        """The piece `key`, the one before it, and so on to the first."""
+        while (piece := self._pieces.get(key)) is not None:
+            yield piece
+            key = piece.parent
+
+    def _touch(self, piece: Piece) -> None:
         """The piece was used, and so were those before it: they are the last to go."""
-        while piece is not None:
-            if piece.key in self._states:
-                self._states.move_to_end(piece.key)
-            piece.touch()
-            piece = self._pieces.get(piece.parent)
+        for used in self._line(piece.key):
+            if used.key in self._states:
+                self._states.move_to_end(used.key)
+            used.touch()
 
     def _shrink(self) -> None:
+        """Give up the least recently used states until the others fit into memory."""
         while self._states and sum(len(state) for state in self._states.values()) > self._memory:
             self._forget(self._pieces[next(iter(self._states))])
 
@@ -190,7 +203,7 @@ class Store:
         """The next piece to write: one that what comes before it is written of."""
         for key in self._states:
             piece, before = self._pieces[key], self._pieces.get(self._pieces[key].parent)
-            if not _is_tail(piece) and not piece.failed and (before is None or before.path is not None):
+            if key not in self._failed and not _is_tail(piece) and (before is None or before.path is not None):
                 return piece
         return None
 
@@ -205,20 +218,22 @@ class Store:
                 if piece is None:
                     return
                 state = self._states[piece.key]
+                before = [known.path for known in self._line(piece.parent) if known.path is not None]
                 self._writing = True
-            written, gone = self._folder.write(piece, state)
+            written, gone = self._folder.write(piece, state, spared=before)
             with self._lock:
                 self._writing = False
-                for path in gone:
-                    for lost in [p for p in self._pieces.values() if p.path == path]:
-                        self._forget(lost)
-                if piece.key not in self._pieces:  # given up meanwhile
+                for lost in [known for known in self._pieces.values() if known.path in gone]:
+                    self._forget(lost)
+                if written is None:
+                    self._failed.add(piece.key)
+                elif piece.key not in self._pieces:  # given up meanwhile
                     written.remove()
                 else:
                     self._pieces[piece.key] = written
-                    if written.path is not None:  # the system's own cache has it from here on
-                        del self._states[piece.key]
+                    del self._states[piece.key]  # the system's own cache has it from here on
                     self._touch(written)
+                del state
                 self._lock.notify_all()
 
 

@@ -22,6 +22,7 @@ import os
 import struct
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,6 +35,7 @@ _MAX_TOKENS = 1 << 20
 _DIGEST = 32  # bytes of sha256
 _TEMPORARY = ".tmp"
 _ABANDONED_S = 600.0  # nothing takes so long to write
+_FILES = 1000  # at most; all that begin a prompt are compared with it, in some 3 ms
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +49,6 @@ class Piece:
     path: Path | None = None  # where it is on disk
     size: int = 0  # bytes there
     writable: bool = False  # lies in the folder that is ours to clean up
-    failed: bool = False  # could not be written, and is not tried again
 
     @property
     def end(self) -> int:
@@ -87,23 +88,28 @@ class Folder:
                 _remove(path)
         return read_folder(self._path, self._identity, writable=True)
 
-    def write(self, piece: Piece, state: memoryview) -> tuple[Piece, list[Path]]:
-        """The piece as it is now, written or failed, and the files that went to make room for it."""
-        gone: list[Path] = []
-        with contextlib.suppress(OSError):  # a full or read-only disk costs the cache, nothing else
+    def write(
+        self, piece: Piece, state: memoryview, spared: Sequence[Path] = ()
+    ) -> tuple[Piece | None, frozenset[Path]]:
+        """The piece as it is on disk, None where it could not be written; and the files that made room for it.
+
+        Args:
+            spared: files that must not go, because the piece is of no use without them.
+        """
+        gone: set[Path] = set()
+        with contextlib.suppress(OSError, MemoryError):  # a full or read-only disk costs the cache, nothing else
             ids = np.array(piece.tokens, "<i4").tobytes()
             numbers = piece.start, len(piece.tokens), len(state)
             header = _HEADER.pack(_MAGIC, self._identity, piece.parent, *numbers)
             digest = hashlib.sha256(header + ids)
             digest.update(state)
             size = len(header) + len(ids) + len(state) + _DIGEST
-            if size <= self._limit:
-                self._path.mkdir(parents=True, exist_ok=True, mode=0o700)
-                self._make_room(size, gone)
+            self._path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if self._make_room(size, spared, gone):
                 path = self._path / (piece.key.hex()[:32] + _SUFFIX)
                 self._write(path, (header, ids, state, digest.digest()))
-                return replace(piece, path=path, size=size, writable=True), gone
-        return replace(piece, failed=True), gone
+                return replace(piece, path=path, size=size, writable=True), frozenset(gone)
+        return None, frozenset(gone)
 
     def _write(self, path: Path, parts: tuple[bytes | memoryview, ...]) -> None:
         # mkstemp's files are readable by their owner only
@@ -117,13 +123,19 @@ class Folder:
             Path(temporary).unlink(missing_ok=True)
             raise
 
-    def _make_room(self, size: int, gone: list[Path]) -> None:
-        paths = sorted(self._path.glob(f"*{_SUFFIX}"), key=_used)
-        sizes = [path.stat().st_size for path in paths]
-        while paths and sum(sizes) + size > self._limit:
-            gone.append(paths.pop(0))
-            _remove(gone[-1])
-            sizes.pop(0)
+    def _make_room(self, size: int, spared: Sequence[Path], gone: set[Path]) -> bool:
+        """Remove files until one more of `size` bytes may be there; False where that cannot be."""
+        sizes = {path: _size(path) for path in sorted(self._path.glob(f"*{_SUFFIX}"), key=_used)}
+        over = sum(sizes.values()) + size - self._limit
+        too_many = len(sizes) + 1 - _FILES
+        for path in [path for path in sizes if path not in spared]:
+            if over <= 0 and too_many <= 0:
+                break
+            _remove(path)
+            gone.add(path)
+            over -= sizes[path]
+            too_many -= 1
+        return over <= 0
 
 
 def read_folder(folder: Path, identity: bytes, *, writable: bool = False) -> list[Piece]:
@@ -145,7 +157,7 @@ def _read(path: Path, identity: bytes, writable: bool) -> tuple[bool, Piece | No
             head = file.read(_HEADER.size)
             if len(head) < _HEADER.size:
                 return False, None
-            magic, of, parent, start, n, m = _HEADER.unpack(head)
+            magic, owner, parent, start, n, m = _HEADER.unpack(head)
             if magic != _MAGIC or not 0 < n <= _MAX_TOKENS:
                 return False, None
             ids = file.read(4 * n)
@@ -154,7 +166,7 @@ def _read(path: Path, identity: bytes, writable: bool) -> tuple[bool, Piece | No
         return False, None
     if size != _HEADER.size + 4 * n + m + _DIGEST:
         return False, None
-    if of != identity:
+    if owner != identity:
         return True, None
     tokens = np.frombuffer(ids, "<i4").tolist()
     return True, Piece(key_of(parent, tokens), parent, start, tokens, path, size, writable)
@@ -179,6 +191,14 @@ def read_state(piece: Piece) -> memoryview | None:
 def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 where it has gone, as another program with the same folder may have removed it."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _used(path: Path) -> float:
