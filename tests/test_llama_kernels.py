@@ -1,8 +1,11 @@
 """Kernels that crash are left out, whatever the processor. Where it has none of them, these tests show nothing."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from glm_edge.llama import Batch, Context, Model
 from glm_edge.llama_kernels import _kinds, leave_out_broken_kernels
@@ -37,3 +40,19 @@ def decode(path: Path) -> str:
     context.close()
     model.close()
     return result
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "active"}, None)],
+    ids=["default", "count given", "policy given"],
+)
+def test_threads_do_not_spin_for_long_unless_the_user_says_so(given: dict[str, str], found: str | None) -> None:
+    env = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    # OpenMP shows what it was told at the moment it was loaded
+    check = "import os, glm_edge.llama; print(os.environ.get('GOMP_SPINCOUNT'))"
+    env |= given | {"OMP_DISPLAY_ENV": "verbose"}
+    done = subprocess.run([sys.executable, "-c", check], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{found}\n"
+    if found is not None and "GOMP_SPINCOUNT" in done.stderr:  # GCC's OpenMP
+        assert f"GOMP_SPINCOUNT = '{found}'" in done.stderr
