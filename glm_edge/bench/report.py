@@ -21,7 +21,7 @@ _GIB = 1 << 30
 _NAMES = {"engine": "GLM Edge", "llama_cpp": "llama_cpp.Llama"}
 # figure -> how the table calls it and its format; streams and depths come after these
 _ROWS: dict[str, tuple[str, str]] = {
-    "load_s": ("load, s", ".1f"),
+    "load_s": ("load, s", ".2f"),
     "peak_bytes": ("peak memory, GiB", ".2f"),
     "prefill_rate": ("prefill of {prompt} tokens, tokens/s", ".2f"),
     "bare_prefill_rate": ("  bare loop", ".2f"),
