@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..errors import StorageError, UsageError
 from .subjects import Figures
@@ -19,7 +20,7 @@ def check_plot(path: Path) -> None:
         raise UsageError("--plot needs matplotlib; install it with: pip install 'glm-edge[plot]'") from None
 
 
-def plot(path: Path, figures: Figures, about: Mapping[str, object]) -> None:
+def plot(path: Path, figures: Figures, about: Mapping[str, Any]) -> None:
     """Draw the medians of the engine. Raises StorageError when the file cannot be written."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -35,7 +36,8 @@ def plot(path: Path, figures: Figures, about: Mapping[str, object]) -> None:
     points = _points(figures, "streams_", "_rate")
     right.plot([x for x, _ in points], [y for _, y in points], marker="o")
     right.set(xlabel="streams", ylabel="tokens/s, together", title="decode", ylim=(0, None))
-    figure.suptitle(f"{about['file']}, threads {about['threads']}", fontsize="medium")
+    right.set_xticks([x for x, _ in points])
+    figure.suptitle(f"{about['file']} on {about['machine']['cpu']}", fontsize="medium")
     try:
         figure.savefig(path, dpi=120)
     except OSError as error:

@@ -23,7 +23,7 @@ from .child import Tell
 
 Figures = dict[str, float]
 _BLOCKS = 4  # decode is measured in so many blocks, the bare loop between them
-_QUESTION = 32  # tokens of a second turn, about
+_QUESTION = 32  # tokens that a second turn adds
 ARRIVING = 1500  # tokens of the prompt that arrives while another answer is being written
 
 
@@ -126,7 +126,7 @@ class _Measurement:
                 self._engine.model, task.config, n_ctx=n_ctx, n_batch=n_batch, threads=threads(task.config)
             )
             self._prefill_ratio(self._bare, cold)
-        self._second_turn(first, text)
+        self._second_turn(first, text, cold)
         self._decode(first)
         if self._bare is not None:
             self._bare.close()
@@ -165,10 +165,10 @@ class _Measurement:
         self._figures["bare_prefill_rate"] = rate
         self._figures["prefill_to_bare"] = between.prefill_rate / rate
 
-    def _second_turn(self, first: tuple[Message, ...], text: str) -> None:
+    def _second_turn(self, first: tuple[Message, ...], text: str, cold: Stats) -> None:
         """The next question of the same conversation, whose beginning is in the cache."""
         before = (*first, Message("assistant", text))
-        length = len(self._tokenizer.prompt((*before, Message("user", "0"))).ids) + _QUESTION
+        length = cold.prompt_tokens + cold.completion_tokens + _QUESTION - 1  # the last one written was not computed
         stats, _ = self._ask(prompt(self._tokenizer, length, 1, *before), 1)
         new = stats.prompt_tokens - stats.cached_tokens
         self._figures["warm_ttft_s"] = stats.queue_s + stats.prefill_s
