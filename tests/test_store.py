@@ -214,6 +214,17 @@ def test_room_is_never_made_of_what_the_new_piece_continues(tmp_path: Path) -> N
     assert longest(opened(tmp_path), A + B + C) == 2 * WORTH_WRITING
 
 
+def test_nothing_is_removed_for_a_piece_that_finds_no_room_all_the_same(tmp_path: Path) -> None:
+    saved(tmp_path, C, limit=5500, state=bytes(1000))
+    before = files(tmp_path)
+    saved(tmp_path, A, limit=5500, state=bytes(6000))
+    assert files(tmp_path) == before
+    saved(tmp_path, A, limit=5500, state=bytes(1000))
+    before = files(tmp_path)
+    saved(tmp_path, A, B, limit=5500, state=bytes(4000))  # too large beside A, which it is of no use without
+    assert files(tmp_path) == before
+
+
 @pytest.mark.parametrize("change", [{"start": 1}, {"tokens": A[:5]}], ids=["starts elsewhere", "too small"])
 def test_piece_that_no_store_writes_is_not_taken_in(tmp_path: Path, change: dict[str, object]) -> None:
     piece = replace(Piece(b"", IDENTITY, 0, A), **change)  # type: ignore[arg-type]

@@ -124,8 +124,10 @@ class Folder:
             raise
 
     def _make_room(self, size: int, spared: Sequence[Path], gone: set[Path]) -> bool:
-        """Remove files until one more of `size` bytes may be there; False where that cannot be."""
+        """Remove files until one more of `size` bytes may be there; False, and none removed, where that cannot be."""
         sizes = {path: _size(path) for path in sorted(self._path.glob(f"*{_SUFFIX}"), key=_used)}
+        if sum(sizes.get(path, 0) for path in spared) + size > self._limit:
+            return False
         over = sum(sizes.values()) + size - self._limit
         too_many = len(sizes) + 1 - _FILES
         for path in [path for path in sizes if path not in spared]:
@@ -135,7 +137,7 @@ class Folder:
             gone.add(path)
             over -= sizes[path]
             too_many -= 1
-        return over <= 0
+        return True
 
 
 def read_folder(folder: Path, identity: bytes, *, writable: bool = False) -> list[Piece]:
