@@ -19,7 +19,6 @@ from glm_edge.llama import Batch, Context, Model
 from glm_edge.types import Request, SamplingParams
 
 N_CTX, SLOTS = 512, 2
-GREEDY = SamplingParams(0)
 START = [64790, 64792]
 
 

@@ -91,7 +91,7 @@ def _bench(
     from dataclasses import replace
 
     from ..bench.report import describe, json_line, load_average, recipe_text, table, with_shares
-    from ..bench.run import RUNS, SHORT_S, benchmark
+    from ..bench.run import benchmark
     from ..bench.subjects import Task, threads
     from ..device import memory_available
     from ..engine.plan import plan_memory, weights_of
@@ -109,12 +109,7 @@ def _bench(
         )
     depths = tuple(n for n in (*_DEPTHS, plan.n_ctx - _ROOM) if n <= plan.n_ctx - _ROOM) if plot_file else ()
     task = Task(replace(config, n_ctx=plan.n_ctx), prompt, tokens, streams, tuple(sorted(set(depths))), bare)
-    often = (
-        f"{runs} {'run' if runs == 1 else 'runs'}"
-        if runs
-        else f"{RUNS} runs, or 1 that takes more than {SHORT_S:.0f} s"
-    )
-    click.echo(f"measuring {file.path.name}: {often}; each: {_steps(task)}", err=True)
+    click.echo(f"measuring {file.path.name}: {_often(runs)}; each: {_steps(task)}", err=True)
     before = load_average()
     with _progress("measuring", 0) as bar:
 
@@ -139,6 +134,15 @@ def _bench(
         from ..bench.plot import plot
 
         plot(plot_file, figures["engine"], about)
+
+
+def _often(runs: int | None) -> str:
+    """How many runs there will be, for who waits for them."""
+    from ..bench.run import RUNS, SHORT_S
+
+    if runs is None:
+        return f"{RUNS} runs, or 1 that takes more than {SHORT_S:.0f} s"
+    return "1 run" if runs == 1 else f"{runs} runs"
 
 
 def _steps(task: Task) -> str:

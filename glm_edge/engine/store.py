@@ -115,7 +115,9 @@ class Store:
             self._shrink()
             self._failed.clear()
             if self._folder is not None and self._writer is None:
-                self._writer = threading.Thread(target=self._write_all, name="prefix writer", daemon=True)
+                self._writer = threading.Thread(
+                    target=self._write_all, args=(self._folder,), name="prefix writer", daemon=True
+                )
                 self._writer.start()
             self._lock.notify_all()
             return piece.key if piece.key in self._pieces else None
@@ -207,10 +209,8 @@ class Store:
                 return piece
         return None
 
-    def _write_all(self) -> None:
+    def _write_all(self, folder: Folder) -> None:
         """The writer's thread."""
-        if self._folder is None:
-            return
         while True:
             with self._lock:
                 while (piece := self._unwritten()) is None and not self._closing:
@@ -220,7 +220,7 @@ class Store:
                 state = self._states[piece.key]
                 before = [known.path for known in self._line(piece.parent) if known.path is not None]
                 self._writing = True
-            written, gone = self._folder.write(piece, state, spared=before)
+            written, gone = folder.write(piece, state, spared=before)
             with self._lock:
                 self._writing = False
                 for lost in [known for known in self._pieces.values() if known.path in gone]:
