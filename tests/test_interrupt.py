@@ -40,6 +40,19 @@ def test_signal_while_loading_ends_the_command(tiny_f32: Path, number: signal.Si
         assert "Traceback" not in err
 
 
+@pytest.mark.skipif(os.name == "nt", reason="signals are another thing on Windows")
+def test_ctrl_c_within_code_made_of_a_string_ends_with_the_same_code(tmp_path: Path) -> None:
+    """As every dataclass is made, so an import may be hit there; Python notes it, and `-m` then ends by the signal."""
+    (tmp_path / "program.py").write_text(
+        "import sys, click\n"
+        "from glm_edge.cli.run import run\n"
+        "command = click.Command('x', callback=lambda: exec('import signal; signal.raise_signal(signal.SIGINT)'))\n"
+        "sys.exit(run(command, [], prog_name='x'))\n"
+    )
+    done = subprocess.run([sys.executable, "-m", "program"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+
+
 def test_an_interrupted_load_is_told_to_stop_and_waited_for() -> None:
     seen: list[bool] = []
 

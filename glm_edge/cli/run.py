@@ -20,6 +20,8 @@ from ..errors import GlmEdgeError, OutOfMemoryError, RequestError, StorageError,
 def run(command: click.Command, args: Sequence[str], *, prog_name: str) -> int:
     """The exit code of a command. With `--debug` among the arguments an error of ours keeps its traceback."""
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as under nohup
+        signal.signal(signal.SIGINT, _interrupt)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal without a character shows another; a file gets UTF-8
             stream.reconfigure(errors="replace", **({} if stream.isatty() else {"encoding": "utf-8"}))
@@ -57,6 +59,14 @@ def run(command: click.Command, args: Sequence[str], *, prog_name: str) -> int:
 def _fail(message: str, code: int) -> int:
     click.echo(f"error: {message}", err=True)
     return code
+
+
+class _Interrupted(KeyboardInterrupt):
+    """CPython remembers a KeyboardInterrupt itself that `exec` let pass, and `python -m` dies of SIGINT at its end."""
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise _Interrupted
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
