@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glm_edge.errors import InvalidFileError, StorageError
+from glm_edge.model.ggml import quantize
 
-from .ggml import quantize
 from .layout import Placed
 from .threads import Threads
 from .write import OutputFile

@@ -17,8 +17,8 @@ import numpy as np
 from gguf import GGUFValueType as T
 
 from glm_edge.errors import IntegrityError, StorageError
+from glm_edge.model.ggml import TYPE_IDS, dequantize, quantize
 
-from .ggml import TYPE_IDS, dequantize, quantize
 from .layout import Layout, Placed
 
 Squares: TypeAlias = tuple[float, float]  # sums of squares of the error and of the weights

@@ -13,21 +13,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from glm_edge.device import processors
 from glm_edge.errors import OutOfMemoryError, StorageError, UsageError
+from glm_edge.system.device import processors
 
 from .blocks import write_blocks
-from .checkpoint import Checkpoint, open_checkpoint
 from .compare import compare
-from .config import ModelConfig
-from .golden import golden
 from .layout import HEX, Layout, Placed, lay_out, sealed
-from .lora import merge_lora
 from .metadata import build_metadata
 from .recipes import DEFAULT, RECIPES, Recipe, recipe_of
-from .sources import SourceHashes, sources_text
+from .source.checkpoint import Checkpoint, open_checkpoint
+from .source.config import ModelConfig
+from .source.lora import merge_lora
+from .source.sources import SourceHashes, sources_text
 from .tensors import Tensor, map_tensors
-from .vocab import load_sentencepiece, read_vocabulary
+from .tokenizer.golden import golden
+from .tokenizer.vocab import load_sentencepiece, read_vocabulary
 from .write import OutputFile, check_output, check_space
 
 MAX_THREADS = 256

@@ -17,7 +17,8 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 from gguf.gguf_writer import WriterState
 
-from .ggml import TYPE_IDS, block_size, row_size
+from glm_edge.model.ggml import TYPE_IDS, block_size, row_size
+
 from .metadata import ARCHITECTURE, SOURCES, Value
 from .recipes import Recipe, Site
 from .tensors import Tensor

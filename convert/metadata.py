@@ -15,10 +15,10 @@ from gguf import GGUFValueType as T
 
 from glm_edge import __version__
 
-from .config import ModelConfig
 from .recipes import Recipe
-from .template import chat_template
-from .vocab import Vocabulary
+from .source.config import ModelConfig
+from .tokenizer.template import chat_template
+from .tokenizer.vocab import Vocabulary
 
 ARCHITECTURE = "chatglm"
 SOURCES = "glm_edge.sources"  # JSON: [name, bytes, SHA-256] of every file that the result is made from

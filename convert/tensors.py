@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from .checkpoint import SourceTensor
-from .config import ModelConfig
-from .files import raise_all
+from .source.checkpoint import SourceTensor
+from .source.config import ModelConfig
+from .source.files import raise_all
 
 FLOAT_TYPES = ("f32", "f16", "bf16")
 

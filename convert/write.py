@@ -18,9 +18,8 @@ from pathlib import Path
 from types import TracebackType
 
 from glm_edge.errors import StorageError, UsageError
-
-from .direct import Stage
-from .lock import Lock
+from glm_edge.system.direct_io import Stage
+from glm_edge.system.file_lock import Lock
 
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from glm_edge.convert.convert import convert
-from small_checkpoint import write_checkpoint
+from support.checkpoints.small_checkpoint import write_checkpoint
+from support.paths import PROJECT
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
-
-PROJECT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -99,7 +99,7 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     """A headless Chromium; skips the test where there is none."""
-    from browser import chromium
+    from support.server.browser import chromium
 
     with chromium(tmp_path_factory.mktemp("profile")) as chrome:
         yield chrome

@@ -1,6 +1,9 @@
-"""Imports go one way, and importing the package or asking for help loads nothing heavy."""
+"""The rules of the layout: imports go one way, levels stay small, and asking for help loads nothing heavy."""
+
+from __future__ import annotations
 
 import ast
+import configparser
 import subprocess
 import sys
 from pathlib import Path
@@ -9,93 +12,138 @@ import pytest
 
 import glm_edge
 from glm_edge import convert
+from support.paths import PROJECT
 
 PACKAGE = Path(glm_edge.__file__).parent
-
-# room -> rooms of ours it may import; a room may always import within itself
-LAYERS: dict[str, set[str]] = {
-    "errors": set(),
-    "generation": {"errors"},
-    "types": {"errors", "generation"},
-    "prompt": {"types", "errors"},
-    "regular": {"errors"},
-    "gguf": {"errors", "regular"},
-    "llama": {"errors"},
-    "device": {"types", "errors"},
-    "engine": {"types", "errors", "generation", "prompt", "gguf", "llama", "device"},
-    "worker": {"types", "errors", "generation"},
-    "api": {"types", "errors", "generation"},
-    "verify": {"engine", "errors", "gguf", "llama", "convert"},
-    "serve": {"api", "engine", "types", "errors", "generation", "device"},
-    "bench": {"engine", "generation", "types", "errors", "gguf", "llama", "device"},
-    "cli": {"*"},
-}
-ROOMS = {  # sharing a room
-    "gguf_values": "gguf",
-    "model_file": "gguf",
-    "model_tensors": "gguf",
-    "profile": "device",
-    "llama_grammar": "llama",
-    "llama_kernels": "llama",
-}
-
-
-def room(module: str) -> str:
-    name = module.split(".")[1] if "." in module else "__init__"
-    return ROOMS.get(name, name)
-
-
-# what the converter may import of the runtime: modules that import nothing of ours but errors and types
-CONVERTER = {"errors", "regular", "device"}
-FRONT_ENDS = {"cli.py": {"cli"}, "__main__.py": {"cli"}}
-
-
-def imported(path: Path, root: Path = PACKAGE) -> set[str]:
-    """Absolute names of the modules that a file of glm_edge imports, at any depth of its code."""
-    package = ["glm_edge", *path.relative_to(root).parts[:-1]]
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            module = ".".join([*base, *([node.module] if node.module else [])])
-            names |= {f"{module}.{alias.name}" for alias in node.names} if module == "glm_edge" else {module}
-    return names
-
-
-SOURCES = sorted(p for p in PACKAGE.rglob("*.py") if p.relative_to(PACKAGE).parts[0] not in {"convert", "demo"})
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_no_room_imports_upwards(path: Path) -> None:
-    own = room("glm_edge." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts))
-    if own in {"__init__", "__main__"}:
-        return
-    allowed = LAYERS[own]
-    ours = {room(name) for name in imported(path) if name.startswith("glm_edge.")} - {own, "__version__"}
-    assert "*" in allowed or ours <= allowed
-
-
 CONVERT = Path(convert.__path__[0])
 
+# Every package and the packages it may import, from the ground up: each may name only those above it. "" is what
+# everyone may import: errors, types, generation and the version.
+MAY_IMPORT: dict[str, set[str]] = {
+    "": set(),
+    "system": set(),
+    "model": {"system"},
+    "convert.source": {"system", "model"},
+    "convert.tokenizer": {"system", "model", "convert.source"},
+    "convert": {"system", "model", "convert.source", "convert.tokenizer"},
+    "convert.pull": {"system", "model", "convert.source", "convert.tokenizer", "convert"},
+    "llama": {"system"},
+    "engine.text": {"model", "llama"},
+    "engine.sampling": {"llama"},
+    "engine.prefix_cache": {"system"},
+    "engine": {"system", "model", "llama", "engine.text", "engine.sampling", "engine.prefix_cache"},
+    "worker": {"system"},
+    "api.contract": set(),
+    "api.access": {"system"},
+    "api.http": {"api.contract", "api.access"},
+    "api.page": set(),
+    "api": {"system", "api.contract", "api.access", "api.http", "api.page"},
+    "tools": {"system", "model", "convert", "convert.source", "llama", "engine", "engine.text"},
+    "tools.bench": {"system", "model", "llama", "engine", "engine.text", "engine.prefix_cache", "tools"},
+    "cli": {"*"},
+}
+DOORS = {"convert/__main__.py", "__main__.py"}  # these start the command line and do nothing else
+MOST_ENTRIES = 16  # files and folders of one level, the verbs of cli/ not counted
 
-@pytest.mark.parametrize("path", sorted(CONVERT.glob("*.py")), ids=lambda p: p.name)
-def test_the_converter_knows_nothing_of_serving(path: Path) -> None:
-    ours = {room(name) for name in imported(path, CONVERT.parent) if name.startswith("glm_edge.")}
-    assert ours - {"convert", "__version__"} <= CONVERTER | FRONT_ENDS.get(path.name, set())
+
+def sources() -> dict[str, Path]:
+    """Every file of the package by its name in it, convert/ included."""
+    found = {p.relative_to(PACKAGE).as_posix(): p for p in PACKAGE.rglob("*.py")}
+    found |= {f"convert/{p.relative_to(CONVERT).as_posix()}": p for p in CONVERT.rglob("*.py")}
+    return {name: path for name, path in found.items() if not name.startswith("demo/")}
+
+
+SOURCES = sources()
+MODULES = {name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in SOURCES} | {"__init__"}
+
+
+def package_of(name: str) -> str:
+    """The package that the file `name` is in: "engine.text" for "engine/text/prompt.py"."""
+    return name.rpartition("/")[0].replace("/", ".")
+
+
+def imported_modules(name: str) -> set[str]:
+    """Absolute names of the modules that a file imports, at any depth of its code."""
+    here = ["glm_edge", *name.split("/")[:-1]]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(SOURCES[name].read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = here[: len(here) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                full = f"{module}.{alias.name}"
+                found.add(full if full.removeprefix("glm_edge.") in MODULES else module)
+    return found
+
+
+def imported_packages(name: str) -> set[str]:
+    """The packages of ours that a file imports from, its own left out."""
+    ours = {module.removeprefix("glm_edge.") for module in imported_modules(name) if module.startswith("glm_edge.")}
+    packages = {
+        module if f"{module.replace('.', '/')}/__init__.py" in SOURCES else module.rpartition(".")[0] for module in ours
+    }
+    return packages - {package_of(name)}
+
+
+def test_the_table_names_every_package_and_only_those_above() -> None:
+    assert {package_of(name) for name in SOURCES} == set(MAY_IMPORT)
+    above: set[str] = set()
+    for package, allowed in MAY_IMPORT.items():
+        assert package == "cli" or allowed <= above, package
+        above.add(package)
+
+
+@pytest.mark.parametrize("name", sorted(set(SOURCES) - DOORS))
+def test_a_package_imports_only_what_the_table_allows(name: str) -> None:
+    allowed = MAY_IMPORT[package_of(name)]
+    found = imported_packages(name)
+    assert "*" in allowed or found <= allowed | {""}
+
+
+def test_no_package_imports_another_that_imports_it() -> None:
+    edges: dict[str, set[str]] = {package: set() for package in MAY_IMPORT}
+    for name in set(SOURCES) - DOORS:
+        edges[package_of(name)] |= imported_packages(name)
+    both_ways = {(a, b) for a in edges for b in edges[a] if a in edges.get(b, ())}
+    assert not both_ways
 
 
 def test_only_the_binding_imports_llama_cpp_and_only_the_app_flask() -> None:
     users: dict[str, set[str]] = {"llama_cpp": set(), "flask": set()}
-    for path in SOURCES:
-        for name in imported(path):
-            if name.split(".")[0] in users:
-                users[name.split(".")[0]].add(str(path.relative_to(PACKAGE)))
-    assert users == {
-        "llama_cpp": {"llama.py", "llama_grammar.py", "llama_kernels.py"},
-        "flask": {str(Path("api/app.py"))},
-    }
+    for name in SOURCES:
+        for module in imported_modules(name):
+            if (top := module.split(".")[0]) in users:
+                users[top].add(package_of(name) if top == "llama_cpp" else name)
+    assert users == {"llama_cpp": {"llama"}, "flask": {"api/app.py"}}
+
+
+def test_no_level_has_more_entries_than_a_reader_can_hold() -> None:
+    verbs = {f"{verb}.py" for verb in _verbs()}
+    for folder in [PROJECT / "glm_edge", PROJECT / "convert", PROJECT / "tests"]:
+        for level in [folder, *(p for p in folder.rglob("*") if p.is_dir())]:
+            if "__pycache__" in level.parts or any(part.startswith(".") for part in level.parts):
+                continue
+            entries = {entry.name for entry in level.iterdir() if entry.name not in {"__pycache__", ".DS_Store"}}
+            if level.name == "cli" and level.parent.name == "glm_edge":
+                entries -= verbs
+            assert len(entries) <= MOST_ENTRIES, f"{level.relative_to(PROJECT)}: {len(entries)} entries"
+
+
+def _verbs() -> list[str]:
+    import click
+
+    from glm_edge.cli import glm_edge as command
+
+    return command.list_commands(click.Context(command))
+
+
+def test_the_installed_packages_are_those_of_the_checkout() -> None:
+    config = configparser.ConfigParser()
+    config.read(PROJECT / "setup.cfg", "utf-8")
+    named = set(config["options"]["packages"].split())
+    assert named == {f"glm_edge.{p}".rstrip(".") for p in MAY_IMPORT} | {"glm_edge.demo"}
 
 
 HELP = "from glm_edge.cli import run, glm_edge; run(glm_edge, ['--help'], prog_name='x')"
@@ -103,6 +151,6 @@ HELP = "from glm_edge.cli import run, glm_edge; run(glm_edge, ['--help'], prog_n
 
 @pytest.mark.parametrize("code", ["import glm_edge", HELP], ids=["import", "help"])
 def test_importing_and_help_load_nothing_heavy(code: str) -> None:
-    check = "import sys; print(sorted({'llama_cpp', 'flask', 'numpy', 'waitress'} & set(sys.modules)))"
+    check = "import sys; print(sorted({'llama_cpp', 'flask', 'numpy', 'pydantic', 'waitress'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", f"{code}; {check}"], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from live_server import BODY, Reply, Wire, post
-from small_checkpoint import write_checkpoint
+
+from support.checkpoints.small_checkpoint import write_checkpoint
+from support.server.live_server import BODY, Reply, Wire, post
 
 # Loaded by Python itself before anything else; also in the processes that our own start.
 HOOK = """

@@ -22,13 +22,15 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTo
 from .. import __version__
 from ..errors import GlmEdgeError, RequestError
 from ..types import Engine, Request
-from . import chatglm_wire, metrics, openapi, page, strict_json, text_wire, wire
-from .answer import Answer, ClientGoneError
-from .chat_form import ChatForm, Form
-from .gate import OPEN_PATHS, Gate
-from .service import Service
-
-MAX_BODY = 2 * 1024 * 1024  # bytes; 32768 tokens of Chinese are about a tenth
+from . import metrics
+from .access.policy import OPEN_PATHS, Gate
+from .admission import Service
+from .contract import chatglm as chatglm_wire
+from .contract import openapi, strict_json, wire
+from .contract import text as text_wire
+from .contract.chat import ChatForm, Form
+from .page import page
+from .stream import Answer, ClientGoneError
 
 _log = logging.getLogger("glm_edge.http")
 
@@ -38,7 +40,7 @@ def create_app(
     *,
     gate: Gate | None = None,
     aliases: Collection[str] = (),
-    max_body: int = MAX_BODY,
+    max_body: int = strict_json.MAX_BODY,
     trim: bool = False,
 ) -> Flask:
     """A WSGI app that answers with `engine`, or with what a Service has at the time.

@@ -12,7 +12,7 @@ import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from .answer import Answer
+from .stream import Answer
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 

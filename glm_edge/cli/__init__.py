@@ -17,7 +17,7 @@ from .run import run
 
 # verb -> (module with `command`, the line that `glm-edge --help` shows)
 _VERBS = {
-    "convert": ("glm_edge.convert.cli", "Turn a ChatGLM2 checkpoint folder into one GGUF file."),
+    "convert": ("glm_edge.cli.convert", "Turn a ChatGLM2 checkpoint folder into one GGUF file."),
     "pull": ("glm_edge.cli.pull", "Fetch a checkpoint from the Hugging Face hub and convert it shard by shard."),
     "verify": ("glm_edge.cli.verify", "Check a model file to the last byte."),
     "serve": ("glm_edge.cli.serve", "Serve a model over HTTP."),

@@ -14,7 +14,7 @@ from ..errors import UsageError
 from ..types import EngineConfig
 
 if TYPE_CHECKING:
-    from ..bench.subjects import Task
+    from ..tools.bench.subjects import Task
 
 _DEPTHS = (512, 1024, 2048, 4096, 8192)  # tokens of context that --plot shows, as far as the context goes
 _ROOM = 64  # tokens that a prompt needs beside it: a second turn, an answer's start
@@ -61,7 +61,7 @@ def command(
         _tune(EngineConfig(path, n_ctx=n_ctx))
         return
     if plot_file is not None:
-        from ..bench.plot import check_plot
+        from ..tools.bench.plot import check_plot
 
         check_plot(plot_file)
     config = EngineConfig(
@@ -90,14 +90,14 @@ def _bench(
 ) -> None:
     from dataclasses import replace
 
-    from ..bench.report import describe, json_line, load_average, recipe_text, table, with_shares
-    from ..bench.run import benchmark
-    from ..bench.subjects import Task, threads
-    from ..device import memory_available
-    from ..engine.plan import plan_memory, weights_of
+    from ..engine.memory_plan import plan_memory, weights_of
     from ..engine.scheduler import sequences
-    from ..gguf import read_gguf
-    from ..model_file import check_model
+    from ..model.checks import check_model
+    from ..model.gguf import read_gguf
+    from ..system.device import memory_available
+    from ..tools.bench.report import describe, json_line, load_average, recipe_text, table, with_shares
+    from ..tools.bench.run import benchmark
+    from ..tools.bench.subjects import Task, threads
 
     file = read_gguf(config.model)
     check_model(file)
@@ -131,14 +131,14 @@ def _bench(
     click.echo(table(figures, prompt))
     click.echo(json_line(about, result, (before, after)))
     if plot_file is not None:
-        from ..bench.plot import plot
+        from ..tools.bench.plot import plot
 
         plot(plot_file, figures["engine"], about)
 
 
 def _often(runs: int | None) -> str:
     """How many runs there will be, for who waits for them."""
-    from ..bench.run import RUNS, SHORT_S
+    from ..tools.bench.run import RUNS, SHORT_S
 
     if runs is None:
         return f"{RUNS} runs, or 1 that takes more than {SHORT_S:.0f} s"
@@ -161,9 +161,9 @@ def _steps(task: Task) -> str:
 def _tune(config: EngineConfig) -> None:
     from dataclasses import asdict
 
-    from ..bench.child import in_child
-    from ..bench.tune import tune, units
-    from ..profile import profile_path, save_profile
+    from ..system.profile import profile_path, save_profile
+    from ..tools.bench.child import in_child
+    from ..tools.bench.tune import tune, units
     from .load import profile_key
 
     with _progress("tuning", units()) as bar:

@@ -11,10 +11,10 @@ from typing import TypeVar
 import click
 from tqdm import tqdm
 
-from ..device import machine
 from ..engine.engine import LlamaEngine
-from ..llama import versions
-from ..profile import load_profile, profile_path, tuned
+from ..llama.binding import versions
+from ..system.device import machine
+from ..system.profile import load_profile, profile_path, tuned
 from ..types import EngineConfig
 from .demo import DEMO_ID, banner
 from .progress import is_terminal

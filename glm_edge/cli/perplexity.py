@@ -13,8 +13,8 @@ from ..errors import InvalidFileError, StorageError
 from .progress import progress_bar
 
 if TYPE_CHECKING:
-    from ..engine.perplexity import Perplexity
-    from ..llama import Model
+    from ..llama.binding import Model
+    from ..tools.perplexity import Perplexity
 
 
 @click.command("perplexity")
@@ -27,12 +27,12 @@ def command(file: Path, model: Path | None, n_ctx: int, threads: int | None) -> 
 
     Lower is better, and only the same text and tokenizer compare. Prints a sentence and one JSON line.
     """
-    from ..device import memory_available, processors
-    from ..engine.perplexity import BATCH
-    from ..engine.plan import plan_memory, weights_of
-    from ..gguf import read_gguf
-    from ..llama import Model
-    from ..model_file import check_model, prefix_ids
+    from ..engine.memory_plan import plan_memory, weights_of
+    from ..llama.binding import Model
+    from ..model.checks import check_model, prefix_ids
+    from ..model.gguf import read_gguf
+    from ..system.device import memory_available, processors
+    from ..tools.perplexity import BATCH
     from ..types import EngineConfig
     from .load import interruptible
     from .model import resolve_model
@@ -59,8 +59,8 @@ def command(file: Path, model: Path | None, n_ctx: int, threads: int | None) -> 
 
 
 def _measure(model: Model, text: str, prefix: tuple[int, ...], n_ctx: int, threads: int) -> Perplexity:
-    from ..engine.perplexity import BATCH, perplexity
-    from ..llama import Context
+    from ..llama.binding import Context
+    from ..tools.perplexity import BATCH, perplexity
 
     context = Context(
         model,

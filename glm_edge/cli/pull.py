@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from glm_edge.convert.cli import out_option, summary, threads_option, type_option
+from glm_edge.cli.convert import out_option, summary, threads_option, type_option
 
 from .progress import is_terminal
 
@@ -35,7 +35,7 @@ def command(repo: str, type_: str, revision: str, out: Path | None, force: bool,
     REPO is OWNER/NAME, as THUDM/chatglm2-6b. One shard at a time is on the disk, in OUT.pull; the same command
     continues what was interrupted. HF_ENDPOINT sets a mirror, HF_TOKEN a token. Python files are never fetched.
     """
-    from glm_edge.convert.pull import pull
+    from glm_edge.convert.pull.pull import pull
 
     with contextlib.ExitStack() as stack:
         report = pull(

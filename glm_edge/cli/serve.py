@@ -77,9 +77,9 @@ def command(
     A key can also be given in GLM_EDGE_API_KEY: other users of the machine can read options, not the environment.
     Ctrl-C lets running answers end; a second one stops at once.
     """
-    from ..api.keys import Keys, key_file_warnings
+    from ..api.access.keys import Keys, key_file_warnings
+    from ..api.serve import ServeConfig, serve
     from ..errors import UsageError
-    from ..serve import ServeConfig, serve
     from ..types import EngineConfig
     from ..worker import Worker
     from .model import cache_folder, resolve_model

@@ -18,10 +18,10 @@ def command(model: Path) -> None:
 
     The ids are those of plain text: no control token is added and none is parsed out of the text.
     """
-    from ..engine.tokenizer import Tokenizer
-    from ..gguf import read_gguf
-    from ..llama import Model
-    from ..model_file import check_model
+    from ..engine.text.tokenizer import Tokenizer
+    from ..llama.binding import Model
+    from ..model.checks import check_model
+    from ..model.gguf import read_gguf
 
     file = read_gguf(model)
     check_model(file)

@@ -27,8 +27,8 @@ def command(file: Path, folders: tuple[Path, ...]) -> None:
     JSON line, with the SHA-256 of every file that the model was made from, as the Hugging Face hub shows it.
     """
     from ..convert.layout import HASHES, HEX
-    from ..model_file import golden_texts
-    from ..verify import compare_sources, sources, verify
+    from ..model.checks import golden_texts
+    from ..tools.verify import compare_sources, sources, verify
 
     with progress_bar("verify") as progress:
         head = verify(file, progress)

@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 
+from ..engine.text.prompt import prompt_text, rounds
 from ..errors import InvalidFileError, StorageError
-from ..prompt import prompt_text, rounds
 from ..types import Message
 
 
@@ -30,7 +30,7 @@ def command(model: Path, prompts: Path, threads: int | None) -> None:
     """
     from tqdm import tqdm
 
-    from ..engine.store import WORTH_WRITING
+    from ..engine.prefix_cache.store import WORTH_WRITING
     from ..types import EngineConfig, Request, SamplingParams
     from .load import load_engine
     from .model import resolve_model

@@ -13,23 +13,23 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
-from ..device import memory_available, processors
 from ..errors import ContextLengthError, EngineClosedError, EngineError, GlmEdgeError, OverloadedError, RequestError
 from ..generation import Generation, Progress
-from ..gguf import read_gguf
-from ..gguf_values import GgufFile
-from ..llama import Batch, Context, Model, versions
-from ..model_file import check_model, fingerprint, model_id
+from ..llama.binding import Batch, Context, Model, versions
+from ..model.checks import check_model, fingerprint, model_id
+from ..model.gguf import read_gguf
+from ..model.values import GgufFile
+from ..system.device import memory_available, processors
 from ..types import Chunk, EngineConfig, Message, ModelInfo, Request
-from .answer import Answer, Task
-from .forecast import Forecast
+from .eta import Forecast
 from .lookup import MAX_DRAFT
-from .plan import plan_memory, weights_of
-from .sampler import samplers
+from .memory_plan import plan_memory, weights_of
+from .prefix_cache.store import Store
+from .sampling.sampler import samplers
 from .scheduler import Scheduler, sequences
-from .store import Store
-from .tokenizer import Tokenizer
-from .trim import trimmed
+from .sequence import Answer, Task
+from .text.tokenizer import Tokenizer
+from .text.trim import trimmed
 
 R = TypeVar("R")
 

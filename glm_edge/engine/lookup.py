@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .costs import Costs
+from .latency import Costs
 
 _NGRAM = 3  # tokens that must have stood there before
 _SIZES = (3, 7)  # draft lengths: with the token before them rows of 4, which is how the kernels work

@@ -16,11 +16,11 @@ from collections import deque
 from dataclasses import dataclass
 
 from ..errors import EngineError, GlmEdgeError
-from ..llama import Batch, Context
-from .answer import Answer
-from .costs import ROW, Costs
-from .prefix import common_prefix
-from .store import PIECE, WORTH_WRITING, Store
+from ..llama.binding import Batch, Context
+from .latency import ROW, Costs
+from .prefix_cache.prefix import common_prefix
+from .prefix_cache.store import PIECE, WORTH_WRITING, Store
+from .sequence import Answer
 
 _PATIENCE_S = 1.0  # how long answers being written may wait for the slices of prompts in one batch
 _SLICE = 16  # prompt tokens beside them while nothing is known of the speed

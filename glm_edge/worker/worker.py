@@ -27,9 +27,9 @@ from ..errors import (
 )
 from ..generation import Generation, Progress
 from ..types import Chunk, Engine, ModelInfo, Request
+from .crash_quarantine import Suspects
 from .messages import Beat, Call, Cancel, Close, Item, Reply
 from .process import Process
-from .suspects import Suspects
 
 PATIENCE_S = 60.0  # one node of a batch's graph takes at most seconds on the slowest devices
 _CLOSE_S = 5.0

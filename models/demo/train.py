@@ -2,7 +2,7 @@
 """Makes the demo checkpoint from the folder `text`: the tokenizer, config.json, two shards of float16 and their index.
 
     python train.py --out DIR              at most an hour on 2 cores; needs torch, sentencepiece and protobuf
-    python train.py --out DIR --check ../../tests/demo_prompts.jsonl ../../tests/demo_rounds.jsonl
+    python train.py --out DIR --check ../../tests/support/demo_prompts.jsonl ../../tests/support/demo_rounds.jsonl
 
 The architecture is ChatGLM2's (THUDM/chatglm2-6b, Apache-2.0 code), written anew: RMSNorm before attention and
 MLP, rotary positions on the first half of each head in interleaved pairs, two groups of keys and values for all heads,

@@ -28,6 +28,7 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+
 from glm_edge.convert.convert import convert
 from glm_edge.convert.recipes import RECIPES
 

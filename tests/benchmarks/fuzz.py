@@ -36,18 +36,18 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # no threads at the time of 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from glm_edge.convert.convert import convert
-from mutations import change_values, damage, mutate
-from safetensorsfile import write_safetensors
-from small_checkpoint import CONFIG, random_weights, write_checkpoint
-from torchfile import Member, state_dict_pickle, write_archive, write_shard
 
-from glm_edge.engine.tokenizer import Tokenizer
+from glm_edge.convert.convert import convert
+from glm_edge.engine.text.tokenizer import Tokenizer
 from glm_edge.errors import GlmEdgeError, OutOfMemoryError
-from glm_edge.gguf import read_gguf
-from glm_edge.llama import Batch, Context, Model
-from glm_edge.model_file import check_model
-from glm_edge.verify import verify
+from glm_edge.llama.binding import Batch, Context, Model
+from glm_edge.model.checks import check_model
+from glm_edge.model.gguf import read_gguf
+from glm_edge.tools.verify import verify
+from support.checkpoints.file_mutations import change_values, damage, mutate
+from support.checkpoints.safetensors_writer import write_safetensors
+from support.checkpoints.small_checkpoint import CONFIG, random_weights, write_checkpoint
+from support.checkpoints.torch_writer import Member, state_dict_pickle, write_archive, write_shard
 
 SECONDS, MEGABYTES = 2.0, 512
 HANG = 60  # seconds of wall time

@@ -25,12 +25,11 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from live_server import LiveServer, post
-
 from glm_edge.cli.demo import demo_model
-from glm_edge.device import machine, processors
 from glm_edge.engine.engine import LlamaEngine
+from glm_edge.system.device import machine, processors
 from glm_edge.types import Engine, EngineConfig, Message, Request, SamplingParams
+from support.server.live_server import LiveServer, post
 
 EOS = 2
 

@@ -19,14 +19,13 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from lookahead import FULL_SIZE, Steps, simulate
-
-from glm_edge.engine.costs import Costs
 from glm_edge.engine.engine import LlamaEngine
-from glm_edge.prompt import prompt_text, rounds
+from glm_edge.engine.latency import Costs
+from glm_edge.engine.text.prompt import prompt_text, rounds
 from glm_edge.types import EngineConfig, Message, Request, SamplingParams
+from support.engines.lookup_clock import FULL_SIZE, Steps, simulate
 
-HERE = Path(__file__).resolve()
+TESTS = Path(__file__).resolve().parents[1]
 Pairs = list[tuple[str, str]]  # what was before an answer, and the answer
 
 
@@ -53,7 +52,7 @@ def main() -> None:
     options = parser.parse_args()
     pairs = [pair.split(":") for pair in (options.costs or "").split(",") if pair]
     seconds = {int(n): float(ms) / 1000 for n, ms in pairs} or FULL_SIZE
-    lines = (HERE.parents[1] / "demo_prompts.jsonl").read_text("utf-8").splitlines()
+    lines = (TESTS / "support" / "demo_prompts.jsonl").read_text("utf-8").splitlines()
     questions = [json.loads(line)["prompt"] for line in lines if line][:60]
     found: list[tuple[Pairs, Pairs]] = []
     for lookup in (True, False):
@@ -61,7 +60,7 @@ def main() -> None:
         found.append(answers(engine, questions))
         if lookup:
             tokenize = engine.tokenize
-            prose = (HERE.parents[2] / "README.md").read_text("utf-8")
+            prose = (TESTS.parent / "README.md").read_text("utf-8")
             ids = {text: tokenize(text) for text in [prose, *{t for part in found[0] for pair in part for t in pair}]}
         engine.close()
     if found[0] != found[1]:

@@ -30,7 +30,7 @@ from tqdm import tqdm
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path.append(str(PROJECT / "tests"))
 
-from torchfile import STORAGES, Tensor, write_shard  # noqa: E402
+from support.checkpoints.torch_writer import STORAGES, Tensor, write_shard  # noqa: E402
 
 REFERENCE = Path(os.environ.get("GLM_EDGE_REFERENCE") or PROJECT.parent / "shared" / "reference") / "chatglm2-6b"
 MAX_LAYERS = 512

@@ -30,15 +30,14 @@ from numpy.typing import NDArray
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from full_size import HEAD, full_size
 from glm_edge.convert.convert import convert
-from glm_edge.convert.ggml import block_size, dequantize, quantize
 from glm_edge.convert.recipes import RECIPES, Recipe, Rule
-
-from glm_edge.engine.perplexity import split
-from glm_edge.gguf import read_gguf
-from glm_edge.llama import Batch, Context, Model
-from glm_edge.model_file import prefix_ids
+from glm_edge.llama.binding import Batch, Context, Model
+from glm_edge.model.checks import prefix_ids
+from glm_edge.model.ggml import block_size, dequantize, quantize
+from glm_edge.model.gguf import read_gguf
+from glm_edge.tools.perplexity import split
+from support.checkpoints.full_size_bytes import HEAD, full_size
 
 BATCH = 32
 EDGE = RECIPES["edge"]

@@ -25,11 +25,10 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from distribution import chi_square as pearson
-from distribution import exact, surprise
-
-from glm_edge.engine.sampler import Sampler
+from glm_edge.engine.sampling.sampler import Sampler
 from glm_edge.types import SamplingParams
+from support.engines.sampling_distribution import chi_square as pearson
+from support.engines.sampling_distribution import exact, surprise
 
 N_VOCAB = 65_024
 SPREADS = {"flat": 0.01, "soft": 1.0, "peaked": 3.0}

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from glm_edge.bench.bare import Bare
-from glm_edge.llama import Model
+from glm_edge.llama.binding import Model
+from glm_edge.tools.bench.bare import Bare
 from glm_edge.types import EngineConfig
 
 

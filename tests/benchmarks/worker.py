@@ -26,13 +26,12 @@ import psutil
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from crashing import real
-
 from glm_edge.cli.demo import demo_model
-from glm_edge.device import machine, processors
 from glm_edge.engine.engine import LlamaEngine
+from glm_edge.system.device import machine, processors
 from glm_edge.types import Engine, EngineConfig, Message, Request, SamplingParams
 from glm_edge.worker import Worker
+from support.engines.crashing_engines import real
 
 EOS = 2
 Turn = tuple[float, float, float]  # ms between tokens, ms to the first, CPU ms a token

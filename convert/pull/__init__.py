@@ -1,0 +1,1 @@
+"""From the Hugging Face hub to GGUF, shard by shard."""

@@ -1,0 +1,201 @@
+"""Opens what lies in a checkpoint folder: regular files inside it, nothing else, and never waits for one.
+
+Says what a file is instead when a download went wrong (a git-lfs pointer, an HTML page), and notices one that changes
+between two reads. JSON is read strictly: repeated keys, NaN, infinities and byte order marks are refused, because two
+readers could take them differently. What the content means is not known here.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from glm_edge.errors import IntegrityError, InvalidFileError, StorageError
+from glm_edge.system import safe_open as regular
+from glm_edge.system.direct_io import read_block
+from glm_edge.system.safe_open import failed_download, unreadable
+
+MAX_JSON = 4 << 20  # bytes; the index of the real checkpoint has 20 KB
+MOST_LISTED = 20  # problems named in one error
+
+
+def names_in(folder: Path, what: str) -> list[str]:
+    """The names in a folder that holds `what`. Raises StorageError where it is missing or cannot be read,
+    InvalidFileError where it is something else."""
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        raise StorageError(f"{folder}: no such folder; give the folder of {what}") from None
+    except NotADirectoryError:
+        raise InvalidFileError(f"{folder}: is not a folder; give the folder of {what}") from None
+    except OSError as error:
+        raise unreadable(folder, error) from error
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of a checkpoint's file, links followed no further than the folder.
+
+    A folder of the Hugging Face cache holds links into its sibling `blobs` (`REPO/snapshots/REVISION`, `REPO/blobs`);
+    those are followed too. Raises InvalidFileError for a link that leads elsewhere.
+    """
+    path = folder / name
+    home, real = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
+    homes = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
+    if not any(real.is_relative_to(allowed) for allowed in homes):
+        raise InvalidFileError(f"{path}: a link that leads out of the folder; put the file itself there")
+    return path
+
+
+def open_regular(path: Path) -> io.FileIO:
+    """Open a regular file, unbuffered.
+
+    Raises InvalidFileError where it is missing or of another kind, StorageError where the system refuses.
+    """
+    try:
+        return regular.open_regular(path)
+    except FileNotFoundError:
+        raise InvalidFileError(f"{path}: is missing") from None
+
+
+@dataclass(frozen=True)
+class StableFile:
+    """A file that is read piece by piece over minutes and has to stay the same meanwhile.
+
+    Every read opens it anew: nothing is held open between them, threads share no position, and what is read lies in
+    a buffer alone (`direct.py`), where pages of a memory map would count as memory of the process.
+    """
+
+    path: Path
+    size: int  # bytes
+    stamp: tuple[int, int, int]  # inode, size and time of the last change
+    # told of every block that is read: its offset and bytes
+    listeners: list[Callable[[int, memoryview], None]] = field(default_factory=list, compare=False, repr=False)
+
+    @classmethod
+    def find(cls, path: Path) -> StableFile:
+        """Raises as `open_regular` does."""
+        with open_regular(path) as file:
+            stamp = _stamp(file)
+        return cls(path, stamp[1], stamp)
+
+    def read(self, offset: int, size: int) -> memoryview:
+        """`size` bytes from `offset` on, which the caller knows to lie in the file.
+
+        Raises IntegrityError when the file is no longer the one that was found, StorageError when it cannot be read.
+        """
+        with open_regular(self.path) as file:
+            try:
+                block = read_block(file, offset, size).data.toreadonly()  # listeners may keep it
+            except OSError as error:
+                raise unreadable(self.path, error) from error
+            if len(block) < size or _stamp(file) != self.stamp:
+                raise IntegrityError(f"{self.path}: changed while it was read; start again when it is complete")
+        for listen in self.listeners:
+            listen(offset, block)
+        return block
+
+
+def _fill(path: Path, file: io.FileIO, buffer: memoryview) -> int:
+    """Read until `buffer` is full or the file ends; returns the number of bytes. Raises StorageError."""
+    done = 0
+    try:
+        while done < len(buffer) and (count := file.readinto(buffer[done:])):
+            done += count
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return done
+
+
+def _stamp(file: io.FileIO) -> tuple[int, int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def read_small(path: Path, limit: int) -> bytes:
+    """A file of at most `limit` bytes, whole; a failed download is recognised (`refuse_download_error`)."""
+    content = bytearray(limit + 1)
+    with open_regular(path) as file:
+        content = content[: _fill(path, file, memoryview(content))]
+    if len(content) > limit:
+        raise InvalidFileError(f"{path}: is larger than {limit} bytes, which is no {path.name} of a checkpoint")
+    refuse_download_error(path, bytes(content[:512]))
+    return bytes(content)
+
+
+def refuse_download_error(path: Path, head: bytes) -> None:
+    """Raise InvalidFileError when a file begins (`head`: its first bytes) like what failed downloads leave behind."""
+    if what := failed_download(head):
+        raise InvalidFileError(f"{path}: {what}")
+
+
+def read_json(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
+    """The object that a JSON file holds, read strictly. Raises InvalidFileError."""
+    return parse_json(read_small(path, limit), path)
+
+
+def parse_json(content: bytes, path: Path) -> dict[str, Any]:
+    """The object that `content` holds, read as strictly; `path` is for messages. Raises InvalidFileError."""
+    try:
+        value = json.loads(
+            content.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant, parse_float=_float
+        )
+    except UnicodeDecodeError as error:
+        raise InvalidFileError(f"{path}: is not UTF-8 (byte {error.start})") from None
+    except RecursionError:
+        raise InvalidFileError(f"{path}: is nested too deep") from None
+    except ValueError as error:  # JSONDecodeError is one; so is an integer of 5,000 digits
+        raise InvalidFileError(f"{path}: is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InvalidFileError(f"{path}: holds {type(value).__name__} where an object is expected")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {shown(key)} is there twice")
+        found[key] = value
+    return found
+
+
+def _constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a number")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{shown(text)} is too large a number")
+    return value
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name may stand in a message as it is: one line, no control characters, not endless."""
+    return 0 < len(name) <= 256 and name.isprintable()
+
+
+def shown(value: object) -> str:
+    """A value out of a file as a message shows it: quoted, on one line, at most 80 characters. Scalars only: the text
+    of a nested value could be endless."""
+    if isinstance(value, dict | list | tuple):
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, str):
+        value = value[:160]
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def raise_all(where: Path, problems: list[str]) -> None:
+    """Raise one InvalidFileError that lists all problems, the first 20 in full; nothing when there are none."""
+    if not problems:
+        return
+    rest = f"; and {len(problems) - MOST_LISTED} more" if len(problems) > MOST_LISTED else ""
+    head = f"{len(problems)} problems: " if len(problems) > 1 else ""
+    raise InvalidFileError(f"{where}: {head}{'; '.join(problems[:MOST_LISTED])}{rest}")

@@ -1,0 +1,139 @@
+"""API keys: where they come from, and whether a request has one. Keys are never printed, logged or put into messages.
+
+A key file is read again whenever it changes, so that a key is revoked without a restart. If it becomes unreadable or
+empty, its keys stop working: a server that was started with keys never becomes open.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from ...errors import StorageError, UsageError
+
+VARIABLE = "GLM_EDGE_API_KEY"
+ANYONE = b"anyone"
+
+_BEARER = re.compile(rb"bearer ([^ ]+)", re.IGNORECASE)
+_KEY = re.compile(r"[!-~]+")  # what arrives unchanged in an HTTP header
+
+
+class Keys:
+    """The set of keys that open the server; an empty set means that no key is needed.
+
+    Args:
+        given: keys from the command line and the environment.
+        file: a file with one key a line.
+        equal: the comparison, of two digests; must take the same time whatever they are.
+
+    Raises UsageError for a key that no client can send, or a file without keys, StorageError for an unreadable one.
+    """
+
+    def __init__(
+        self,
+        given: Iterable[str] = (),
+        file: Path | None = None,
+        *,
+        equal: Callable[[bytes, bytes], bool] = hmac.compare_digest,
+    ) -> None:
+        self._given = [_digest(_checked(key, "--api-key or " + VARIABLE).encode()) for key in given]
+        self._file = file
+        self._equal = equal
+        self._stamp: tuple[int, ...] | None = None
+        self._from_file: list[bytes] = []
+        if file is not None:
+            self._stamp = _stamp(file)
+            self._from_file = [_digest(key.encode()) for key in read_key_file(file)]
+        self.required = bool(self._given or file is not None)
+
+    @classmethod
+    def collect(cls, given: Iterable[str], file: Path | None, environment: Mapping[str, str]) -> Keys:
+        """Keys of the command line, the key file and GLM_EDGE_API_KEY together."""
+        from_environment = environment.get(VARIABLE)
+        return cls([*given, *([] if from_environment is None else [from_environment])], file)
+
+    def accept(self, authorization: bytes | None, api_key: bytes | None) -> bool:
+        """Whether one of the two headers (`Authorization: Bearer KEY`, `API-KEY: KEY`) carries a key."""
+        return self.find(authorization, api_key) is not None
+
+    def find(self, authorization: bytes | None, api_key: bytes | None) -> bytes | None:
+        """Which key the headers carry, as a digest; None for none, `ANYONE` where none is needed.
+
+        Every key is compared with every credential, whatever matched before: the time tells nothing.
+        """
+        if not self.required:
+            return ANYONE
+        bearer = _BEARER.fullmatch(authorization or b"")
+        offered = [_digest(bearer.group(1) if bearer else b""), _digest(api_key or b"")]
+        matches = [key for key in self._current() for one in offered if self._equal(key, one)]
+        return matches[0] if matches else None
+
+    @property
+    def several(self) -> bool:
+        """Whether there are two keys at least."""
+        return len(set(self._current())) > 1
+
+    def _current(self) -> list[bytes]:
+        if self._file is not None:
+            stamp = _stamp(self._file)
+            if stamp != self._stamp:
+                self._stamp = stamp
+                self._from_file = [_digest(key.encode()) for key in _still_valid(self._file)]
+        return self._given + self._from_file
+
+
+def read_key_file(path: Path) -> list[str]:
+    """The keys in a file: one a line, white space around it and empty lines ignored."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: the key file is not text; it holds one key a line") from None
+    except OSError as error:
+        raise StorageError(f"{path}: the key file cannot be read ({error.strerror})") from None
+    keys = [_checked(line.strip(), str(path)) for line in text.splitlines() if line.strip()]
+    if not keys:
+        raise UsageError(f"{path}: the key file has no key; it holds one key a line")
+    return keys
+
+
+def key_file_warnings(path: Path) -> list[str]:
+    """What a careful owner of this key file would want to know."""
+    keys = read_key_file(path)
+    warnings = []
+    if os.name == "posix" and path.stat().st_mode & 0o044:
+        warnings.append(f"{path}: every user of this machine can read the key file; chmod 600 it")
+    if len(set(keys)) < len(keys):
+        warnings.append(f"{path}: the key file holds a key twice")
+    return warnings
+
+
+def _still_valid(path: Path) -> list[str]:
+    """The keys of a file that has changed while the server runs; none where it went wrong."""
+    try:
+        return read_key_file(path)
+    except (UsageError, StorageError):
+        return []
+
+
+def _checked(key: str, source: str) -> str:
+    if not _KEY.fullmatch(key):
+        raise UsageError(f"{source}: a key must be printable ASCII without spaces, and not empty")
+    return key
+
+
+def _digest(key: bytes) -> bytes:
+    """All digests have one length, so a comparison tells nothing of the key's."""
+    return hashlib.sha256(key).digest()
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """Changes whenever the file does; None while it is missing."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_mtime_ns, status.st_size, status.st_ino)

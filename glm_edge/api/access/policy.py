@@ -1,0 +1,94 @@
+"""Who may talk to the server: checked on the headers alone, before a body is read. Pure but for the key file.
+
+Three questions, in this order. Host: a page of another site that has its name point at 127.0.0.1 (DNS rebinding) is
+stopped by the name it sends. Origin: a page of another site that sends a request across is stopped by where it says
+it comes from. Key: all but the health checks and the page needs one, when there are keys. Not here: limits on size.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ...errors import RequestError
+from .keys import ANYONE, Keys
+
+OPEN_PATHS = frozenset({"/health", "/livez"})
+PAGE = "/"  # open to GET and HEAD: the page holds nothing, and is where a browser's user types the key in
+
+_HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:/?#@,\s]+))(?::\d{1,5})?")
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The rules; see `check`.
+
+    Args:
+        any_host: skip the check of Host. Right where the server listens beyond loopback: it has other names there,
+            and a key, which a rebound page does not know.
+        hosts: names that are accepted besides the loopback's.
+        origins: pages that may call from elsewhere, exactly as browsers send them: "https://chat.example".
+    """
+
+    keys: Keys = field(default_factory=Keys)
+    any_host: bool = False
+    hosts: frozenset[str] = frozenset()
+    origins: frozenset[str] = frozenset()
+
+    def check(self, method: str, path: str, headers: Mapping[str, str], scheme: str = "http") -> bytes:
+        """Raise RequestError unless a request for `path` with these headers may come in; whose it is, see Keys.find.
+
+        Args:
+            headers: by WSGI's names, HTTP_HOST and so on; text decoded from latin-1.
+        """
+        self.check_host(headers.get("HTTP_HOST"))
+        self.check_origin(headers, scheme)
+        if path in OPEN_PATHS or (path == PAGE and method in ("GET", "HEAD")):
+            return ANYONE
+        authorization, api_key = (_raw(headers.get(name)) for name in ("HTTP_AUTHORIZATION", "HTTP_API_KEY"))
+        key = self.keys.find(authorization, api_key)
+        if key is None:  # in OpenAI's words, by which litellm tells it from other bad requests
+            raise RequestError(
+                "Incorrect API key provided, or none; send 'Authorization: Bearer KEY' or 'API-KEY: KEY'",
+                code="invalid_api_key",
+            )
+        return key
+
+    def check_host(self, host: str | None) -> None:
+        if host is None or self.any_host:  # only HTTP/1.0 comes without, and no browser speaks it
+            return
+        match = _HOST.fullmatch(host)
+        name = (match["v6"] or match["name"]).lower().removesuffix(".") if match else ""
+        if not (is_loopback(name) or name in self.hosts):
+            raise RequestError(
+                "this server does not answer to that Host; use localhost, 127.0.0.1 or a name given with --allow-host",
+                code="host_not_allowed",
+            )
+
+    def check_origin(self, headers: Mapping[str, str], scheme: str) -> None:
+        origin = headers.get("HTTP_ORIGIN")
+        if origin is not None and not self.allows(origin) and origin != f"{scheme}://{headers.get('HTTP_HOST')}":
+            raise RequestError(
+                "pages of that Origin may not call this server; allow them with --allow-origin",
+                code="origin_not_allowed",
+            )
+
+    def allows(self, origin: str) -> bool:
+        """Whether pages of this other origin may call."""
+        return origin in self.origins
+
+
+def is_loopback(name: str) -> bool:
+    """Whether a host name or address, without brackets and port, can only mean this machine."""
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _raw(header: str | None) -> bytes | None:
+    return None if header is None else header.encode("latin-1", "backslashreplace")

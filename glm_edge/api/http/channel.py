@@ -1,0 +1,157 @@
+"""waitress's connection, with deadlines, errors in our JSON, and an end that the client can read.
+
+Deadlines run from the start of what they limit and on the monotonic clock: a client that drips bytes gains nothing by
+it, and a device whose clock jumps loses nothing. Parsing is in `http_parser.py`, the loop in `http_server.py`.
+"""
+
+from __future__ import annotations
+
+import http
+import logging
+import socket
+import time
+import uuid
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from waitress.channel import HTTPChannel
+from waitress.task import ErrorTask
+from waitress.utilities import Error, RequestEntityTooLarge, RequestHeaderFieldsTooLarge, ServerNotImplemented
+
+from ...errors import RequestError
+from ..contract import strict_json, wire
+from .parser import MAX_HEADER, StrictParser
+
+_log = logging.getLogger("glm_edge.http")
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """Seconds that a client has; see Channel.expire."""
+
+    read: float = 30.0  # for a whole request, from its first byte, or from connecting
+    idle: float = 75.0  # between two requests
+    stalled: float = 60.0  # without taking a single byte of an answer
+    linger: float = 2.0  # to read an error that came before its request was read
+
+
+class JsonErrorTask(ErrorTask):
+    """Answers a request that the parser or the server gave up on. The connection is closed after it."""
+
+    channel: Any
+    request: Any
+    response_headers: Any
+
+    def execute(self) -> None:
+        request_id = f"req_{uuid.uuid4().hex}"
+        failure = wire.failure(self._error(), request_id)
+        body = strict_json.dumps(failure.body).encode()
+        self.status = f"{failure.status} {http.HTTPStatus(failure.status).phrase}"
+        self.response_headers += [("Content-Type", "application/json"), ("x-request-id", request_id), *failure.headers]
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.channel.refused = True
+        _log.info("%s %s %s %d %s", self.channel.addr[0], *self._asked(), failure.status, request_id)
+        self.write(b"" if self.request.command == "HEAD" else body)
+
+    def _asked(self) -> tuple[str, str]:
+        """Method and path, as far as they were read; waitress makes them up where the headers are too large."""
+        if isinstance(self.request.error, RequestHeaderFieldsTooLarge):
+            return "-", "-"
+        return self.request.command or "-", self.request.path[:200] or "-"
+
+    def _error(self) -> Exception:
+        """In our words: waitress's quote the request, which may hold a key."""
+        error: Error = self.request.error
+        if isinstance(error, RequestEntityTooLarge):
+            limit = self.channel.adj.max_request_body_size - 1
+            too_large = f"the body is larger than the {limit} bytes that are read"
+            return self.request.refusal or RequestError(too_large, code="request_too_large")
+        if isinstance(error, RequestHeaderFieldsTooLarge):
+            return RequestError(f"the headers are larger than {MAX_HEADER} bytes", code="headers_too_large")
+        if isinstance(error, ServerNotImplemented):
+            return RequestError("of transfer encodings only chunked is read", code="not_implemented")
+        if error.code == 400:
+            return RequestError("the request is not well-formed HTTP/1.1")
+        return RuntimeError("the server failed outside of the app")
+
+
+class Channel(HTTPChannel):
+    """One connection."""
+
+    error_task_class = JsonErrorTask
+    server: Any
+    parser_class: Any
+    socket: Any
+    refused = False  # an error was sent while the client may still be sending
+
+    def __init__(self, server: Any, sock: Any, addr: Any, adj: Any, map: Any = None) -> None:
+        self._reading = True  # a request has begun, or the first one is waited for
+        self._since = self._sent = time.monotonic()  # of `_reading`; of the last byte that the client took
+        self._stuck: float | None = None  # since when bytes wait that the client does not take
+        self._linger_until: float | None = None
+        super().__init__(server, sock, addr, adj, map)
+        self.parser_class = partial(StrictParser, server.gate)
+
+    def expire(self, now: float, deadlines: Deadlines) -> None:
+        """Close the connection if the client has used up its time. Called from the loop's thread, now and then."""
+        if not self.total_outbufs_len:
+            self._stuck = None
+        if self._linger_until is not None:
+            self.will_close = self.will_close or now > self._linger_until
+        elif self.total_outbufs_len:
+            if self._stuck is None or self._sent >= self._stuck:
+                self._stuck = now
+            elif now - self._stuck > deadlines.stalled:
+                self.handle_close()  # also wakes a thread that waits for room to write
+        elif not self.requests:
+            idle = max(self._since, self._sent)
+            late = now - self._since > deadlines.read if self._reading else now - idle > deadlines.idle
+            self.will_close = self.will_close or late
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being answered, or its answer not yet taken."""
+        return bool(self.requests or self.total_outbufs_len)
+
+    def received(self, data: bytes) -> bool:
+        if not self._reading:
+            self._since = time.monotonic()
+        result = super().received(data)
+        self._reading = self.request is not None
+        return result
+
+    def send(self, data: bytes, do_close: bool = True) -> int:
+        sent = super().send(data, do_close)
+        if sent:
+            self._sent = time.monotonic()
+        return sent
+
+    # An answer that does not wait for the end of its request. Closing a socket with unread bytes resets the
+    # connection, and the client's system then drops the answer it has not read: so send the end, and read on a while.
+
+    def handle_write(self) -> None:
+        if not (self.refused and self.close_when_flushed) or self.will_close:
+            super().handle_write()
+            return
+        self._flush_exception(self._flush_some)  # type: ignore[attr-defined]
+        if not self.total_outbufs_len and not self.will_close:
+            self.close_when_flushed = False
+            self._linger_until = time.monotonic() + self.server.deadlines.linger
+            try:
+                self.socket.shutdown(socket.SHUT_WR)
+            except OSError:
+                self.will_close = True
+
+    def readable(self) -> bool:
+        return (self._linger_until is not None and not self.will_close) or super().readable()
+
+    def handle_read(self) -> None:
+        if self._linger_until is None:
+            super().handle_read()
+            return
+        try:
+            self.recv(65536)  # closes at the end of the stream
+        except OSError:
+            self.handle_close()

@@ -1,0 +1,157 @@
+"""The HTTP server: waitress's loop and threads around a WSGI app, on sockets that are already bound.
+
+Whoever owns it calls `turn` in one thread until done; starting, signals and draining are in `serve.py`.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from waitress import wasyncore
+from waitress.adjustments import Adjustments
+from waitress.server import TcpWSGIServer
+from waitress.task import ThreadedTaskDispatcher
+
+from ...errors import OutOfMemoryError
+from ..access.policy import Gate
+from ..contract.strict_json import MAX_BODY
+from .channel import Channel, Deadlines
+from .parser import MAX_HEADER
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+_STACK = 1 << 20  # bytes
+_ACCEPTS = 64  # a turn, so that a flood of connections cannot keep the others waiting
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the server takes at most."""
+
+    threads: int = 40  # must be above the answers at once (Service), so that health checks find one free
+    connections: int = 400 if sys.platform == "win32" else 1500  # select() takes 512 there
+    body: int = MAX_BODY  # bytes
+    deadlines: Deadlines = field(default_factory=Deadlines)
+
+
+class HttpServer:
+    """Serves `app` on `sockets`, bound and not yet listening.
+
+    Args:
+        gate: asked about a request's headers before its body is kept; the app asks again.
+    """
+
+    def __init__(
+        self, app: WSGIApplication, sockets: Sequence[socket.socket], *, gate: Gate, limits: Limits | None = None
+    ) -> None:
+        limits = limits or Limits()
+        self._deadlines = limits.deadlines
+        self._map: dict[int, Any] = {}
+        self._dispatcher = ThreadedTaskDispatcher()
+        _start_threads(self._dispatcher, limits.threads)
+        adjustments = _adjustments(limits)
+        self._listeners = [
+            _Listener(app, self._map, sock, self._dispatcher, adjustments, gate, limits.deadlines) for sock in sockets
+        ]
+
+    def turn(self, timeout: float = 1.0) -> None:
+        """Wait up to `timeout` seconds for something to happen on any connection, and handle it."""
+        wasyncore.loop(timeout, use_poll=True, map=self._map, count=1)
+        now = time.monotonic()
+        for channel in self._channels():
+            channel.expire(now, self._deadlines)
+
+    def wake(self) -> None:
+        """End a running `turn` soon; from any thread, or a signal handler."""
+        self._listeners[0].pull_trigger()
+
+    def stop_listening(self) -> None:
+        """Refuse new connections; the others go on."""
+        for listener in self._listeners:
+            wasyncore.dispatcher.close(listener)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any answer is on its way."""
+        return any(channel.busy for channel in self._channels())
+
+    @property
+    def connections(self) -> int:
+        return len(self._channels())
+
+    def close(self) -> None:
+        """Close every connection. Threads that still serve are left behind; they end with the process."""
+        self._dispatcher.set_thread_count(0)
+        wasyncore.close_all(self._map, ignore_all=True)
+
+    def _channels(self) -> list[Channel]:
+        return [entry for entry in list(self._map.values()) if isinstance(entry, Channel)]
+
+
+def _start_threads(dispatcher: ThreadedTaskDispatcher, n: int) -> None:
+    """With small stacks: they run nothing deep, and 8 MiB each are much of a small device's addresses."""
+    before = threading.stack_size(_STACK)
+    try:
+        dispatcher.set_thread_count(n)
+    except RuntimeError:
+        raise OutOfMemoryError(
+            f"the system has no memory for the {n} threads of the server; fewer --slots or a shorter --queue need less"
+        ) from None
+    finally:
+        threading.stack_size(before)
+
+
+class _Listener(TcpWSGIServer):
+    """One listening socket."""
+
+    channel_class = Channel
+
+    def __init__(
+        self, app: WSGIApplication, map: Any, sock: Any, dispatcher: Any, adj: Any, gate: Gate, deadlines: Deadlines
+    ) -> None:
+        self.gate = gate
+        self.deadlines = deadlines
+        self._connections = map
+        info = (sock.family, sock.type, sock.proto, sock.getsockname())
+        super().__init__(app, map, True, sock, dispatcher, adj, info, bind_socket=False)
+
+    def handle_accept(self) -> None:
+        """As many connections as wait; waitress takes one a turn, and a turn costs more the more there are."""
+        for _ in range(_ACCEPTS):
+            before = len(self._connections)
+            super().handle_accept()
+            if len(self._connections) == before:
+                return
+
+    def set_reuse_addr(self) -> None:
+        """Whoever bound the socket has decided."""
+
+    def maintenance(self, now: int) -> None:
+        """Channel.expire does it, on a clock that does not jump."""
+
+
+def _adjustments(limits: Limits) -> Adjustments:
+    return Adjustments(
+        threads=limits.threads,
+        connection_limit=limits.connections,
+        # waitress refuses a body of exactly its limit
+        max_request_body_size=limits.body + 1,
+        max_request_header_size=MAX_HEADER,
+        # never to a temporary file: bodies and answers are somebody's words
+        inbuf_overflow=limits.body * 2,
+        outbuf_overflow=limits.body * 2,
+        outbuf_high_watermark=256 * 1024,
+        # go on reading while a request runs: the only way to notice that the client has left
+        channel_request_lookahead=1,
+        # a client that leaves is no error
+        log_socket_errors=False,
+        ident="glm-edge",
+        asyncore_use_poll=True,
+    )

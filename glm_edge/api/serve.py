@@ -1,0 +1,235 @@
+"""`serve`: one model behind one address, from binding the socket to the last answer.
+
+The order matters. The address is taken before the model is loaded, so that a port in use costs nothing; the server
+answers while the model loads ("loading"); on the first signal it takes no more requests and lets running answers end,
+on the second it stops at once. HTTP itself is in `api/`, the engine comes from whoever calls.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from types import FrameType
+
+from ..errors import StorageError, UsageError
+from ..types import Engine
+from . import log
+from .access.keys import Keys
+from .access.policy import Gate, is_loopback
+from .admission import SPARE, Service
+from .app import create_app
+from .http.server import HttpServer, Limits
+
+_OTHER_FILES = 100  # that the process has open besides connections
+_ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # localhost has an IPv6 address even where there is no IPv6
+
+_ABORT_S = 1.5  # after the grace: for errors to reach the clients, and for the engine to stop
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """How to serve.
+
+    Args:
+        port: 0 takes a free one; the line that says "serving" names it.
+        keys: needed to listen beyond loopback.
+        hosts: names besides the loopback's that requests may be for.
+        origins: pages that may call from elsewhere.
+        aliases: names of the model besides its own.
+        grace: seconds that running answers have after the first signal.
+        trim: leave out the oldest rounds of conversations that do not fit, instead of refusing them.
+        places: answers at once that the engine has room for, its queue included.
+        per_key, max_wait: see Service.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    keys: Keys = field(default_factory=Keys)
+    hosts: frozenset[str] = frozenset()
+    origins: frozenset[str] = frozenset()
+    aliases: frozenset[str] = frozenset()
+    grace: float = 30.0
+    trim: bool = False
+    places: int = 24
+    per_key: int | None = None
+    max_wait: float = 600.0
+    limits: Limits = field(default_factory=Limits)
+
+
+def serve(load: Callable[[], Engine], config: ServeConfig) -> None:
+    """Serve until a signal says to stop. Must be called in the main thread, which gets the signals.
+
+    Args:
+        load: returns the loaded engine; called in a thread of its own once the address is taken.
+
+    Raises UsageError for an address that needs a key, StorageError for one that cannot be had, and what `load` raises.
+    """
+    addresses = _addresses(config)
+    local = all(is_loopback(sockaddr[0]) for _, sockaddr in addresses)
+    if not local and not config.keys.required:
+        raise UsageError(
+            f"--host {config.host} can be reached from other machines and no key is set: set one with --api-key or"
+            " --api-key-file, or listen on --host 127.0.0.1"
+        )
+    sockets = _bind(addresses, config)
+    log.configure(sys.stderr)
+    gate = Gate(config.keys, not local, config.hosts, config.origins)
+    service = Service(places=config.places, per_key=config.per_key, max_wait_s=config.max_wait)
+    limits = _within_file_limit(config.limits)
+    limits = replace(limits, threads=max(limits.threads, config.places + 2 * SPARE))
+    app = create_app(service, gate=gate, aliases=config.aliases, max_body=config.limits.body, trim=config.trim)
+    server = HttpServer(app, sockets, gate=gate, limits=limits)
+    _Run(server, service, load, config.grace, _url(sockets[0])).run()
+
+
+class _Run:
+    """The server's life: loading, serving, draining."""
+
+    def __init__(
+        self, server: HttpServer, service: Service, load: Callable[[], Engine], grace: float, url: str
+    ) -> None:
+        self._server = server
+        self._service = service
+        self._load = load
+        self._grace = grace
+        self._url = url
+        self._stop = False
+        self._failure: BaseException | None = None
+        self._engine: Engine | None = None
+
+    def run(self) -> None:
+        for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), self._on_signal)
+        _say(f"listening at {self._url}, loading the model")
+        loader = threading.Thread(target=self._load_engine, name="loader", daemon=True)
+        loader.start()
+        while not self._stop and self._failure is None:
+            self._server.turn()
+        if self._failure is not None:
+            self._server.close()
+            raise self._failure
+        self._drain()
+        self._server.close()
+        if not self._close_engine():
+            # A native call that cannot be interrupted: leave without taking the process apart around it.
+            sys.stderr.flush()
+            os._exit(0)
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        if self._stop:
+            os._exit(128 + signum)
+        self._stop = True
+        self._server.wake()
+
+    def _load_engine(self) -> None:
+        try:
+            engine = self._load()
+        except BaseException as error:  # raised again by `run`, in the main thread
+            self._failure = error
+            self._server.wake()
+            return
+        self._engine = engine
+        self._service.ready(engine)
+        info = engine.info
+        _say(f"serving {info.id} at {self._url} (n_ctx {info.n_ctx})")
+
+    def _drain(self) -> None:
+        self._service.drain()
+        self._server.stop_listening()
+        if self._server.busy:
+            _say(f"stopping when the running answers end, in {self._grace:g} s at most; another signal stops at once")
+            self._turn_while_busy(self._grace)
+        if self._server.busy:
+            self._service.abort()
+            self._turn_while_busy(_ABORT_S / 2)
+
+    def _turn_while_busy(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while self._server.busy and (left := deadline - time.monotonic()) > 0:
+            self._server.turn(min(0.1, left))
+
+    def _close_engine(self) -> bool:
+        """Whether the engine is gone, as far as there was one."""
+        if self._engine is None:
+            return False  # still loading
+        closer = threading.Thread(target=self._engine.close, name="closer", daemon=True)
+        closer.start()
+        closer.join(_ABORT_S / 2)
+        return not closer.is_alive()
+
+
+def _addresses(config: ServeConfig) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
+    """What --host stands for: families and addresses, each once."""
+    try:
+        found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"--host {config.host}: no such address ({error})") from None
+    return list(dict.fromkeys((family, (str(address[0]), int(address[1]))) for family, _, _, _, address in found))
+
+
+def _bind(addresses: list[tuple[socket.AddressFamily, tuple[str, int]]], config: ServeConfig) -> list[socket.socket]:
+    """Sockets bound to the addresses, all on one port. A name that stands for several needs one that can be had."""
+    sockets: list[socket.socket] = []
+    problem: OSError | None = None
+    port = config.port
+    for family, (address, _) in addresses:
+        sock = None
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            _take_alone(sock)
+            sock.bind((address, port))
+        except OSError as error:
+            problem = error
+            if sock is not None:
+                sock.close()
+            continue
+        sockets.append(sock)
+        port = sock.getsockname()[1]
+    if not sockets or (problem is not None and problem.errno not in _ABSENT):
+        for sock in sockets:
+            sock.close()
+        why = problem.strerror if problem else "it stands for no address"
+        raise StorageError(f"cannot listen on {config.host} port {config.port}: {why}; choose another --port or --host")
+    return sockets
+
+
+def _take_alone(sock: socket.socket) -> None:
+    """A restarted server gets its port back at once, and no other program shares it."""
+    if sys.platform == "win32":
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)  # REUSEADDR would let others in there
+    else:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+
+
+def _within_file_limit(limits: Limits) -> Limits:
+    """As many connections as the system lets this process have open files; macOS starts with 256."""
+    if sys.platform == "win32":
+        return limits
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = limits.connections + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        limits = replace(limits, connections=max(16, soft - _OTHER_FILES))
+    return limits
+
+
+def _url(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _say(message: str) -> None:
+    print(f"glm-edge: {message}", file=sys.stderr, flush=True)

@@ -1,0 +1,199 @@
+"""What one request gets, on its way to the client: waits for chunks, notices a client that left, pings one that waits.
+
+Free of Flask: it reads a Generation and asks two questions, whether the client is gone and whether the server is
+ending. How events look is said by a Form (`chat_form.py`).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Iterator
+
+from ..errors import EngineClosedError, EngineError, OverloadedError
+from ..generation import Generation
+from ..types import Chunk, FinishReason, Stats, TokenLogprob
+from .admission import Service
+from .contract import wire
+from .contract.chat import ChatForm, Form
+
+POLL_S = 0.2  # how soon a client that left, or a server that ends, is noticed
+FIRST_SIGN_S = 0.8  # a stream shows life within a second, so that nobody takes a long prefill for a hang
+NEWS_S = 0.5  # between two comments that say how far a request is
+
+
+class ClientGoneError(ConnectionAbortedError):
+    """The client has closed the connection; there is nobody to answer."""
+
+
+class Answer:
+    """Follows one generation to its end: `n` answers to one request, in chunks that say which they belong to.
+
+    Args:
+        client_gone: whether the client has closed the connection.
+        request_id: for the error a stream may end with.
+        form: how the answers are written; chat completions by default.
+    """
+
+    def __init__(
+        self,
+        generation: Generation[Chunk],
+        n: int,
+        service: Service,
+        client_gone: Callable[[], bool],
+        request_id: str,
+        form: Form | None = None,
+    ) -> None:
+        self._generation = generation
+        self._service = service
+        self._client_gone = client_gone
+        self._request_id = request_id
+        self._n = n
+        self._form: Form = form or ChatForm()
+        self._submitted = time.monotonic()
+        self._first: Chunk | None = None  # read ahead by `begin`
+        self._ended: dict[int, Stats] = {}  # by the index of the answer
+        self.error: Exception | None = None  # what a stream ended with
+
+    def whole(self) -> list[wire.Choice]:
+        """Wait for the end. Raises the engine's error, or ClientGoneError."""
+        texts = [""] * self._n
+        reasons: list[FinishReason] = ["stop"] * self._n
+        logprobs: list[list[TokenLogprob]] = [[] for _ in texts]
+        while not self.complete:
+            chunk = self._next(POLL_S)
+            if chunk is not None:
+                texts[chunk.index] += chunk.text
+                logprobs[chunk.index] += chunk.logprobs
+                reasons[chunk.index] = chunk.finish_reason or "stop"
+        return [wire.Choice(texts[i], reasons[i], self._ended[i], logprobs[i]) for i in range(self._n)]
+
+    def begin(self) -> None:
+        """Wait for the first chunk, but not longer than a client should sit before silence.
+
+        Raises the engine's error or ClientGoneError; after it, errors are events of the stream.
+        """
+        deadline = time.monotonic() + FIRST_SIGN_S
+        while self._first is None and (left := deadline - time.monotonic()) > 0:
+            self._first = self._next(min(POLL_S, left))
+
+    def events(self, head: wire.Head) -> Iterator[bytes]:
+        """The stream, from the first event to [DONE]. Call after `begin`.
+
+        Raises ConnectionAbortedError after an error event: the response must not look complete.
+        """
+        try:
+            for index in range(self._n):
+                if event := self._form.role_event(head, index):
+                    yield event
+            yield from self._chunks(head)
+        except ClientGoneError:
+            raise
+        except Exception as error:  # a bug as well: waitress would log its text, which may quote a conversation
+            self.error = error
+            yield wire.event(wire.failure(error, self._request_id).body)
+            raise ConnectionAbortedError("the stream ended with an error") from None
+        yield wire.DONE
+
+    def _chunks(self, head: wire.Head) -> Iterator[bytes]:
+        chunk, self._first = self._first, None
+        if chunk is None:
+            chunk = yield from self._until_first()
+        sent = time.monotonic()
+        while True:
+            if chunk is not None and (chunk.text or chunk.logprobs):
+                sent = time.monotonic()
+                yield self._form.text_event(head, chunk.index, chunk.text, chunk.logprobs)
+            if chunk is not None and chunk.finish_reason is not None:
+                stats = self.total if self.complete else None
+                yield self._form.finish_event(head, chunk.index, chunk.finish_reason, stats)
+            if self.complete:
+                if head.include_usage:
+                    yield self._form.usage_event(head, self.total)
+                return
+            if time.monotonic() - sent >= self._service.ping_s:
+                sent = time.monotonic()
+                yield wire.PING
+            chunk = self._next(POLL_S)
+
+    def _until_first(self) -> Generator[bytes, None, Chunk]:
+        """Comments until the first chunk is there, which is returned: how far the request is, where that changes."""
+        said, sent = b"", -math.inf
+        while (chunk := self._next(POLL_S)) is None:
+            silence = time.monotonic() - sent
+            if silence < NEWS_S:
+                continue
+            progress = self._generation.progress
+            news = wire.PING if progress is None else wire.comment(progress)
+            if news not in (said, wire.PING) or silence >= self._service.ping_s:
+                yield news
+                said, sent = news, time.monotonic()
+        return chunk
+
+    def _check_wait(self) -> None:
+        """Nobody shall wait longer than a client does; who will is better told before it begins."""
+        limit = self._service.max_wait_s
+        waited = time.monotonic() - self._submitted
+        if FIRST_SIGN_S < waited <= limit:
+            return
+        progress = self._generation.progress
+        ahead = (progress and progress.wait_s) or 0.0
+        if max(waited, ahead) > limit:
+            late = f"waited {waited:.0f}" if waited > limit else f"would wait {ahead:.0f}"
+            raise OverloadedError(
+                f"the request {late} s in the queue, and {limit:g} s are the most; try again later",
+                retry_after=ahead - limit if waited <= limit else ahead,
+            )
+
+    def _next(self, timeout: float) -> Chunk | None:
+        """The next chunk; None when none came in time."""
+        if self._client_gone():
+            raise ClientGoneError("the client has closed the connection")
+        if self._service.aborted or (self._service.draining and not self._generation.started):
+            raise EngineClosedError("the server is shutting down")
+        if not self._generation.started:
+            self._check_wait()
+        try:
+            chunk = self._generation.get(timeout)
+        except TimeoutError:
+            return None
+        if chunk is None or (chunk.finish_reason is None) != (chunk.stats is None):
+            raise EngineError("the engine ended an answer without its reason and counts")
+        if chunk.finish_reason == "cancelled":
+            raise EngineClosedError("the answer was cancelled")
+        if chunk.stats is not None:
+            self._ended[chunk.index] = chunk.stats
+        return chunk
+
+    @property
+    def complete(self) -> bool:
+        return len(self._ended) == self._n
+
+    @property
+    def total(self) -> Stats:
+        """The figures of all answers, once complete."""
+        return wire.total([self._ended[index] for index in range(self._n)])
+
+    @property
+    def rates(self) -> list[float]:
+        """Tokens per second of each answer that has ended and has more than one."""
+        return [stats.decode_rate for stats in self._ended.values() if stats.decode_rate > 0]
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the engine has not begun with it."""
+        return not self._generation.started
+
+    def close(self) -> None:
+        """Nobody reads any more: let the engine stop, if it has not."""
+        if not self.complete:
+            self._generation.cancel()
+
+    def summary(self) -> str:
+        """For the log: counts, or why there are none."""
+        if self.error is not None:
+            return f" failed={type(self.error).__name__}"
+        if not self.complete:
+            return " unfinished"
+        stats = self.total
+        return f" prompt={stats.prompt_tokens} cached={stats.cached_tokens} completion={stats.completion_tokens}"

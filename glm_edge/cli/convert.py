@@ -1,0 +1,86 @@
+"""The command `glm-edge convert` and `python -m convert`: declares options, shows progress, prints the report.
+
+The work is `convert.py`'s, imported when the command runs, so that help is instant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ..convert.recipes import ALIASES, DEFAULT, RECIPES
+
+if TYPE_CHECKING:
+    from ..convert.convert import Report
+
+F = TypeVar("F", bound=Callable[..., Any])
+_OUT = "Output file.  [default: NAME-TYPE.gguf in ./models, or here where there is no such folder]"
+_TYPES = "\b\nTypes, and the size of ChatGLM2-6B:\n" + "\n".join(
+    f"  {recipe.name:<9}{recipe.gigabytes:6.2f} GB  {recipe.about}" for recipe in RECIPES.values()
+)
+
+
+def type_option(about: str) -> Callable[[F], F]:
+    """--type, whose help is `about`; `glm-edge pull` has this and the next two as well."""
+    return click.option(
+        "--type",
+        "type_",
+        type=click.Choice([*RECIPES, *ALIASES], case_sensitive=False),
+        metavar="TYPE",
+        default=DEFAULT,
+        show_default=True,
+        help=about,
+    )
+
+
+out_option = click.option("--out", type=click.Path(path_type=Path), help=_OUT)
+threads_option = click.option(
+    "--threads", type=click.IntRange(1, 256), help="Threads that quantize.  [default: one for each core]"
+)
+
+
+@click.command("convert", epilog=_TYPES)
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@type_option("What the weights become, as listed below.")
+@out_option
+@click.option("--lora", type=click.Path(path_type=Path), metavar="DIR", help="PEFT LoRA folder to merge.")
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@threads_option
+@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
+def command(
+    checkpoint: Path, type_: str, out: Path | None, lora: Path | None, force: bool, threads: int | None
+) -> None:
+    """Turn a ChatGLM2 checkpoint folder into one GGUF file.
+
+    CHECKPOINT holds config.json, tokenizer.model and the weights (.safetensors or .bin, floats or int4 or int8), as
+    downloaded from Hugging Face. Its Python files are never run.
+    """
+    from glm_edge.cli.progress import progress_bar
+
+    from ..convert.convert import convert
+
+    with progress_bar(type_.lower()) as progress:
+        report = convert(
+            checkpoint, out, type=type_.lower(), lora=lora, force=force, threads=threads, progress=progress
+        )
+    _show(report)
+    if any(checkpoint.glob("*.safetensors")):  # what is read, where a folder has weights in both formats
+        click.echo(
+            "note: safetensors files have no checksum that would show a damaged download; compare the SHA-256 that"
+            f" `glm-edge verify {report.path}` prints with those on the hub",
+            err=True,
+        )
+
+
+def summary(report: Report) -> str:
+    return f"{report.path}: {report.size / 1e9:.3f} GB, {report.tensors} tensors, {report.seconds:.1f} s"
+
+
+def _show(report: Report) -> None:
+    click.echo(summary(report))
+    click.echo("kind         type    error")
+    for kind, types in report.types.items():
+        click.echo(f"{kind:<12} {'+'.join(types):<7} {100 * report.errors[kind]:.2f} %")

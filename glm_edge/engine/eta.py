@@ -1,0 +1,104 @@
+"""How far requests are and how long they will take, by what answers have taken so far.
+
+Asked from any thread while the engine's own moves the figures on: no lock is taken, no step is slowed, and an estimate
+may mix the figures of two steps. How long an answer gets nobody knows; the mean of the last ones is taken for what is
+left of it at any point, which is right on average when every token is as likely to be the last.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..generation import Progress
+from ..types import Stats
+from .sequence import Answer
+
+_FADE = 0.9  # weight of what is known when another answer ends
+_LENGTH = 256  # tokens of an answer while none has ended
+
+
+class _Sums(NamedTuple):
+    """Figures of several answers, added up."""
+
+    prompt: float = 0  # tokens
+    computed: float = 0  # of them, not from a cache
+    prefill_s: float = 0
+    intervals: float = 0  # between two tokens
+    decode_s: float = 0
+    ended: float = 0  # answers
+    length: float = 0  # their tokens
+
+    def plus(self, stats: Stats, *, ended: bool) -> _Sums:
+        """With the figures of an answer that has its first token at least."""
+        if not stats.completion_tokens:
+            return self
+        computed = stats.prompt_tokens - stats.cached_tokens
+        more = (stats.prompt_tokens, computed, stats.prefill_s, stats.completion_tokens - 1, stats.decode_s)
+        last = (1, stats.completion_tokens) if ended else (0, 0)
+        return _Sums(*(mine + theirs for mine, theirs in zip(self, more + last, strict=True)))
+
+    def faded(self) -> _Sums:
+        return _Sums(*(_FADE * figure for figure in self))
+
+
+class Forecast:
+    """Args:
+    slots: answers computed at the same time.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._past = _Sums()
+
+    def ended(self, stats: Stats) -> None:
+        """An answer came to its own end. Called from one thread."""
+        self._past = self._past.faded().plus(stats, ended=True)
+
+    def progress(self, answer: Answer, others: Sequence[Answer]) -> Progress:
+        """How far an answer without text is; `others` are all that have not ended, in the order they came."""
+        total = len(answer.task.prompt.ids)
+        sums = self._now(others)
+        if answer.started:
+            speed = sums.prefill_s / sums.computed if sums.computed else 0.0
+            return Progress(done=min(total, answer.read(speed)), total=total)
+        before = [other for other in others[: others.index(answer)] if not other.started] if answer in others else []
+        running = [other for other in others if other.started]
+        return Progress(len(before) + 1, self._wait(running, before, sums), 0, total)
+
+    def next_ends(self, others: Sequence[Answer], n: int = 1) -> float | None:
+        """Seconds until `n` of the running answers have ended, or all of them; None while nothing is measured."""
+        sums = self._now(others)
+        left = sorted(_left(other, sums) for other in others if other.started)
+        return left[min(n, len(left)) - 1] if left and sums.intervals else None
+
+    def _now(self, others: Sequence[Answer]) -> _Sums:
+        """What is known of the past, and of the answers being written."""
+        sums = self._past
+        for other in others:
+            sums = sums.plus(other.so_far(), ended=False)
+        return sums
+
+    def _wait(self, running: list[Answer], before: list[Answer], sums: _Sums) -> float | None:
+        """Seconds until those in front have left a slot."""
+        if not sums.intervals:
+            return None
+        free = [0.0] * (self._slots - len(running)) + [_left(answer, sums) for answer in running]
+        heapq.heapify(free)
+        for answer in before:
+            heapq.heapreplace(free, free[0] + _left(answer, sums))
+        return free[0]
+
+
+def _left(answer: Answer, sums: _Sums) -> float:
+    """Seconds that an answer still takes, once it has a slot."""
+    stats = answer.so_far()
+    length = sums.length / sums.ended if sums.ended else _LENGTH
+    tokens = min(answer.task.limit - stats.completion_tokens, length)
+    seconds = tokens * sums.decode_s / sums.intervals if sums.intervals else 0.0
+    if not answer.started:
+        return seconds + stats.prompt_tokens * (sums.prefill_s / sums.prompt if sums.prompt else 0.0)
+    if not stats.completion_tokens and sums.computed:
+        seconds += (stats.prompt_tokens - answer.n_past) * sums.prefill_s / sums.computed
+    return seconds

@@ -1,0 +1,1 @@
+"""Computed prefixes outside of the KV cache, in memory and on disk."""

@@ -1,0 +1,1 @@
+"""From logits to the next token: bias and penalties, constraints, temperature and cuts, log probabilities."""

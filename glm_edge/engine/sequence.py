@@ -1,0 +1,196 @@
+"""One answer on its way: its tokens, how many of them are in the cache, and what its reader has been given.
+
+A prompt that waits, a prompt half computed and an answer being written differ only in how many tokens are not in the
+cache yet: `pending`. The scheduler moves `n_past`; everything else happens in `accept`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..errors import GlmEdgeError
+from ..generation import Generation
+from ..llama.binding import Model
+from ..types import Chunk, FinishReason, Request, Stats, TokenLogprob
+from .latency import Costs
+from .lookup import Lookup
+from .sampling.logprobs import token_logprob
+from .sampling.sampler import Sampler
+from .text.detokenizer import AnswerText
+from .text.tokenizer import Prompt
+
+
+@dataclass(frozen=True)
+class Task:
+    """What an answer is to be."""
+
+    request: Request
+    prompt: Prompt
+    limit: int  # tokens that it may have at most; at least 1
+    trimmed_rounds: int = 0
+    index: int = 0  # which of the request's n answers
+
+
+class Answer:
+    """Args:
+    siblings: all answers to the request, this one among them once all are made; they share the `generation`.
+    on_end: called once, in the engine's thread, before the reader is told of the end.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        sampler: Sampler,
+        model: Model,
+        generation: Generation[Chunk],
+        siblings: list[Answer],
+        on_end: Callable[[Answer], None],
+    ) -> None:
+        self.task = task
+        self.tokens = list(task.prompt.ids)  # prompt, then the answer so far
+        self.shown = ""  # the answer so far, as its reader got it
+        self.n_past = 0  # how many of the tokens are in the cache
+        self.n_stored = 0  # how many were when they were last put into the store
+        self.sequence = -1  # llama.cpp's sequence while it has one
+        self.finished = False
+        self.sampler = sampler
+        self._model = model
+        self._generation = generation
+        self._siblings = siblings
+        self._on_end = on_end
+        self._text = AnswerText(task.request.stop)
+        self._logprobs: list[TokenLogprob] = []  # of tokens whose text the reader has not got yet
+        self._lookup: Lookup | None = None
+        self._n_cached = 0  # prompt tokens that were in the cache before
+        self._drafted = self._held = 0
+        self._submitted = time.monotonic()
+        self._started: float | None = None  # when its first token was put into a batch
+        self._reading = (0, 0, 0.0)  # of the batch being computed: tokens before it, tokens in it, when it began
+        self._first: float | None = None  # when the first token of the answer was drawn
+        self._last = 0.0
+
+    @property
+    def pending(self) -> int:
+        """Tokens to compute before the next one can be drawn; 1 while the answer is being written."""
+        return len(self.tokens) - self.n_past
+
+    @property
+    def computed(self) -> list[int]:
+        """The tokens that are in the cache."""
+        return self.tokens[: self.n_past]
+
+    @property
+    def _written(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self.tokens) - len(self.task.prompt.ids)
+
+    @property
+    def cancelled(self) -> bool:
+        return self._generation.cancelled
+
+    def cached(self, n: int) -> None:
+        """The first `n` tokens are in its sequence already."""
+        self.n_past = n
+        if self._first is None:
+            self._n_cached = n
+
+    def sent_back(self) -> None:
+        """Its cells are gone: all its tokens have to be computed again, or read back; nothing else changes."""
+        self.sequence = -1
+        self.n_past = 0
+
+    def draft(self, costs: Costs, room: int) -> list[int]:
+        """Up to `room` tokens that may come next and are worth verifying; never more than the answer may still have."""
+        if self._lookup is None:
+            self._lookup = Lookup(self.tokens, costs)
+        return self._lookup.draft(min(room, self.task.limit - self._written - 1))
+
+    def verified(self, drafted: int, held: int) -> None:
+        """Of a draft, so many tokens were right."""
+        self._drafted += drafted
+        self._held += held
+        if self._lookup is not None:
+            self._lookup.verified(drafted, held)
+
+    @property
+    def started(self) -> bool:
+        """Whether any of its tokens was put into a batch."""
+        return self._started is not None
+
+    def start(self, n: int) -> None:
+        """Its next `n` tokens go into a batch now."""
+        if n > 1:
+            self._reading = (self.n_past, n, time.monotonic())
+        if self._started is None:
+            self._started = time.monotonic()
+            self._generation.start()
+
+    def read(self, token_s: float) -> int:
+        """Tokens computed by now; those of a batch that is being computed by the clock, at `token_s` seconds each."""
+        before, n, began = self._reading
+        of_batch = int((time.monotonic() - began) / token_s) if token_s else 0
+        return max(self.n_past, before + min(n - 1, of_batch))
+
+    def accept(self, token: int) -> None:
+        """Take the next token; give the reader what it adds, and the end when this is the end."""
+        self._last = time.monotonic()
+        if self._first is None:
+            self._first = self._last
+        if token == self._model.eos:
+            self.finish("stop")
+            return
+        self.tokens.append(token)
+        self.sampler.accept(token)
+        if self.sampler.scores is not None:
+            self._logprobs.append(token_logprob(self._model, self.sampler.scores))
+        text = self._text.feed(self._model.piece(token))
+        if text:
+            self.shown += text
+            self._generation.put(Chunk(text, self.task.index, logprobs=self._take_logprobs()))
+        if self._text.stopped:
+            self.finish("stop")
+        elif self._written >= self.task.limit:
+            self.finish("length")
+
+    def finish(self, reason: FinishReason) -> None:
+        """Give the reader the rest of the text, the reason and the figures."""
+        self.finished = True
+        self.sampler.close()
+        rest = self._text.end(complete=reason == "stop")
+        self.shown += rest
+        self._on_end(self)
+        if self._text.stopped:  # the tokens of a stop string are no part of the answer
+            self._logprobs.clear()
+        self._generation.put(Chunk(rest, self.task.index, reason, self.so_far(), self._take_logprobs()))
+        if all(answer.finished for answer in self._siblings):
+            self._generation.finish()
+
+    def fail(self, error: GlmEdgeError) -> None:
+        self.finished = True
+        self.sampler.close()
+        self._on_end(self)
+        self._generation.fail(error)
+
+    def _take_logprobs(self) -> tuple[TokenLogprob, ...]:
+        taken = tuple(self._logprobs)
+        self._logprobs.clear()
+        return taken
+
+    def so_far(self) -> Stats:
+        """Counts and times until now."""
+        now = time.monotonic()
+        started = self._started if self._started is not None else now
+        first = self._first if self._first is not None else now
+        return Stats(
+            prompt_tokens=len(self.task.prompt.ids),
+            completion_tokens=self._written,
+            cached_tokens=self._n_cached,
+            queue_s=started - self._submitted,
+            prefill_s=first - started,
+            decode_s=max(0.0, self._last - first),
+            drafted_tokens=self._drafted,
+            held_tokens=self._held,
+            trimmed_rounds=self.task.trimmed_rounds,
+        )

@@ -1,0 +1,71 @@
+"""Conversations to token ids, by the vocabulary of the loaded model and the ids its file names.
+
+A prompt is the two control ids that the model was trained with and the ids of plain text; nothing is ever parsed out
+of the text, so no message can contain a control token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...errors import IntegrityError
+from ...llama.binding import Model
+from ...model.checks import golden_texts, prefix_ids
+from ...model.values import GgufFile
+from ...types import Message
+from .prompt import prompt_text, rounds
+from .prompt_cache import Said
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model is given, as text and as ids: [gMASK], sop, the text's."""
+
+    text: str
+    ids: list[int]
+
+
+class Tokenizer:
+    """Tokenizes with `model`, by what its `file` says.
+
+    Raises IntegrityError when the texts that the converter put into the file give other ids here than they did there:
+    file and runtime do not fit each other.
+    """
+
+    def __init__(self, model: Model, file: GgufFile) -> None:
+        self._model = model
+        self._prefix = list(prefix_ids(file))
+        self._said = Said()
+        # the id of SentencePiece's dummy prefix, which the middle of a prompt must not have
+        self._dummy = model.tokenize("\n")[:-1]
+        for text, ids in golden_texts(file):
+            if (got := model.tokenize(text)) != list(ids):
+                raise IntegrityError(
+                    f"{file.path}: the tokenizer gives {got} for {text!r} where the converter gave {ids};"
+                    " convert the checkpoint again with this version"
+                )
+
+    def prompt(self, messages: Sequence[Message]) -> Prompt:
+        """The prompt of a conversation; what was said before in the ids that it was written in."""
+        text = prompt_text(*rounds(messages))
+        ids, rest = self._said.recall(text)
+        if ids:
+            new = self._model.tokenize(rest)
+            if new[:1] == self._dummy:
+                return Prompt(text, ids + new[1:])
+        return Prompt(text, self._prefix + self._model.tokenize(text))
+
+    def raw(self, text: str) -> Prompt:
+        """A prompt of plain text alone."""
+        return Prompt(text, self._prefix + self._model.tokenize(text))
+
+    def remember(self, prompt: Prompt, ids: list[int], shown: str) -> None:
+        """An answer has ended: `ids` are the prompt's and the answer's, `shown` is the answer that the reader got.
+
+        Forgotten unless the reader got just what was written, but for white space at its ends: a stop string, a
+        placeholder or half a character makes the text another one.
+        """
+        written = b"".join(self._model.piece(token) for token in ids[len(prompt.ids) :])
+        if shown and written.decode("utf-8", "replace").strip() == shown:
+            self._said.remember(prompt.text + shown, ids)

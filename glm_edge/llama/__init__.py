@@ -1,0 +1,1 @@
+"""The binding of llama.cpp: the only package that imports llama_cpp."""

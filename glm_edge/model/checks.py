@@ -1,0 +1,272 @@
+"""Whether a sound GGUF file is a model that GLM Edge can run: checked before llama.cpp opens it.
+
+llama.cpp trusts the metadata: a head count of zero or a short token ends the process, an unknown key changes the
+computation, a split count makes it open further files. So every key it would read for the `chatglm` architecture
+(llama.cpp `src/models/chatglm.cpp`, `llama-model.cpp` load_hparams, `llama-vocab.cpp` load) is known here by type and
+range, and every tensor by name and shape (`model_tensors.py`). Not here: the file's structure (`gguf.py`), and whether
+the golden texts give their token ids, which takes the loaded vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+
+from ..errors import InvalidFileError, UnsupportedModelError
+from .tensors import Sizes, tensor_problems
+from .values import GgufFile, ScalarArray, StringArray
+
+ARCHITECTURE = "chatglm"
+PREFIX_IDS = "glm_edge.prefix_ids"  # i32 array: [gMASK] and sop, which come before every prompt
+GOLDEN = "glm_edge.golden"  # JSON text: [[text, [token id, …]], …]
+CONVERT = "convert the original checkpoint with glm-edge convert"
+
+# Keys under "chatglm." by type and range, both ends included. Any other key there is refused: llama.cpp reads dozens
+# for all architectures at once (experts, scaling, windows) and stops the process on some of their values.
+REQUIRED = {
+    "context_length": ("u32", 1, 1 << 20),
+    "embedding_length": ("u32", 2, 1 << 16),
+    "feed_forward_length": ("u32", 1, 1 << 20),
+    "block_count": ("u32", 1, 512),  # LLAMA_MAX_LAYERS
+    "attention.head_count": ("u32", 1, 1 << 12),
+    "attention.head_count_kv": ("u32", 1, 1 << 12),
+    "attention.layer_norm_rms_epsilon": ("f32", 9e-13, 0.11),  # the converter takes 1e-12 to 0.1, and float32 rounds
+    "rope.dimension_count": ("u32", 2, 1 << 12),
+}
+OPTIONAL = {
+    "attention.key_length": ("u32", 1, 1 << 12),
+    "attention.value_length": ("u32", 1, 1 << 12),
+    "rope.freq_base": ("f32", 1.0, 1e12),
+    "rope.scaling.factor": ("f32", 9e-7, 1e6),  # chatglm2-6b-32k divides positions by it
+    "vocab_size": ("u32", 1, 1 << 20),
+}
+SCALING = "rope.scaling.type"  # text; "linear" is the one that ChatGLM2 models have
+
+# Token types of the vocabulary, by llama.cpp's numbers: normal, unknown, control, user-defined, unused, byte.
+NORMAL, BYTE = 1, 6
+BYTE_TEXTS = frozenset(f"<0x{byte:02X}>" for byte in range(256))
+
+# How much of the weights a fingerprint reads.
+SAMPLES, SAMPLE_BYTES = 64, 4096
+
+
+def check_model(file: GgufFile) -> None:
+    """Raise unless `file` is a ChatGLM2 model as `glm-edge convert` writes it.
+
+    Raises UnsupportedModelError for another architecture, another tokenizer or a file that another program made;
+    InvalidFileError for one whose metadata or tensors contradict each other or leave their ranges.
+    """
+    _check_origin(file)
+    _refuse_unknown_keys(file)
+    sizes = model_sizes(file)
+    _check_vocabulary(file, sizes.vocab)
+    _check_special_ids(file, sizes.vocab)
+    if problems := tensor_problems(file.tensors, sizes):
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise _invalid(file, f"{len(problems)} tensors are wrong: {'; '.join(problems[:5])}{more}")
+    for token in prefix_ids(file):
+        _check_id(file, PREFIX_IDS, token, sizes.vocab)
+    for _, ids in golden_texts(file):
+        for token in ids:
+            _check_id(file, GOLDEN, token, sizes.vocab)
+
+
+def prefix_ids(file: GgufFile) -> tuple[int, int]:
+    """The ids of [gMASK] and sop. Raises InvalidFileError unless they are two."""
+    ids = tuple(int(token) for token in _scalars(file, PREFIX_IDS, "i32"))
+    if len(ids) != 2:
+        raise _invalid(file, f"{PREFIX_IDS} has {len(ids)} token ids, must have 2")
+    return ids[0], ids[1]
+
+
+def golden_texts(file: GgufFile) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Texts and the token ids that the file's vocabulary must give them. Raises InvalidFileError unless well formed."""
+    text = _text(file, GOLDEN)
+    try:
+        pairs = json.loads(text)
+    except (ValueError, RecursionError):
+        raise _invalid(file, f"{GOLDEN} is not JSON") from None
+    if not isinstance(pairs, list) or not pairs or not all(_is_golden(pair) for pair in pairs):
+        raise _invalid(file, f"{GOLDEN} must be a list of [text, [token id, …]] and not empty")
+    return tuple((text, tuple(ids)) for text, ids in pairs)
+
+
+def context_length(file: GgufFile) -> int:
+    """Tokens of context that the model was made for."""
+    return int(_number(file, f"{ARCHITECTURE}.context_length", *REQUIRED["context_length"]))
+
+
+def model_id(file: GgufFile) -> str:
+    """What clients call the model: the name in the file, or the file's own where it has none."""
+    name = file.metadata.get("general.name")
+    return name if isinstance(name, str) and name else file.path.stem
+
+
+def fingerprint(file: GgufFile) -> bytes:
+    """A digest that tells models apart without reading gigabytes: the header whole, the weights in samples."""
+    digest = hashlib.sha256(file.size.to_bytes(8, "little"))
+    with open(file.path, "rb") as content:
+        digest.update(content.read(file.data_offset))
+        for sample in range(SAMPLES):
+            content.seek(file.data_offset + (file.size - file.data_offset) * sample // SAMPLES)
+            digest.update(content.read(SAMPLE_BYTES))
+    return digest.digest()
+
+
+def _is_golden(pair: object) -> bool:
+    if not isinstance(pair, list) or len(pair) != 2:
+        return False
+    text, ids = pair
+    if not isinstance(text, str) or any("\ud800" <= letter <= "\udfff" for letter in text):  # half a character
+        return False
+    return isinstance(ids, list) and all(type(token) is int for token in ids)
+
+
+def _invalid(file: GgufFile, what: str) -> InvalidFileError:
+    return InvalidFileError(f"{file.path}: {what}; download the file or {CONVERT} again")
+
+
+def _missing_or_typed(file: GgufFile, key: str, type_name: str) -> InvalidFileError:
+    if key not in file.metadata:
+        return _invalid(file, f"{key} is missing")
+    return _invalid(file, f"{key} has the type {file.types[key]}, must be {type_name}")
+
+
+def _text(file: GgufFile, key: str) -> str:
+    value = file.metadata.get(key)
+    if not isinstance(value, str):
+        raise _missing_or_typed(file, key, "str")
+    return value
+
+
+def _scalars(file: GgufFile, key: str, element: str) -> ScalarArray:
+    value = file.metadata.get(key)
+    if not isinstance(value, ScalarArray) or value.type != element:
+        raise _missing_or_typed(file, key, f"[{element}]")
+    return value
+
+
+def _number(file: GgufFile, key: str, type_name: str, low: float, high: float) -> float:
+    """A number that must be there, of that type, in low..high."""
+    value = file.metadata.get(key)
+    if file.types.get(key) != type_name or not isinstance(value, int | float):
+        raise _missing_or_typed(file, key, type_name)
+    if not low <= value <= high:  # false for NaN too
+        raise _invalid(file, f"{key} is {value}, must be {low} to {high}")
+    return value
+
+
+def _check_origin(file: GgufFile) -> None:
+    """That this is a chatglm model, in one file, with the keys of our converter."""
+    architecture = _text(file, "general.architecture")
+    if architecture != ARCHITECTURE:
+        raise UnsupportedModelError(
+            f"{file.path}: is a model of the architecture {architecture[:64]!r}; GLM Edge runs ChatGLM2-6B"
+            f" ({ARCHITECTURE!r}): give it such a model's GGUF file"
+        )
+    if any(key.startswith("split.") for key in file.metadata):
+        raise UnsupportedModelError(f"{file.path}: is one part of a split model; {CONVERT} into one file")
+    for key in (PREFIX_IDS, GOLDEN):
+        if key not in file.metadata:
+            raise UnsupportedModelError(
+                f"{file.path}: was made by another program ({key} is missing), whose token ids may be wrong; {CONVERT}"
+            )
+    name = _text(file, "general.name")  # shown to users and clients
+    if not 0 < len(name) <= 256 or not name.isprintable():
+        raise _invalid(file, f"general.name is {name[:64]!r}, must be 1 to 256 printable characters")
+    tokenizer = _text(file, "tokenizer.ggml.model")
+    if tokenizer != "llama":  # llama.cpp's name for SentencePiece BPE with byte fallback
+        raise UnsupportedModelError(f"{file.path}: its tokenizer is {tokenizer[:64]!r}, must be 'llama'; {CONVERT}")
+
+
+def _refuse_unknown_keys(file: GgufFile) -> None:
+    """Every key under "chatglm." is one that llama.cpp reads for the right purpose."""
+    start = f"{ARCHITECTURE}."
+    for key, value in file.metadata.items():
+        name = key.removeprefix(start)
+        known = name in REQUIRED or name in OPTIONAL or (name == SCALING and value == "linear")
+        if key.startswith(start) and not known:
+            raise UnsupportedModelError(
+                f"{file.path}: has the key {key} ({str(value)[:64]!r}), which is not ChatGLM2's and would change what"
+                f" llama.cpp computes; {CONVERT}"
+            )
+
+
+def model_sizes(file: GgufFile) -> Sizes:
+    """The numbers under "chatglm.": in their ranges and in agreement with each other."""
+    start = f"{ARCHITECTURE}."
+    known = REQUIRED | OPTIONAL
+    present = {name: kind for name, kind in known.items() if name in REQUIRED or start + name in file.metadata}
+    found = {name: _number(file, start + name, *kind) for name, kind in present.items()}
+    tokens = file.metadata.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, StringArray):
+        raise _missing_or_typed(file, "tokenizer.ggml.tokens", "[str]")
+    sizes = Sizes(
+        hidden=int(found["embedding_length"]),
+        ffn=int(found["feed_forward_length"]),
+        layers=int(found["block_count"]),
+        heads=int(found["attention.head_count"]),
+        groups=int(found["attention.head_count_kv"]),
+        vocab=len(tokens),
+    )
+    if sizes.hidden % sizes.heads or sizes.heads % sizes.groups:
+        raise _invalid(
+            file,
+            f"embedding_length {sizes.hidden}, head_count {sizes.heads} and head_count_kv {sizes.groups}: each must be"
+            " a multiple of the next",
+        )
+    if sizes.head % 4:  # half of each head is rotated, in pairs
+        raise _invalid(
+            file, f"the heads are {sizes.head} long (embedding_length / head_count), must be a multiple of 4"
+        )
+    expected = {
+        "attention.key_length": sizes.head,
+        "attention.value_length": sizes.head,
+        "rope.dimension_count": sizes.head // 2,
+        "vocab_size": sizes.vocab,
+    }
+    for name, value in expected.items():
+        if found.get(name, value) != value:
+            raise _invalid(file, f"{start}{name} is {found[name]}, must be {value} by the other keys")
+    return sizes
+
+
+def _check_vocabulary(file: GgufFile, n_vocab: int) -> None:
+    """Texts without repetition, a finite score and a known type for each, and one token for every byte."""
+    tokens = file.metadata["tokenizer.ggml.tokens"]
+    texts: list[str] = list(tokens) if isinstance(tokens, StringArray) else []
+    scores = _scalars(file, "tokenizer.ggml.scores", "f32")
+    types = _scalars(file, "tokenizer.ggml.token_type", "i32")
+    if not n_vocab == len(scores) == len(types):
+        raise _invalid(
+            file, f"the vocabulary has {n_vocab} tokens, {len(scores)} scores and {len(types)} types, must be one each"
+        )
+    if len(set(texts)) < n_vocab:
+        raise _invalid(file, f"the vocabulary has {n_vocab} tokens, but only {len(set(texts))} different ones")
+    for i, text in enumerate(texts):
+        if not text or "\0" in text:  # llama.cpp renames an empty token and ends a text at its NUL
+            raise _invalid(file, f"token {i} is {text[:64]!r}, must not be empty nor hold a NUL")
+    for i, score in enumerate(scores):
+        if not math.isfinite(score):
+            raise _invalid(file, f"token {i} has the score {score}, must be finite")
+    for i, kind in enumerate(types):
+        if not NORMAL <= kind <= BYTE:
+            raise _invalid(file, f"token {i} has the type {kind}, must be {NORMAL} to {BYTE}")
+    byte_types = {text: kind for text, kind in zip(texts, types, strict=True) if kind == BYTE or text in BYTE_TEXTS}
+    for text in sorted(BYTE_TEXTS | byte_types.keys()):
+        if byte_types.get(text) != BYTE or text not in BYTE_TEXTS:
+            raise _invalid(file, f"the byte tokens must be <0x00> to <0xFF> of type {BYTE}; {text[:64]!r} is not right")
+
+
+def _check_special_ids(file: GgufFile, n_vocab: int) -> None:
+    """Every key that names a token by its id, and that there is an end of text."""
+    start = "tokenizer.ggml."
+    keys = {key for key in file.metadata if key.startswith(start) and key.endswith("_token_id")}
+    for key in sorted(keys | {"tokenizer.ggml.eos_token_id"}):
+        _number(file, key, "u32", 0, n_vocab - 1)
+
+
+def _check_id(file: GgufFile, key: str, token: int, n_vocab: int) -> None:
+    if not 0 <= token < n_vocab:
+        raise _invalid(file, f"{key} has the token id {token}, must be 0 to {n_vocab - 1}")

@@ -1,0 +1,75 @@
+"""Which tensors a ChatGLM2 model has, in which shapes: what llama.cpp's `chatglm` graph expects, no more and no fewer.
+
+From llama.cpp `src/models/chatglm.cpp`, less what ChatGLM2 does not have: separate or missing biases, tied embeddings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .values import TENSOR_TYPES, TensorInfo
+
+# Types that hold intermediate results or no weights: the kernels have no matrix product for them.
+NOT_FOR_WEIGHTS = frozenset({"q8_1", "q8_k", "i8", "i16", "i32", "i64", "f64"})
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the metadata says about the shapes."""
+
+    hidden: int
+    ffn: int
+    layers: int
+    heads: int
+    groups: int  # heads of keys and values
+    vocab: int
+
+    @property
+    def head(self) -> int:
+        """Length of one head's query, key and value."""
+        return self.hidden // self.heads
+
+
+def expected_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor by name, in ggml's order: the length of a row first."""
+    hidden, ffn = sizes.hidden, sizes.ffn
+    qkv = hidden + 2 * sizes.groups * sizes.head  # rows of queries, keys, values
+    layer: dict[str, tuple[int, ...]] = {
+        "attn_norm.weight": (hidden,),
+        "attn_qkv.weight": (hidden, qkv),
+        "attn_qkv.bias": (qkv,),
+        "attn_output.weight": (hidden, hidden),
+        "ffn_norm.weight": (hidden,),
+        "ffn_up.weight": (hidden, 2 * ffn),  # gate rows first
+        "ffn_down.weight": (ffn, hidden),
+    }
+    whole: dict[str, tuple[int, ...]] = {
+        "token_embd.weight": (hidden, sizes.vocab),
+        "output_norm.weight": (hidden,),
+        "output.weight": (hidden, sizes.vocab),
+    }
+    return whole | {f"blk.{i}.{name}": shape for i in range(sizes.layers) for name, shape in layer.items()}
+
+
+def tensor_problems(tensors: Iterable[TensorInfo], sizes: Sizes) -> list[str]:
+    """A sentence for each tensor that is missing, too many, or of a shape or type that cannot be computed with."""
+    expected = expected_shapes(sizes)
+    found = {tensor.name: tensor for tensor in tensors}
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems += [f"{name} does not belong there" for name in found if name not in expected]
+    for name, tensor in found.items():
+        if name in expected and (problem := _problem(tensor, expected[name])):
+            problems.append(problem)
+    return problems
+
+
+def _problem(tensor: TensorInfo, shape: tuple[int, ...]) -> str | None:
+    type_name = TENSOR_TYPES[tensor.type][0]
+    if tensor.shape != shape:
+        return f"{tensor.name} has the shape {tensor.shape}, must be {shape}"
+    if len(shape) == 1 and type_name != "f32":  # norms and biases are multiplied and added as they are
+        return f"{tensor.name} has the type {type_name}, must be f32"
+    if type_name in NOT_FOR_WEIGHTS:
+        return f"{tensor.name} has the type {type_name}, which holds no weights"
+    return None

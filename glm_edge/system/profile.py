@@ -1,0 +1,87 @@
+"""What `glm-edge bench --tune` found to be fastest on this machine, kept in a file for the verbs that load a model.
+
+A profile belongs to a kind of machine and a llama.cpp: on any other it is ignored, and what `device.py` and the memory
+plan choose by themselves holds. What the user asks for goes before it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import platformdirs
+
+from ..errors import StorageError
+from ..types import EngineConfig
+
+_FORMAT = 1  # a profile of another format is ignored
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The fields of EngineConfig that a profile sets."""
+
+    n_threads: int
+    n_threads_batch: int
+    n_batch: int  # tokens, at most
+    flash_attention: bool
+
+
+def profile_path() -> Path:
+    """Where the profile of this user is."""
+    return Path(platformdirs.user_config_dir("glm-edge", appauthor=False)) / "profile.json"
+
+
+def save_profile(path: Path, profile: Profile, machine: Mapping[str, object]) -> None:
+    """Write it whole or not at all. Raises StorageError.
+
+    Args:
+        machine: all that the measurement depends on, as `load_profile` will be asked for it.
+    """
+    text = json.dumps({"format": _FORMAT, "machine": dict(machine), "profile": asdict(profile)}, indent=1)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        try:
+            with open(handle, "w", encoding="utf-8") as file:
+                file.write(text + "\n")
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot write the profile: {error.strerror}; set HOME, or XDG_CONFIG_HOME on Linux, to a folder"
+            " that you can write"
+        ) from error
+
+
+def load_profile(path: Path, machine: Mapping[str, object]) -> Profile | None:
+    """The profile in the file; None where there is none, or none for this machine."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict) or content.get("format") != _FORMAT or content.get("machine") != dict(machine):
+        return None
+    found = content.get("profile")
+    counts = ("n_threads", "n_threads_batch", "n_batch")
+    if not isinstance(found, dict) or found.keys() != {*counts, "flash_attention"}:
+        return None
+    if not all(type(found[name]) is int and 1 <= found[name] <= 4096 for name in counts):
+        return None
+    return Profile(**found) if isinstance(found["flash_attention"], bool) else None
+
+
+def tuned(config: EngineConfig, profile: Profile | None) -> EngineConfig:
+    """`config` with what it leaves open taken from the profile."""
+    if profile is None:
+        return config
+    found = {name: value for name, value in asdict(profile).items() if getattr(config, name) is None}
+    if config.n_threads is not None:  # who says how many threads means both
+        found.pop("n_threads_batch", None)
+    return replace(config, **found)

@@ -1,0 +1,1 @@
+"""What is done with a model besides answering: verifying, measuring, comparing."""

@@ -1,0 +1,140 @@
+"""What is fastest on this machine: threads for single tokens and for prompts, the batch size, flash attention.
+
+Each choice is measured in rounds, every candidate once a round, and by medians over the rounds, because other programs
+come and go. A candidate replaces what would be chosen without measuring only when it is clearly faster.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from ...engine.memory_plan import MemoryPlan, plan_memory, weights_of
+from ...llama.binding import Model
+from ...model.checks import check_model
+from ...model.gguf import read_gguf
+from ...system.device import Processors, memory_available, processors
+from ...system.profile import Profile
+from ...types import EngineConfig
+from .bare import Bare
+from .child import Tell
+
+_ROUNDS = 3
+_CLEARLY = 1.03  # times as fast; closer ones differ by chance
+_PROMPT, _ANSWER = 128, 8  # tokens of one measurement of threads
+_DEPTH = 1024  # tokens of context at which flash attention is judged; its use is there
+_BATCHES = (64, 128, 256, 512)
+
+C = TypeVar("C", bound=object)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The choice, and seconds a token by what was tried: ("decode threads", "2") and so on."""
+
+    profile: Profile
+    figures: dict[str, dict[str, float]]
+
+
+def tune(config: EngineConfig, tell: Tell) -> Tuning:
+    """Measure on the model of `config`; runs in a process of its own."""
+    file = read_gguf(config.model)
+    check_model(file)
+    weights = weights_of(file)
+    plan = plan_memory(config, weights, sequences=1, available=memory_available())
+    model = Model(config.model, load_mode=plan.load_mode, repack=plan.repack)
+    try:
+        return _Tuner(model, config, plan, tell).run(processors())
+    finally:
+        model.close()
+
+
+def units() -> float:
+    """Work of `tune` in prompt tokens, about; a token of an answer counts as three."""
+    return _ROUNDS * (3 * (_PROMPT + 3 * _ANSWER) + 4 * max(_BATCHES) + 2 * 3 * _ANSWER) + 2 * _DEPTH
+
+
+def thread_counts(cpus: Processors) -> list[int]:
+    """Candidates, the one that would be taken without measuring first."""
+    counts = [cpus.big, cpus.physical, cpus.logical, max(1, cpus.big - 1)]
+    return list(dict.fromkeys(cpus.within(n) for n in counts))
+
+
+def fastest(seconds: dict[C, list[float]], default: C) -> C:
+    """The candidate with the smallest median, if it is clearly faster than the default."""
+    medians = {candidate: statistics.median(times) for candidate, times in seconds.items()}
+    best = min(medians, key=lambda candidate: medians[candidate])
+    return best if medians[best] * _CLEARLY < medians[default] else default
+
+
+class _Tuner:
+    def __init__(self, model: Model, config: EngineConfig, plan: MemoryPlan, tell: Tell) -> None:
+        self._model = model
+        self._config = config
+        self._plan = plan
+        self._tell = tell
+        self._figures: dict[str, dict[str, float]] = {}
+
+    def run(self, cpus: Processors) -> Tuning:
+        counts = thread_counts(cpus)
+        bare = self._open(flash_attention=False, threads=(counts[0], counts[0]))
+        one = self._choose("decode threads", counts, lambda n: self._decode(bare, n), tokens=_ANSWER)
+        many = self._choose("prefill threads", counts, lambda n: self._prefill(bare, n, _PROMPT, None), tokens=_PROMPT)
+        bare.set_threads(one, many)
+        # only what the memory plan allows; the largest is what it takes without measuring
+        sizes = [n for n in reversed(_BATCHES) if n <= self._plan.n_batch] or [self._plan.n_batch]
+        longest = min(max(_BATCHES), self._plan.n_ctx // 2)
+        batch = self._choose("batch", sizes, lambda n: self._prefill(bare, many, longest, n), tokens=longest)
+        bare.close()
+        flash = self._choose_flash((one, many), batch)
+        return Tuning(Profile(one, many, batch, flash), self._figures)
+
+    def _choose(self, name: str, candidates: Sequence[int], measure: Callable[[int], float], *, tokens: int) -> int:
+        """The fastest of the candidates; the first is the default. `measure` returns seconds for `tokens`."""
+        seconds: dict[int, list[float]] = {candidate: [] for candidate in candidates}
+        for _ in range(_ROUNDS if len(candidates) > 1 else 0):
+            for candidate in candidates:
+                seconds[candidate].append(measure(candidate) / tokens)
+        if len(candidates) < 2:
+            return candidates[0]
+        self._figures[name] = {str(c): statistics.median(times) for c, times in seconds.items()}
+        return fastest(seconds, candidates[0])
+
+    def _decode(self, bare: Bare, threads: int) -> float:
+        bare.set_threads(threads, threads)
+        bare.cut(0)
+        bare.prefill(1)
+        self._tell(3 * _ANSWER)
+        return bare.decode(_ANSWER)
+
+    def _prefill(self, bare: Bare, threads: int, n: int, n_batch: int | None) -> float:
+        bare.set_threads(threads, threads)
+        bare.cut(0)
+        self._tell(n)
+        return bare.prefill(n, n_batch)
+
+    def _choose_flash(self, threads: tuple[int, int], batch: int) -> bool:
+        """Decode at some depth of context with and without. It also changes the rounding, so off is the default."""
+        depth = min(_DEPTH, self._plan.n_ctx // 2)
+        both = {flash: self._open(flash_attention=flash, threads=threads) for flash in (False, True)}
+        for bare in both.values():
+            bare.prefill(depth, batch)
+            self._tell(depth)
+
+        def measure(flash: int) -> float:
+            bare = both[bool(flash)]
+            bare.cut(depth)
+            self._tell(3 * _ANSWER)
+            return bare.decode(_ANSWER)
+
+        chosen = self._choose("flash attention", [0, 1], measure, tokens=_ANSWER)
+        for bare in both.values():
+            bare.close()
+        return bool(chosen)
+
+    def _open(self, *, flash_attention: bool, threads: tuple[int, int]) -> Bare:
+        config = replace(self._config, flash_attention=flash_attention)
+        n_ctx = min(self._plan.n_ctx, max(*_BATCHES, _DEPTH) + 64)
+        return Bare(self._model, config, n_ctx=n_ctx, n_batch=min(self._plan.n_batch, n_ctx), threads=threads)

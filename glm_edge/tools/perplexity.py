@@ -1,0 +1,92 @@
+"""How well a model predicts a text: the measure by which quantizations are compared.
+
+perplexity = exp(-mean of ln p(token | tokens before it)), over all tokens but the control ids in front. The text is cut
+into conversations, each of which begins with "[Round 1]", and those into windows of the context's length. Logits are
+kept for one batch at a time, so memory does not grow with the window.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import EngineError, InvalidFileError
+from ..llama.binding import Batch, Context, Model
+
+BATCH = 32  # tokens whose logits are in memory together: 8 MiB at 65,024 candidates
+_START = "[Round 1]"
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """Args:
+    error: standard error of the mean that `value` is the exponential of, times `value`.
+    """
+
+    value: float
+    error: float
+    tokens: int  # predicted ones
+
+
+def perplexity(
+    model: Model,
+    context: Context,
+    text: str,
+    prefix: tuple[int, ...],
+    window: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Perplexity:
+    """Perplexity of `text`; `prefix` are the ids that come before every window.
+
+    Args:
+        context: empty, of `window` tokens at least, for batches of BATCH tokens with as many outputs.
+        window: tokens that are predicted with each other as context, the prefix among them.
+        progress: called with tokens done and tokens in all.
+
+    Raises InvalidFileError for a text without tokens.
+    """
+    size = window - len(prefix)
+    conversations = [model.tokenize(part) for part in split(text)]
+    windows = [ids[i : i + size] for ids in conversations for i in range(0, len(ids), size)]
+    total = sum(len(part) for part in windows)
+    if not total:
+        raise InvalidFileError("the text is empty: nothing to predict")
+    values: list[float] = []
+    for part in windows:
+        values += _log_probabilities(context, [*prefix, *part], len(prefix))
+        if progress is not None:
+            progress(len(values), total)
+    mean = -math.fsum(values) / total
+    deviation = float(np.std(values)) / math.sqrt(total)
+    return Perplexity(math.exp(mean), deviation * math.exp(mean), total)
+
+
+def split(text: str) -> list[str]:
+    """The conversations of a text, without white space around them; the whole text where it has no rounds."""
+    parts = text.split(_START)
+    whole = [parts[0], *(_START + part for part in parts[1:])]
+    return [stripped for part in whole if (stripped := part.strip())]
+
+
+def _log_probabilities(context: Context, ids: list[int], start: int) -> list[float]:
+    """ln p of every token of `ids` from `start` on, given those before it."""
+    context.remove(0)
+    values: list[float] = []
+    batch = Batch(BATCH)
+    for first in range(0, len(ids) - 1, BATCH):
+        part = ids[first : min(first + BATCH, len(ids) - 1)]
+        batch.clear()
+        for position, token in enumerate(part, first):
+            batch.add(token, position, 0, logits=True)
+        if context.decode(batch) != "done":
+            raise EngineError("the context has no room for a window that was checked to fit it")
+        for i in range(len(part)):
+            if (target := first + i + 1) >= start:
+                logits = context.logits(i).astype(np.float64)
+                peak = logits.max()
+                values.append(float(logits[ids[target]] - peak - math.log(np.exp(logits - peak).sum())))
+    batch.close()
+    return values

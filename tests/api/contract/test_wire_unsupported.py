@@ -1,0 +1,98 @@
+"""Fields that ask for what is not there: named, never ignored; values that ask for nothing pass (CASES H18, H19)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from glm_edge.api.contract import text as text_wire
+from glm_edge.api.contract import wire
+from glm_edge.api.contract.fields import CHAT
+from glm_edge.api.contract.text import TEXT
+from glm_edge.errors import RequestError
+from support.server.bad_bodies import UNSUPPORTED
+
+BODY = {"messages": [{"role": "user", "content": "x"}]}
+
+
+NOTHING = [
+    {"n": 1},
+    {"tools": []},
+    {"tools": None, "tool_choice": None},
+    {"tool_choice": "none"},
+    {"tool_choice": "auto"},
+    {"functions": []},
+    {"parallel_tool_calls": True},
+    {"logprobs": False},
+    {"logprobs": None, "top_logprobs": None},
+    {"logit_bias": {}},
+    {"frequency_penalty": 0},
+    {"presence_penalty": 0.0},
+    {"response_format": {"type": "text"}},
+    {"top_logprobs": 0},
+    {"top_k": 0, "min_p": 0, "repetition_penalty": 1},
+    {"repeat_penalty": 1},
+    {"modalities": ["text"]},
+    {"store": False},
+    {"user": "u-1", "safety_identifier": "s"},
+    {"metadata": {"a": "b"}},
+    {"service_tier": "auto"},
+    {"stream": False, "stream_options": None},
+    {"tools": [], "tool_choice": "none", "parallel_tool_calls": False},
+    {"seed": None, "stop": None, "n": None, "user": None},
+    {"reasoning_effort": "none", "verbosity": "medium"},
+    {"messages": [{"role": "user", "content": "x", "name": None}]},
+    {"prompt_cache_key": "k"},
+]
+
+
+@pytest.mark.parametrize(("name", "value"), UNSUPPORTED.items(), ids=UNSUPPORTED)
+def test_h18_an_unsupported_field_is_named(name: str, value: Any) -> None:
+    with pytest.raises(RequestError) as error:
+        wire.parse_chat({**BODY, name: value})
+    assert (error.value.param, error.value.code) == (name, "unsupported_parameter")
+    assert name in str(error.value)
+
+
+@pytest.mark.parametrize("fields", NOTHING, ids=str)
+def test_h18_a_value_that_asks_for_nothing_passes(fields: dict[str, Any]) -> None:
+    assert wire.parse_chat({**BODY, **fields}) == wire.parse_chat(BODY)
+
+
+@pytest.mark.parametrize(("parse", "fields"), [(wire.parse_chat, CHAT), (text_wire.parse_text, TEXT)])
+def test_h18_null_is_absent_in_every_field(parse: Callable[[Any], wire.ChatCall], fields: dict[str, Any]) -> None:
+    """Clients fill in null for what their user has not set."""
+    needed: dict[str, Any] = BODY if fields is CHAT else {"prompt": "x"}
+    assert parse({**dict.fromkeys(fields), **needed}) == parse(needed)
+    for name in fields:
+        assert parse({name: None, **needed}) == parse(needed)
+
+
+@pytest.mark.parametrize("value", [0, 1, "false"], ids=repr)
+def test_h18_a_number_is_not_taken_for_a_boolean(value: Any) -> None:
+    with pytest.raises(RequestError) as error:
+        wire.parse_chat({**BODY, "logprobs": value})
+    assert error.value.param == "logprobs"
+
+
+@pytest.mark.parametrize("name", ["foo", "Temperature", "", "messages ", "x" * 10_000], ids=lambda name: name[:10])
+def test_h19_an_unknown_field_is_named(name: str) -> None:
+    with pytest.raises(RequestError) as error:
+        wire.parse_chat({**BODY, name: None})
+    assert (error.value.param, error.value.code) == (name[:64], "unknown_parameter")
+
+
+@pytest.mark.parametrize("name", [None, "chatglm2-6b", "gpt-4o"])
+def test_h13_the_served_model_its_aliases_and_no_name_are_accepted(name: str | None) -> None:
+    wire.check_model(name, "chatglm2-6b", ["gpt-4o"])
+
+
+@pytest.mark.parametrize("name", ["", "chatglm2-6B", "gpt-4", "\x1b[31m"])
+def test_h13_another_model_does_not_exist(name: str) -> None:
+    with pytest.raises(RequestError) as error:
+        wire.check_model(name, "chatglm2-6b")
+    assert (error.value.param, error.value.code) == ("model", "model_not_found")
+    assert "chatglm2-6b" in str(error.value)
+    assert str(error.value).isprintable()

@@ -1,0 +1,138 @@
+"""A client that leaves costs nothing more, wherever its request is (CASES K1 to K5, K7, K8, O1)."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from support.engines.fake_engine import FakeEngine
+from support.server.leaving_clients import BUDGET, fin, half_close, rst
+from support.server.live_server import BODY, LiveServer, Wire, eventually, post
+
+STREAM = post({**BODY, "stream": True})
+WHOLE = post(BODY)
+
+
+def freed_in_time(server: LiveServer) -> bool:
+    return eventually(lambda: server.engine.live == 0 and not server.server.busy, BUDGET)
+
+
+@pytest.mark.parametrize("leave", [fin, rst, half_close])
+@pytest.mark.parametrize("data", [STREAM, WHOLE], ids=["stream", "whole"])
+def test_k2_k4_k5_a_client_that_leaves_in_prefill_cancels(data: bytes, leave: Callable[[Wire], None]) -> None:
+    with LiveServer(FakeEngine([threading.Event()])) as server, server.connect() as wire:
+        wire.send(data)
+        assert eventually(lambda: len(server.engine.played) == 1)
+        leave(wire)
+        assert freed_in_time(server)
+        assert server.engine.generations[0].cancelled
+
+
+@pytest.mark.parametrize("leave", [fin, rst, half_close])
+@pytest.mark.parametrize("data", [STREAM, WHOLE], ids=["stream", "whole"])
+def test_k3_k4_k5_a_client_that_leaves_in_decode_cancels(data: bytes, leave: Callable[[Wire], None]) -> None:
+    script = [step for n in range(2000) for step in (str(n), 0.01)]
+    with LiveServer(FakeEngine(script)) as server, server.connect() as wire:
+        wire.send(data)
+        if data is STREAM:
+            wire.head()
+            wire.chunk()
+            wire.chunk()
+        else:
+            assert eventually(lambda: len(server.engine.played) == 1)
+        leave(wire)
+        assert freed_in_time(server)
+        assert server.engine.generations[0].cancelled
+
+
+@pytest.mark.parametrize("data", [STREAM, WHOLE], ids=["stream", "whole"])
+def test_k1_a_client_that_leaves_the_queue_is_never_computed(data: bytes) -> None:
+    go = threading.Event()
+    with LiveServer(FakeEngine([go, "x"], slots=1)) as server, server.connect() as first, server.connect() as second:
+        first.send(WHOLE)
+        assert eventually(lambda: len(server.engine.played) == 1)
+        second.send(data)
+        assert eventually(lambda: len(server.engine.generations) == 2)
+        fin(second)
+        assert eventually(lambda: server.engine.generations[1].cancelled, BUDGET)
+        go.set()
+        assert first.reply().status == 200
+        assert freed_in_time(server)
+        assert len(server.engine.played) == 1
+
+
+def test_o1_requests_in_the_queue_are_served_in_their_order() -> None:
+    go = threading.Event()
+    with LiveServer(FakeEngine([go, "x"], slots=1)) as server:
+        wires = []
+        for n in range(5):
+            wires.append(server.connect())
+            wires[-1].send(post({"messages": [{"role": "user", "content": str(n)}]}))
+            assert eventually(lambda n=n: len(server.engine.requests) == n + 1)
+        go.set()
+        assert [wire.reply().status for wire in wires] == [200] * 5
+        assert [request.messages[0].content for request in server.engine.played] == list("01234")
+        for wire in wires:
+            fin(wire)
+
+
+def test_o2_of_more_clients_than_places_each_is_answered_or_refused_at_once() -> None:
+    go = threading.Event()
+    with LiveServer(FakeEngine([go, "x"], slots=2, waiting=3)) as server:
+        wires = [server.connect() for _ in range(40)]
+        for wire in wires:
+            wire.send(WHOLE)
+        assert eventually(lambda: server.engine.live == 5)
+        statuses: list[int] = []
+        readers = [threading.Thread(target=lambda w=w: statuses.append(w.reply().status)) for w in wires]
+        for reader in readers:
+            reader.start()
+        assert eventually(lambda: len(statuses) == 35)
+        assert statuses == [503] * 35
+        go.set()
+        for reader in readers:
+            reader.join()
+        assert statuses[35:] == [200] * 5
+        for wire in wires:
+            fin(wire)
+
+
+def test_k7_clients_that_give_up_and_try_again_never_hold_more_than_the_places() -> None:
+    engine = FakeEngine([threading.Event()], slots=2, waiting=3)
+    most = 0
+
+    def client(server: LiveServer, seed: int) -> None:
+        nonlocal most
+        for _ in range(3):
+            with server.connect() as wire:
+                wire.send(STREAM)
+                most = max(most, engine.live)
+                time.sleep(random.Random(seed).uniform(0.05, 0.2))
+
+    with LiveServer(engine) as server:
+        clients = [threading.Thread(target=client, args=(server, n)) for n in range(20)]
+        for one in clients:
+            one.start()
+        for one in clients:
+            one.join()
+        assert freed_in_time(server)
+        assert 0 < most <= 5
+        assert all(generation.cancelled for generation in engine.generations)
+
+
+@pytest.mark.parametrize("read", range(0, 12, 3))
+def test_k8_a_client_may_leave_after_any_number_of_events(read: int) -> None:
+    script = [step for n in range(10) for step in (str(n), 0.005)]
+    with LiveServer(FakeEngine(script, slots=1)) as server:
+        for _ in range(5):
+            with server.connect() as wire:
+                wire.send(STREAM)
+                wire.head()
+                for _ in range(read):
+                    wire.chunk()
+        assert freed_in_time(server)
+        assert server.exchange(WHOLE).json["choices"][0]["message"]["content"] == "0123456789"

@@ -1,0 +1,230 @@
+"""A server process from start to end: loading, draining, being told twice (CASES D1 to D8); with the engine in it and
+with the engine in a child, which never stays behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from support.paths import SUPPORT
+from support.server.live_server import BODY, PATIENCE, Wire, get, post
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
+
+STREAM = post({**BODY, "stream": True})
+WHOLE = post(BODY)
+
+
+@pytest.fixture(params=[(), ("--worker",)], ids=["in-process", "worker"])
+def place(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """Where the engine is, as an argument of serve_fake_engine.py."""
+    return tuple(request.param)
+
+
+class Process:
+    """serve_fake_engine.py, running; `lines` is what it has said on stderr so far."""
+
+    def __init__(self, *arguments: str) -> None:
+        script = SUPPORT / "server" / "serve_fake_engine.py"
+        self.popen = subprocess.Popen(
+            [sys.executable, str(script), *arguments], stderr=subprocess.PIPE, text=True, encoding="utf-8"
+        )
+        self.lines: list[str] = []
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.popen.stderr is not None
+        for line in self.popen.stderr:
+            with self._news:
+                self.lines.append(line)
+                self._news.notify_all()
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        with self._news:
+            assert self._news.wait_for(lambda: re.search(pattern, "".join(self.lines)), PATIENCE), self.lines
+        match = re.search(pattern, "".join(self.lines))
+        assert match
+        return match
+
+    @property
+    def port(self) -> int:
+        """Of a server that serves, or one that will be loading for ever."""
+        what = "listening" if "loading" in self.popen.args else "serving chatglm2-6b"  # type: ignore[operator]
+        return int(self.wait_for(what + r" at http://127\.0\.0\.1:(\d+)")[1])
+
+    def connect(self) -> Wire:
+        return Wire(socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE))
+
+    def signal(self, number: int = signal.SIGTERM) -> None:
+        self.popen.send_signal(number)
+
+    def exit_code(self) -> int:
+        code = self.popen.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        assert not self._reader.is_alive()  # a child that stayed would hold stderr open
+        return code
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[Process]:
+    process = Process(*arguments)
+    try:
+        yield process
+    finally:
+        process.popen.kill()
+        process.exit_code()
+        assert process.popen.stderr is not None
+        process.popen.stderr.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_d1_an_idle_server_ends_at_once_and_frees_its_port(number: int, place: tuple[str, ...]) -> None:
+    with serving("quick", *place) as process, process.connect() as idle:
+        port = process.port
+        idle.send(get("/health"))
+        assert idle.reply().json == {"status": "ok"}
+        begin = time.monotonic()
+        process.signal(number)
+        assert process.exit_code() == 0
+        assert time.monotonic() - begin < 2
+        assert idle.closed
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) != 0
+    assert "Traceback" not in "".join(process.lines)
+
+
+@pytest.mark.parametrize("data", [STREAM, WHOLE], ids=["stream", "whole"])
+def test_d2_an_answer_shorter_than_the_grace_is_completed(data: bytes, place: tuple[str, ...]) -> None:
+    with serving("second", *place) as process, process.connect() as running, process.connect() as other:
+        other.send(get("/health"))
+        assert other.reply().status == 200
+        running.send(data)
+        if data is STREAM:
+            running.head()
+            running.chunk()
+        else:
+            time.sleep(0.3)  # nothing shows from outside that a whole answer has begun
+        process.signal()
+        process.wait_for("stopping when the running answers end")
+        other.send(get("/health"))
+        health = other.reply()
+        assert (health.status, health.json) == (503, {"status": "shutting_down"})
+        other.send(WHOLE)
+        refused = other.reply()
+        assert (refused.status, refused.code) == (503, "shutting_down")
+        assert int(refused.headers["retry-after"]) > 0
+        if data is STREAM:
+            rest = b""
+            while chunk := running.chunk():
+                rest += chunk
+            assert chunk == b""
+            assert rest.endswith(b"data: [DONE]\n\n")
+        else:
+            assert running.reply().json["choices"][0]["message"]["content"] == "ab"
+        assert process.exit_code() == 0
+
+
+def test_d2_new_connections_are_refused_while_the_server_drains(place: tuple[str, ...]) -> None:
+    with serving("second", *place) as process, process.connect() as running:
+        running.send(STREAM)
+        running.head()
+        port = process.port
+        process.signal()
+        process.wait_for("stopping")
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) != 0
+        assert process.exit_code() == 0
+
+
+@pytest.mark.parametrize("scenario", ["endless", "stuck"])
+def test_d3_an_answer_longer_than_the_grace_ends_with_an_error(scenario: str, place: tuple[str, ...]) -> None:
+    with serving(scenario, "--grace", "0.5", *place) as process, process.connect() as running:
+        running.send(STREAM)
+        assert running.head().status == 200
+        begin = time.monotonic()
+        process.signal()
+        events = b""
+        while chunk := running.chunk():
+            events += chunk
+        assert chunk is None  # closed without the end that HTTP marks
+        assert '"shutting_down"' in events.decode().split("\n\n")[-2]
+        assert b"[DONE]" not in events
+        assert process.exit_code() == 0
+        assert time.monotonic() - begin < 0.5 + 2
+
+
+@pytest.mark.parametrize("data", [STREAM, WHOLE], ids=["stream", "whole"])
+def test_d4_a_request_in_the_queue_is_turned_away_at_once(data: bytes, place: tuple[str, ...]) -> None:
+    with serving("one-slot", *place) as process, process.connect() as running, process.connect() as queued:
+        running.send(WHOLE)
+        time.sleep(0.2)
+        queued.send(data)
+        time.sleep(0.2)
+        begin = time.monotonic()
+        process.signal()
+        reply = queued.reply()
+        assert time.monotonic() - begin < 1
+        assert (reply.status, reply.code) == (503, "shutting_down")
+        assert running.reply().status == 200
+        assert process.exit_code() == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_d5_a_second_signal_ends_the_process_at_once(number: int, code: int, place: tuple[str, ...]) -> None:
+    with serving("stuck", *place) as process, process.connect() as running:
+        running.send(STREAM)
+        running.head()
+        process.signal(signal.SIGTERM)
+        process.wait_for("stopping")
+        process.signal(number)
+        assert process.exit_code() == code
+
+
+def test_d6_a_killed_servers_port_can_be_had_again_at_once(place: tuple[str, ...]) -> None:
+    with serving("endless", *place) as process, process.connect() as running:
+        running.send(STREAM)
+        running.head()
+        port = process.port
+        process.popen.kill()
+        process.exit_code()
+        with socket.socket() as again:
+            again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            again.bind(("127.0.0.1", port))
+
+
+def test_d7_d8_a_server_answers_while_it_loads_and_can_be_stopped(place: tuple[str, ...]) -> None:
+    with serving("loading", *place) as process, process.connect() as wire:
+        wire.send(get("/livez"))
+        assert wire.reply().status == 200
+        wire.send(WHOLE)
+        reply = wire.reply()
+        assert (reply.status, reply.code) == (503, "model_loading")
+        assert int(reply.headers["retry-after"]) > 0
+        begin = time.monotonic()
+        process.signal()
+        assert process.exit_code() == 0
+        assert time.monotonic() - begin < 5
+
+
+def test_a_model_that_does_not_load_ends_the_server_with_its_error(place: tuple[str, ...]) -> None:
+    with serving("spoilt", *place) as process:
+        assert process.exit_code() == 4
+        assert process.lines[-1] == "error: model.gguf: not the file it was\n"
+
+
+def test_a_bug_in_loading_ends_the_server_with_its_traceback(place: tuple[str, ...]) -> None:
+    with serving("bug", *place) as process:
+        assert process.exit_code() == 1
+        assert "KeyError" in process.lines[-1]

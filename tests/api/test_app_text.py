@@ -1,0 +1,177 @@
+"""Text without a conversation, ChatGLM's own contract (POST /), times, trimming."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from typing import Any
+
+import pytest
+from openai.types import Completion
+
+from glm_edge.api.app import create_app
+from glm_edge.types import Message, SamplingParams
+from support.engines.fake_engine import FakeEngine
+
+CHAT = {"messages": [{"role": "user", "content": "你好"}]}
+
+
+def answer(path: str, body: Any, engine: FakeEngine | None = None, **options: Any) -> Any:
+    response = create_app(engine or FakeEngine(), **options).test_client().post(path, json=body)
+    assert response.status_code == 200, response.get_data(as_text=True)
+    return response.get_json()
+
+
+def events(path: str, body: Any, **options: Any) -> list[Any]:
+    raw = create_app(FakeEngine(["一", "二"]), **options).test_client().post(path, json={**body, "stream": True})
+    *data, done = [one.removeprefix("data: ") for one in raw.get_data(as_text=True).split("\n\n") if one]
+    assert done == "[DONE]"
+    return [json.loads(one) for one in data]
+
+
+def refusal(path: str, body: Any) -> tuple[str | None, str | None]:
+    response = create_app(FakeEngine()).test_client().post(path, json=body)
+    assert response.status_code == 400
+    error = response.get_json()["error"]
+    return error["param"], error["code"]
+
+
+def test_a_prompt_is_gone_on_with_as_it_is() -> None:
+    engine = FakeEngine(["世", "界"])
+    body = answer("/v1/completions", {"prompt": "你好，", "temperature": 0, "n": 2, "max_tokens": 5}, engine)
+    Completion.model_validate(body, strict=True)
+    assert body["id"].startswith("cmpl-")
+    assert [(c["index"], c["text"], c["finish_reason"], c["logprobs"]) for c in body["choices"]] == [
+        (0, "世界", "stop", None),
+        (1, "世界", "stop", None),
+    ]
+    assert body["usage"]["completion_tokens"] == 4
+    (request,) = engine.requests
+    assert (request.messages, request.prompt, request.max_tokens, request.n) == ((), "你好，", 5, 2)
+
+
+def test_a_prompt_alone_gets_the_contracts_16_tokens_and_may_come_in_an_array() -> None:
+    engine = FakeEngine()
+    answer("/v1/completions", {"prompt": ["x"]}, engine)
+    assert (engine.requests[0].prompt, engine.requests[0].max_tokens) == ("x", 16)
+
+
+def test_a_prompt_is_answered_in_a_stream() -> None:
+    *chunks, usage = events(
+        "/v1/completions", {"prompt": "x", "stream_options": {"include_usage": True}, "logprobs": 0}
+    )
+    for chunk in (chunks[-1], usage):
+        Completion.model_validate(chunk, strict=True)
+    assert [chunk["choices"][0]["text"] for chunk in chunks] == ["一", "二", ""]
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None, None, "stop"]
+    assert [chunk["choices"][0]["logprobs"]["text_offset"] for chunk in chunks] == [[0], [1], []]
+    assert usage["usage"]["completion_tokens"] == 2
+
+
+def test_log_probabilities_of_text_are_in_arrays() -> None:
+    scores = answer("/v1/completions", {"prompt": "x", "logprobs": 1}, FakeEngine(["一", "二"]))["choices"][0][
+        "logprobs"
+    ]
+    assert scores["tokens"] == ["一", "二"]
+    assert len(scores["token_logprobs"]) == len(scores["top_logprobs"]) == 2
+    assert scores["text_offset"] == [0, 1]
+
+
+BAD_TEXT = {
+    "no-prompt": ({}, "prompt", "missing_required_parameter"),
+    "number": ({"prompt": 5}, "prompt", "invalid_type"),
+    "null": ({"prompt": None}, "prompt", "invalid_type"),
+    "nul": ({"prompt": "\0"}, "prompt", "invalid_value"),
+    "two": ({"prompt": ["a", "b"]}, "prompt", "unsupported_value"),
+    "ids": ({"prompt": [1, 2]}, "prompt", "unsupported_value"),
+    "echo": ({"prompt": "x", "echo": True}, "echo", "unsupported_parameter"),
+    "suffix": ({"prompt": "x", "suffix": "y"}, "suffix", "unsupported_parameter"),
+    "best-of": ({"prompt": "x", "best_of": 3}, "best_of", "unsupported_parameter"),
+    "logprobs-true": ({"prompt": "x", "logprobs": True}, "logprobs", "invalid_type"),
+    "logprobs-6": ({"prompt": "x", "logprobs": 6}, "logprobs", "invalid_value"),
+    "messages": ({"prompt": "x", "messages": []}, "messages", "unknown_parameter"),
+    "usage-without-stream": ({"prompt": "x", "stream_options": {}}, "stream_options", "invalid_value"),
+    "no-object": ([], None, None),
+}
+
+
+@pytest.mark.parametrize(("body", "param", "code"), BAD_TEXT.values(), ids=BAD_TEXT)
+def test_a_bad_completion_is_refused_by_its_field(body: Any, param: str | None, code: str | None) -> None:
+    assert refusal("/v1/completions", body) == (param, code)
+
+
+def test_the_ids_of_a_text() -> None:
+    assert answer("/v1/tokenize", {"text": "ab", "model": "chatglm2-6b"}) == {"ids": [97, 98]}
+    assert answer("/v1/tokenize", {"text": ""}) == {"ids": []}
+    assert refusal("/v1/tokenize", {"text": 5}) == ("text", "invalid_type")
+    assert refusal("/v1/tokenize", {}) == ("text", "missing_required_parameter")
+
+
+def test_chatglms_own_contract_as_its_programs_send_it() -> None:
+    engine = FakeEngine(["你好", "！"])
+    sent = {"prompt": "再说", "history": [["你好", "你好"]], "max_length": 2048, "top_p": 0.6, "temperature": 0.1}
+    body = answer("/", sent, engine)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", body.pop("time"))
+    assert body == {"response": "你好！", "history": [["你好", "你好"], ["再说", "你好！"]], "status": 200}
+    (request,) = engine.requests
+    assert request.messages == (Message("user", "你好"), Message("assistant", "你好"), Message("user", "再说"))
+    assert (request.sampling, request.max_length) == (SamplingParams(0.1, 0.6), 2048)
+
+
+def test_chatglms_own_defaults() -> None:
+    engine = FakeEngine()
+    answer("/", {"prompt": "x", "history": [], "max_length": 0, "top_p": None}, engine)
+    assert (engine.requests[0].sampling, engine.requests[0].max_length) == (SamplingParams(0.95, 0.7), None)
+
+
+BAD_CHATGLM = {
+    "no-prompt": ({"history": []}, "prompt", "missing_required_parameter"),
+    "history-of-messages": ({"prompt": "x", "history": [{"role": "user"}]}, "history[0]", "invalid_type"),
+    "history-of-three": ({"prompt": "x", "history": [["a", "b", "c"]]}, "history[0]", "invalid_value"),
+    "history-of-numbers": ({"prompt": "x", "history": [["a", 1]]}, "history[0][1]", "invalid_type"),
+    "negative-length": ({"prompt": "x", "max_length": -1}, "max_length", "invalid_value"),
+    "stream": ({"prompt": "x", "stream": True}, "stream", "unknown_parameter"),
+    "no-object": ("x", None, None),
+}
+
+
+@pytest.mark.parametrize(("body", "param", "code"), BAD_CHATGLM.values(), ids=BAD_CHATGLM)
+def test_a_bad_request_of_chatglms_contract_is_refused(body: Any, param: str | None, code: str | None) -> None:
+    assert refusal("/", body) == (param, code)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [("/v1/chat/completions", CHAT), ("/v1/completions", {"prompt": "x"}), ("/", {"prompt": "x"})]
+)
+def test_times_are_in_a_header(path: str, body: Any) -> None:
+    response = create_app(FakeEngine([0.01, "a"])).test_client().post(path, json=body)
+    stages = re.fullmatch(
+        r"queue;dur=([\d.]+), prefill;dur=([\d.]+), decode;dur=([\d.]+)", response.headers["Server-Timing"]
+    )
+    assert stages is not None
+    assert float(stages[3]) >= 10  # milliseconds
+
+
+@pytest.mark.parametrize(("path", "body"), [("/v1/chat/completions", CHAT), ("/v1/completions", {"prompt": "x"})])
+def test_times_are_in_the_body_and_in_the_last_event_of_the_answer(path: str, body: Any) -> None:
+    assert set(answer(path, body)["glm_edge"]) == {"queue_ms", "prefill_ms", "decode_ms"}
+    chunks = events(path, body)
+    assert ["glm_edge" in chunk for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+
+
+def test_with_trimming_on_requests_allow_it_and_answers_say_how_many_rounds_were_left_out() -> None:
+    engine = FakeEngine()
+    assert answer("/v1/chat/completions", CHAT, engine, trim=True)["glm_edge"]["trimmed_rounds"] == 0
+    assert engine.requests[0].trim
+    assert events("/v1/chat/completions", CHAT, trim=True)[-1]["glm_edge"]["trimmed_rounds"] == 0
+
+
+@pytest.mark.parametrize("path", ["/health", "/livez"])
+def test_health_checks_are_no_news(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "glm_edge"):
+        client = create_app(FakeEngine()).test_client()
+        client.get(path).close()
+        assert not caplog.records
+        client.get("/v1/models").close()
+        assert "GET /v1/models 200" in caplog.text

@@ -1,0 +1,107 @@
+"""Types of llama.cpp byte by byte against `llama_model_quantize`; our own recipes; the sizes that the help names."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from glm_edge.convert.convert import convert
+from glm_edge.convert.recipes import ALIASES, RECIPES, Site
+from glm_edge.model.ggml import block_size
+from support.checkpoints.full_size_bytes import FULL, HEAD, full_size
+from support.checkpoints.small_checkpoint import CONFIG, write_checkpoint
+
+# Rows of 256 and 672 as in the 6B: all blocks divide the first, those of 256 not the second. Four heads share keys, as
+# llama.cpp's rules ask in places.
+DEEP = CONFIG | {"num_layers": 8, "multi_query_group_num": 1, "padded_vocab_size": 384}
+# Enough layers for a rule of the first sixteenth.
+DEEPER = DEEP | {"num_layers": 16, "ffn_hidden_size": 32}
+# Rows of 64 and 224: whole blocks of 32, none of 256.
+SHORT = CONFIG | {"hidden_size": 64, "kv_channels": 16, "ffn_hidden_size": 224}
+# Rows of 80 and 208 weights: no quantized type divides the first, none the second.
+ODD = CONFIG | {"hidden_size": 80, "kv_channels": 20, "ffn_hidden_size": 208}
+CONFIGS = {"two_share": CONFIG, "deep": DEEP, "deeper": DEEPER, "blocks_of_32": SHORT, "no_blocks": ODD}
+
+THEIRS = [name for name in RECIPES if not name.startswith("edge") and name != "f32"]
+CASES = [("deep", name) for name in THEIRS]
+CASES += [(config, name) for config in ("two_share", "blocks_of_32", "no_blocks") for name in ("q2_k", "q4_0", "q8_0")]
+CASES += [("two_share", "iq4_xs"), ("blocks_of_32", "q4_k_m"), ("blocks_of_32", "iq4_xs"), ("no_blocks", "q4_k_m")]
+CASES += [("deeper", "q3_k_m"), ("deeper", "q4_k_m")]
+
+Tensors = dict[str, tuple[str, NDArray[Any]]]
+
+
+def tensors_of(path: Path) -> Tensors:
+    """Name -> type and data, by the gguf package's reader."""
+    reader = gguf.GGUFReader(path)
+    return {tensor.name: (tensor.tensor_type.name.lower(), np.array(tensor.data)) for tensor in reader.tensors}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path]]:
+    """A checkpoint by the name of its configuration, and its f16 file; made once."""
+    made: dict[str, tuple[Path, Path]] = {}
+
+    def prepare(name: str) -> tuple[Path, Path]:
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            checkpoint = write_checkpoint(folder / "model", config=CONFIGS[name])
+            made[name] = checkpoint, convert(checkpoint, folder / "half.gguf", type="f16").path
+        return made[name]
+
+    return prepare
+
+
+def quantize_by_llama_cpp(source: Path, out: Path, file_type: int) -> None:
+    import llama_cpp
+
+    parameters = llama_cpp.llama_model_quantize_default_params()
+    parameters.ftype = file_type
+    parameters.nthread = 2
+    assert llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(parameters)) == 0
+
+
+@pytest.mark.parametrize(("config", "type_name"), CASES, ids=["-".join(case) for case in CASES])
+def test_tensors_equal_llama_cpps_own_quantization_of_our_f16_file(
+    tmp_path: Path, config: str, type_name: str, prepared: Callable[[str], tuple[Path, Path]]
+) -> None:
+    checkpoint, half = prepared(config)
+    ours = convert(checkpoint, tmp_path / "ours.gguf", type=type_name).path
+    quantize_by_llama_cpp(half, tmp_path / "theirs.gguf", RECIPES[type_name].file_type)
+    found, expected = tensors_of(ours), tensors_of(tmp_path / "theirs.gguf")
+    assert {name: kind for name, (kind, _) in found.items()} == {name: kind for name, (kind, _) in expected.items()}
+    assert [name for name, (_, data) in found.items() if data.tobytes() != expected[name][1].tobytes()] == []
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_a_short_name_means_the_medium_mix(small_checkpoint: Path, tmp_path: Path, alias: str) -> None:
+    assert convert(small_checkpoint, tmp_path / "x.gguf", type=alias).recipe == f"{alias}_m"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_help_names_the_size_at_full_size(name: str) -> None:
+    assert abs((full_size(RECIPES[name])[0] + HEAD) / 1e9 - RECIPES[name].gigabytes) <= 0.006
+
+
+def test_edge_is_as_small_as_q4_0_and_uses_what_x86_repacks() -> None:
+    assert full_size(RECIPES["edge"])[0] == full_size(RECIPES["q4_0"])[0]
+    assert full_size(RECIPES["edge"])[1].keys() == {"q4_k", "iq4_nl", "q6_k", "f32"}
+
+
+def test_edge_arm_has_no_type_without_a_repacked_arm_kernel() -> None:
+    assert full_size(RECIPES["edge-arm"])[0] < 3.4 * 2**30
+    assert full_size(RECIPES["edge-arm"])[1].keys().isdisjoint({"q5_0", "q5_1", "q4_1", "q2_k", "q3_k", "iq4_xs"})
+
+
+@pytest.mark.parametrize("name", ["edge", "edge-arm"])
+@pytest.mark.parametrize("columns", [64, 80])
+def test_an_own_recipe_has_a_type_for_rows_of_any_length(name: str, columns: int) -> None:
+    for kind in FULL:
+        assert columns % block_size(RECIPES[name].type_of(Site(kind, columns), block_size)) == 0

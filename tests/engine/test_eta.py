@@ -1,0 +1,80 @@
+"""What a request is told while it waits: its place, a time that comes true, how much of its prompt is read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from glm_edge.engine.engine import LlamaEngine
+from glm_edge.errors import OverloadedError
+from glm_edge.generation import Generation
+from glm_edge.types import Chunk, EngineConfig, Message, Request, SamplingParams
+from support.server.live_server import eventually
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_f32: Path) -> Iterator[LlamaEngine]:
+    config = EngineConfig(tiny_f32, n_threads=1, n_ctx=2048, n_batch=64, slots=1, queue=3, prompt_lookup=False)
+    engine = LlamaEngine(config)
+    yield engine
+    engine.close()
+
+
+def ask(engine: LlamaEngine, text: str, tokens: int) -> Generation[Chunk]:
+    return engine.submit(Request((Message("user", text),), SamplingParams(1.5, 1.0, seed=1), max_tokens=tokens))
+
+
+def ended(generation: Generation[Chunk]) -> bool:
+    return list(generation)[-1].stats is not None
+
+
+def test_o1_a_request_is_told_its_place_and_a_time_that_comes_true(engine: LlamaEngine) -> None:
+    assert ended(ask(engine, "first", 150))  # from now on the speed is known
+    generations = [ask(engine, f"question {n}", 150) for n in range(4)]
+    assert eventually(lambda: generations[0].started)
+    told = [generation.progress for generation in generations]
+    assert [one.place for one in told if one is not None] == [0, 1, 2, 3]
+    begin = time.monotonic()
+    with pytest.raises(OverloadedError) as full:
+        ask(engine, "one too many", 150)
+    assert ended(generations[0])
+    seconds = time.monotonic() - begin  # until there was a free place
+    assert seconds / 4 < full.value.retry_after < 4 * seconds + 0.1
+    assert all(ended(generation) for generation in generations[1:3])
+    assert eventually(lambda: generations[3].started)
+    waited = time.monotonic() - begin
+    assert told[3] is not None
+    assert told[3].wait_s is not None
+    assert waited / 4 < told[3].wait_s < 4 * waited
+    assert ended(generations[3])
+
+
+def test_o1_a_long_prompt_is_told_how_much_of_it_is_read(engine: LlamaEngine) -> None:
+    generation = ask(engine, "word " * 900, 1)
+    seen: list[int] = []
+    while (progress := generation.progress) is not None and progress.done < progress.total - 64:
+        if not progress.place:
+            seen.append(progress.done)
+        time.sleep(0.001)
+    assert ended(generation)
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 5  # more often than once a batch would be enough
+    assert progress is not None
+    assert progress.total > 900
+
+
+def test_cancelled_requests_do_not_count(engine: LlamaEngine) -> None:
+    generations = [ask(engine, f"again {n}", 200) for n in range(3)]
+    generations[1].cancel()
+
+    def place() -> int:
+        progress = generations[2].progress
+        return -1 if progress is None else progress.place
+
+    assert eventually(lambda: place() <= 1)
+    for generation in generations:
+        generation.cancel()
+        list(generation)

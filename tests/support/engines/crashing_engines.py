@@ -1,0 +1,106 @@
+"""Engines that die in ways a test asks for; made in a worker's child, so they are functions of a module."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from glm_edge.errors import EngineError, IntegrityError, OverloadedError
+from glm_edge.types import Engine, EngineConfig, Request
+from support.engines.fake_engine import FakeEngine, Step
+
+
+def real(config: EngineConfig) -> Engine:
+    from glm_edge.engine.engine import LlamaEngine  # here, so that children with other engines start sooner
+
+    return LlamaEngine(config)
+
+
+def tiny(model: Path, slots: int = 4) -> partial[Engine]:
+    return partial(real, EngineConfig(model, n_threads=1, n_ctx=2048, kv_type="f32", slots=slots))
+
+
+def obeys() -> Engine:
+    """Does what the last message says."""
+    return FakeEngine(_orders)
+
+
+def _orders(request: Request) -> Sequence[Step]:
+    order = request.messages[-1].content
+    if order.startswith("SIG"):
+        os.kill(os.getpid(), getattr(signal, order))
+        threading.Event().wait()  # the signal may take a moment
+    if order == "hang":
+        return ["a", threading.Event()]
+    if order == "fail":
+        return [EngineError("failed")]
+    if order == "full":
+        return [OverloadedError("full", retry_after=7.5)]
+    if order == "many":
+        return ["一"] * 20_000
+    return ["a", "b"]
+
+
+def dies(name: str) -> Engine:
+    """While loading."""
+    os.kill(os.getpid(), getattr(signal, name))
+    return never()  # the signal may take a moment
+
+
+def spoilt() -> Engine:
+    raise IntegrityError("model.gguf: not the file it was")
+
+
+def bug() -> Engine:
+    raise KeyError("a bug in loading")
+
+
+def needs_llama_cpp() -> Engine:
+    raise ModuleNotFoundError("No module named 'llama_cpp'", name="llama_cpp")
+
+
+class _SlowToClose(FakeEngine):
+    def __init__(self, kept: Path) -> None:
+        super().__init__()
+        self._kept = kept
+
+    def close(self) -> None:
+        super().close()
+        time.sleep(1.5)  # several beats
+        self._kept.write_text("what is to be kept", "utf-8")
+
+
+def slow_to_close(kept: Path) -> Engine:
+    """Writes a file at the end of its life."""
+    return _SlowToClose(kept)
+
+
+class _Broken(FakeEngine):
+    """Cannot go on from its first request, which learns why."""
+
+    @property
+    def ready(self) -> bool:
+        return not self.requests
+
+
+def broken() -> Engine:
+    return _Broken([EngineError("out of order")])
+
+
+def never() -> Engine:
+    threading.Event().wait()
+    raise AssertionError
+
+
+def says_hello() -> Engine:
+    """Prints on stdout, as libraries do."""
+    print("hello")
+    os.write(1, b"hello again\n")
+    sys.stdout.flush()
+    return FakeEngine()

@@ -1,0 +1,105 @@
+"""Request bodies that the contract refuses: what is not strict JSON, bad values, and fields for what is not there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+REFUSED = {
+    "H2-empty": (b"", None),
+    "H2-open-brace": (b"{", None),
+    "H2-not-json": (b"hello", None),
+    "H2-trailing": (b"{} {}", None),
+    "H2-single-quotes": (b"{'a': 1}", None),
+    "H2-trailing-comma": (b'{"a": 1,}', None),
+    "H4-depth-arrays": (b"[" * 100_000, None),
+    "H4-depth-objects": (b'{"a":' * 100_000, None),
+    "H4-depth-closed": (b"[" * 33 + b"]" * 33, None),
+    "H4-depth-behind-quotes": (b'["\\\\", "\\"", ' + b"[" * 100_000, None),
+    "H5-nan": (b'{"temperature": NaN}', None),
+    "H5-infinity": (b'{"temperature": Infinity}', None),
+    "H5-minus-infinity": (b'{"temperature": -Infinity}', None),
+    "H5-1e999": (b'{"temperature": 1e999}', None),
+    "H5-minus-1e999": (b'{"temperature": -1e999}', None),
+    "H5-5000-digits": (b'{"max_tokens": ' + b"9" * 5000 + b"}", None),
+    "H6-duplicate": (b'{"model": "a", "model": "b"}', "duplicate_key"),
+    "H6-duplicate-nested": (b'{"messages": [{"role": "user", "role": "system"}]}', "duplicate_key"),
+    "H6-duplicate-escaped": (b'{"model": 1, "mod\\u0065l": 2}', "duplicate_key"),
+    "H7-utf16": ('{"a": "b"}'.encode("utf-16"), None),
+    "H7-utf16-without-mark": ('{"a": "b"}'.encode("utf-16-le"), None),
+    "H7-utf32": ('{"a": "b"}'.encode("utf-32"), None),
+    "H7-byte-order-mark": (b'\xef\xbb\xbf{"a": 1}', None),
+    "H7-invalid-utf8": (b'{"a": "\xff"}', None),
+    "H7-overlong": (b'{"a": "\xc0\xaf"}', None),
+    "H7-cesu": (b'{"a": "\xed\xa0\xbd\xed\xb8\x80"}', None),
+    "H7-lone-surrogate": (b'{"a": "\\ud800"}', None),
+    "H7-lone-surrogate-low": (b'{"a": ["x\\uDC00"]}', None),
+    "H7-lone-surrogate-key": (b'{"\\ud800": 1}', None),
+    "H7-raw-control-character": (b'{"a": "\n"}', None),
+}
+
+
+J = "response_format"
+BAD: dict[str, tuple[dict[str, Any], str, str]] = {
+    "n-zero": ({"n": 0}, "n", "invalid_value"),
+    "n-many": ({"n": 9}, "n", "invalid_value"),
+    "n-text": ({"n": "2"}, "n", "invalid_type"),
+    "top_k-negative": ({"top_k": -1}, "top_k", "invalid_value"),
+    "top_k-huge": ({"top_k": 2**31}, "top_k", "invalid_value"),
+    "top_k-fraction": ({"top_k": 1.5}, "top_k", "invalid_type"),
+    "min_p": ({"min_p": 1.1}, "min_p", "invalid_value"),
+    "presence": ({"presence_penalty": 2.1}, "presence_penalty", "invalid_value"),
+    "frequency": ({"frequency_penalty": -2.1}, "frequency_penalty", "invalid_value"),
+    "repetition-zero": ({"repetition_penalty": 0}, "repetition_penalty", "invalid_value"),
+    "bias-array": ({"logit_bias": [1]}, "logit_bias", "invalid_type"),
+    "H20-bias-name": ({"logit_bias": {"hello": 1}}, "logit_bias", "invalid_value"),
+    "H20-bias-negative-id": ({"logit_bias": {"-1": 1}}, "logit_bias", "invalid_value"),
+    "H20-bias-other-digits": ({"logit_bias": {"٣": 1}}, "logit_bias", "invalid_value"),
+    "H20-bias-long-id": ({"logit_bias": {"9" * 5000: 1}}, "logit_bias", "invalid_value"),
+    "H20-bias-101": ({"logit_bias": {"5": 101}}, "logit_bias.5", "invalid_value"),
+    "bias-text": ({"logit_bias": {"5": "1"}}, "logit_bias.5", "invalid_type"),
+    "bias-null": ({"logit_bias": {"5": None}}, "logit_bias.5", "invalid_type"),
+    "bias-many": ({"logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias", "invalid_value"),
+    "logprobs-number": ({"logprobs": 5}, "logprobs", "invalid_type"),
+    "top_logprobs-many": ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_value"),
+    "top_logprobs-alone": ({"top_logprobs": 2}, "top_logprobs", "invalid_value"),
+    "top_logprobs-without": ({"logprobs": False, "top_logprobs": 2}, "top_logprobs", "invalid_value"),
+    "format-text": ({J: "json"}, J, "invalid_type"),
+    "format-empty": ({J: {}}, f"{J}.type", "missing_required_parameter"),
+    "format-unknown": ({J: {"type": "xml"}}, f"{J}.type", "invalid_value"),
+    "format-other-field": ({J: {"type": "text", "x": 1}}, f"{J}.x", "unknown_parameter"),
+    "schema-missing": ({J: {"type": "json_schema"}}, f"{J}.json_schema", "invalid_value"),
+    "schema-not-wanted": (
+        {J: {"type": "json_object", "json_schema": {"name": "x"}}},
+        f"{J}.json_schema",
+        "invalid_value",
+    ),
+    "schema-no-name": (
+        {J: {"type": "json_schema", "json_schema": {"schema": {}}}},
+        f"{J}.json_schema.name",
+        "missing_required_parameter",
+    ),
+    "schema-array": (
+        {J: {"type": "json_schema", "json_schema": {"name": "x", "schema": []}}},
+        f"{J}.json_schema.schema",
+        "invalid_type",
+    ),
+}
+
+
+UNSUPPORTED = {
+    "tools": [{"type": "function", "function": {"name": "f"}}],
+    "tool_choice": "required",
+    "functions": [{"name": "f"}],
+    "function_call": {"name": "f"},
+    "audio": {"voice": "alloy", "format": "mp3"},
+    "modalities": ["text", "audio"],
+    "prediction": {"type": "content", "content": "x"},
+    "web_search_options": {},
+    "reasoning_effort": "high",
+    "verbosity": "low",
+    "moderation": {"model": "m"},
+    "store": True,
+    "chat_template": "{{ x }}",
+    "chat_template_kwargs": {"a": 1},
+    "repeat_penalty": 1.1,
+}

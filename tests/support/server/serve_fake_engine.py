@@ -1,0 +1,86 @@
+"""A process that serves a scripted engine, as `glm-edge serve` serves a model: for tests of signals and exit codes.
+
+Usage: serve_fake_engine.py SCENARIO [--grace SECONDS] [--worker]. The scenario decides what loading and answering do;
+with --worker it does it in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from glm_edge.api.serve import ServeConfig, serve
+from glm_edge.errors import GlmEdgeError, IntegrityError
+from glm_edge.types import Engine
+from glm_edge.worker import Worker
+from support.engines.crashing_engines import obeys
+from support.engines.fake_engine import FakeEngine, Script
+
+
+class _Stuck(FakeEngine):
+    def close(self) -> None:
+        time.sleep(3600)
+
+
+def _answer(script: Script, slots: int = 4) -> Callable[[], Engine]:
+    return lambda: FakeEngine(script, slots=slots)
+
+
+def _spoilt() -> Engine:
+    raise IntegrityError("model.gguf: not the file it was")
+
+
+def _bug() -> Engine:
+    raise KeyError("a bug in loading")
+
+
+def _never() -> Engine:
+    threading.Event().wait()
+    raise AssertionError
+
+
+LOADERS: dict[str, Callable[[], Engine]] = {
+    "quick": _answer(["你好"]),
+    "second": _answer(["a", 0.7, "b"]),
+    "one-slot": _answer([0.3, "a", 0.7, "b"], slots=1),
+    "endless": _answer(["a", threading.Event(), "b"]),
+    "stuck": lambda: _Stuck(["a", threading.Event()]),
+    "spoilt": _spoilt,
+    "bug": _bug,
+    "loading": _never,
+    "obeys": obeys,
+}
+
+
+def make(scenario: str) -> Engine:
+    return LOADERS[scenario]()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("scenario", choices=LOADERS)
+    parser.add_argument("--grace", type=float, default=30)
+    parser.add_argument("--worker", action="store_true")
+    options = parser.parse_args()
+    from support.server.serve_fake_engine import make  # by a name that a child finds, too
+
+    load = partial(make, options.scenario)
+    try:
+        serve(
+            (lambda: Worker(load, patience=2.0)) if options.worker else load, ServeConfig(port=0, grace=options.grace)
+        )
+    except GlmEdgeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

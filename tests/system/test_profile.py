@@ -1,0 +1,70 @@
+"""The profile of a machine: kept whole, used where it belongs, ignored everywhere else."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from glm_edge.errors import StorageError
+from glm_edge.system.profile import Profile, load_profile, save_profile, tuned
+from glm_edge.types import EngineConfig
+
+MACHINE = {"cpu": "some", "logical": 8, "llama_cpp_python": "0.3.36"}
+PROFILE = Profile(n_threads=3, n_threads_batch=4, n_batch=128, flash_attention=False)
+CONFIG = EngineConfig(Path("m.gguf"))
+
+
+def test_profile_comes_back_on_the_same_machine(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "profile.json"
+    save_profile(path, PROFILE, MACHINE)
+    assert load_profile(path, MACHINE) == PROFILE
+    assert [p.name for p in path.parent.iterdir()] == ["profile.json"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [MACHINE | {"cpu": "another"}, MACHINE | {"llama_cpp_python": "0.3.37"}, MACHINE | {"more": 1}],
+    ids=["machine", "llama.cpp", "key"],
+)
+def test_profile_of_another_machine_is_ignored(tmp_path: Path, other: dict[str, object]) -> None:
+    save_profile(tmp_path / "p", PROFILE, MACHINE)
+    assert load_profile(tmp_path / "p", other) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"n_threads": 3', '"n_threads": 0'),
+        ('"n_threads": 3', '"n_threads": "3"'),
+        ('"n_threads": 3', '"n_threads": true'),
+        ('"n_batch": 128', '"n_batch": 1e9'),
+        ('"flash_attention": false', '"flash_attention": 1'),
+        ('"n_batch": 128,', ""),
+        ('"format": 1', '"format": 2'),
+        ("}", ""),
+    ],
+)
+def test_damaged_profile_is_ignored(tmp_path: Path, old: str, new: str) -> None:
+    path = tmp_path / "p"
+    save_profile(path, PROFILE, MACHINE)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    assert load_profile(path, MACHINE) is None
+
+
+def test_profile_that_cannot_be_written_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot write the profile"):
+        save_profile(tmp_path / "file" / "p", PROFILE, MACHINE)
+
+
+def test_profile_fills_what_was_left_open() -> None:
+    found = tuned(CONFIG, PROFILE)
+    assert (found.n_threads, found.n_threads_batch, found.n_batch, found.flash_attention) == (3, 4, 128, False)
+    assert tuned(CONFIG, None) == CONFIG
+
+
+def test_what_was_asked_for_goes_before_the_profile() -> None:
+    asked = replace(CONFIG, n_threads=2, n_batch=64, flash_attention=True)
+    assert tuned(asked, PROFILE) == asked

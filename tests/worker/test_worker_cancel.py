@@ -1,0 +1,155 @@
+"""Answers cancelled anywhere, on a real model in a child: they stop soon, cost nobody else anything and leave nothing
+behind that a later answer could show (CASES K1 to K4, K6, K8)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from glm_edge.generation import Generation
+from glm_edge.types import Chunk, Engine, EngineConfig, JsonFormat, Message, Request, SamplingParams
+from glm_edge.worker import Worker
+from support.engines import crashing_engines as crashing
+from support.engines.engine_requests import ask, text
+from support.server.live_server import PATIENCE, eventually
+
+WORDS = "word " * 900  # a prompt of several batches
+ROUND = (Message("user", "question"), Message("assistant", "an answer " * 30), Message("user", "and now"))
+LATER = [  # what is asked afterwards: alike what was cancelled, or not
+    ask("after"),
+    ask(WORDS + "after", 5),
+    ask("go on", 30),
+    Request(ROUND, SamplingParams(0), 10),
+    Request(ROUND, SamplingParams(1.0, seed=3, logprobs=True), 10),
+]
+
+
+@pytest.fixture(scope="module")
+def config(tiny_f32: Path) -> EngineConfig:
+    # slices of 64 tokens, so that a prompt can be cancelled between them
+    return EngineConfig(tiny_f32, n_threads=1, n_ctx=2048, n_batch=64, kv_type="f32", slots=2, prompt_lookup=False)
+
+
+@pytest.fixture(scope="module")
+def fresh(config: EngineConfig) -> list[str]:
+    """What an engine that never saw anything else says to each of LATER."""
+    texts = []
+    for request in LATER:
+        engine = crashing.real(config)
+        texts.append(text(engine.submit(request)))
+        engine.close()
+    return texts
+
+
+@pytest.fixture(scope="module")
+def engine(config: EngineConfig) -> Iterator[Worker]:
+    engine = Worker(partial(crashing.real, config))
+    yield engine
+    engine.close()
+
+
+def cancel(generation: Generation[Chunk], *, ended: bool = False) -> None:
+    """Within the budget of a disconnect: two seconds to a free slot. With `ended` it may have come to its own end."""
+    began = time.monotonic()
+    generation.cancel()
+    chunks = list(generation)
+    assert time.monotonic() - began < 2
+    assert ended or chunks[-1].finish_reason == "cancelled"
+
+
+def in_decode(engine: Engine, after: int) -> None:
+    generation = engine.submit(Request((Message("user", "go on"),), SamplingParams(1.0, seed=1), None))
+    for _ in range(after):
+        assert generation.get(PATIENCE) is not None
+    cancel(generation)
+
+
+def is_read(generation: Generation[Chunk], tokens: int) -> bool:
+    progress = generation.progress
+    return progress is not None and progress.done >= tokens
+
+
+def in_prefill(engine: Engine, after: int) -> None:
+    for attempt in range(20):
+        generation = engine.submit(ask(f"{attempt} {WORDS * 2}", None))
+        if eventually(partial(is_read, generation, after), 1):
+            return cancel(generation)
+        generation.cancel()  # its prompt was read to the end between two reports of how far it is
+        list(generation)
+        time.sleep(0.07 * attempt)  # another place between two reports, which are a second apart when nothing waits
+    pytest.fail("no report came in time")
+
+
+def in_the_queue(engine: Engine) -> None:
+    running = [engine.submit(ask(f"{i} go on", None)) for i in range(2)]
+    waiting = [engine.submit(ask(WORDS, None)) for _ in range(2)]
+    assert running[1].get(PATIENCE) is not None
+    assert not waiting[1].started
+    for generation in (*waiting, *running):
+        cancel(generation)
+
+
+def one_of_two_with_one_prompt(engine: Engine) -> None:
+    first, second = (engine.submit(ask(WORDS + "after", 5)) for _ in range(2))
+    cancel(first, ended=True)
+    assert list(second)[-1].finish_reason == "length"
+
+
+def several_answers_to_one_prompt(engine: Engine) -> None:
+    generation = engine.submit(Request(ROUND, SamplingParams(1.0, seed=2), None, n=2))
+    assert generation.get(PATIENCE) is not None
+    cancel(generation, ended=True)
+
+
+def a_json_answer(engine: Engine) -> None:
+    params = SamplingParams(1.0, seed=2, response_format=JsonFormat())
+    generation = engine.submit(Request(ROUND, params, None))
+    assert generation.get(PATIENCE) is not None
+    cancel(generation, ended=True)
+
+
+def at_once(engine: Engine) -> None:
+    for request in LATER:
+        cancel(engine.submit(replace(request, max_tokens=None)), ended=True)
+
+
+CANCELS = {
+    "k2-at-once": at_once,
+    "k2-first-slice": partial(in_prefill, after=0),
+    "k2-middle-of-the-prompt": partial(in_prefill, after=500),
+    "k3-first-token": partial(in_decode, after=1),
+    "k3-later-token": partial(in_decode, after=25),
+    "k1-queue": in_the_queue,
+    "one-of-two": one_of_two_with_one_prompt,
+    "n": several_answers_to_one_prompt,
+    "json": a_json_answer,
+}
+
+
+@pytest.mark.parametrize("how", CANCELS.values(), ids=CANCELS)
+def test_k6_after_a_cancel_every_answer_is_that_of_a_fresh_engine(
+    engine: Worker, fresh: list[str], how: object
+) -> None:
+    pid = engine.pid
+    how(engine)  # type: ignore[operator]
+    assert [text(engine.submit(request)) for request in LATER] == fresh
+    assert engine.pid == pid
+
+
+def test_k6_what_runs_beside_a_cancelled_answer_is_not_changed(engine: Worker, fresh: list[str]) -> None:
+    running = engine.submit(LATER[2])
+    for after in (1, 3):
+        in_decode(engine, after)
+    assert text(running) == fresh[2]
+
+
+def test_k8_an_answer_may_be_cancelled_after_any_token(engine: Worker, fresh: list[str]) -> None:
+    for after in range(1, 12):
+        in_decode(engine, after)
+    both = [engine.submit(LATER[i]) for i in (0, 2)]  # both slots are free
+    assert [text(generation) for generation in both] == [fresh[0], fresh[2]]
