@@ -79,7 +79,7 @@ class Stats:
     prefill_s: float  # from there to the first token of the answer
     decode_s: float  # from the first token of the answer to the last
     drafted_tokens: int = 0  # tokens that prompt lookup put to the test
-    held_tokens: int = 0  # and those of them that were right
+    accepted_tokens: int = 0  # and those of them that were right
     trimmed_rounds: int = 0  # oldest rounds that were left out of the prompt to make it fit
 
     @property

@@ -22,12 +22,12 @@ _RETRY_S = 5.0  # until another try, while nothing is known
 
 
 @dataclass(eq=False)
-class Place:
+class Lease:
     """What one request holds, until `leave`."""
 
     key: bytes
     n: int  # answers
-    _leave: Callable[[Place], None]
+    _leave: Callable[[Lease], None]
     taken: bool = False  # by the engine: from then on the time counts as what answers take
     since: float = field(default_factory=time.monotonic)
 
@@ -35,7 +35,7 @@ class Place:
         self._leave(self)
 
 
-class Service:
+class Admission:
     """Shared by the threads that serve requests and the one that starts and stops the server.
 
     Args:
@@ -51,7 +51,7 @@ class Service:
         self,
         engine: Engine | None = None,
         *,
-        places: int = 24,
+        capacity: int = 24,
         per_key: int | None = None,
         max_wait_s: float = 600.0,
         ping_s: float = 10.0,
@@ -59,10 +59,10 @@ class Service:
         self.max_wait_s = max_wait_s
         self.ping_s = ping_s
         self._engine = engine
-        self._places = places
+        self._capacity = capacity
         self._per_key = per_key
         self._lock = threading.Lock()  # guards the next two
-        self._held: set[Place] = set()
+        self._held: set[Lease] = set()
         self._mean_s = 0.0  # that a request which the engine took keeps its places, running mean; 0 while unknown
         self._draining = threading.Event()
         self._aborted = threading.Event()
@@ -103,7 +103,7 @@ class Service:
             raise LoadingError("the model is still being loaded; try again in a few seconds")
         return self._engine
 
-    def enter(self, key: bytes = b"", n: int = 1, *, others: bool = False) -> Place:
+    def enter(self, key: bytes = b"", n: int = 1, *, others: bool = False) -> Lease:
         """Take places for `n` answers to a request with this key.
 
         Args:
@@ -111,15 +111,15 @@ class Service:
 
         Raises, at once, OverloadedError when all are taken, RateLimitError when the key has its share of them.
         """
-        most = self._per_key or (max(1, self._places // 2) if others else None)
+        most = self._per_key or (max(1, self._capacity // 2) if others else None)
         with self._lock:
-            if len(self._held) >= self._places + SPARE:
+            if len(self._held) >= self._capacity + SPARE:
                 raise OverloadedError("the server has as many requests as it can hold; try again", retry_after=1.0)
             if most is not None:
                 self._check_share(key, n, most)
-            place = Place(key, n, self._leave)
-            self._held.add(place)
-        return place
+            lease = Lease(key, n, self._leave)
+            self._held.add(lease)
+        return lease
 
     def _check_share(self, key: bytes, n: int, most: int) -> None:
         if n > most:
@@ -133,9 +133,9 @@ class Service:
                 retry_after=wait,
             )
 
-    def _leave(self, place: Place) -> None:
-        seconds = time.monotonic() - place.since
+    def _leave(self, lease: Lease) -> None:
+        seconds = time.monotonic() - lease.since
         with self._lock:
-            self._held.discard(place)
-            if place.taken:
+            self._held.discard(lease)
+            if lease.taken:
                 self._mean_s = _FADE * self._mean_s + (1 - _FADE) * seconds if self._mean_s else seconds

@@ -23,22 +23,22 @@ from .. import __version__
 from ..errors import GlmEdgeError, RequestError
 from ..types import Engine, Request
 from . import metrics
-from .access.policy import OPEN_PATHS, Gate
-from .admission import Service
+from .access.policy import OPEN_PATHS, AccessPolicy
+from .admission import Admission
 from .contract import chatglm as chatglm_wire
 from .contract import openapi, strict_json, wire
 from .contract import text as text_wire
-from .contract.chat import ChatForm, Form
+from .contract.chat import ChatSerializer, Serializer
 from .page import page
-from .stream import Answer, ClientGoneError
+from .stream import ClientGoneError, ResponseStream
 
 _log = logging.getLogger("glm_edge.http")
 
 
 def create_app(
-    engine: Engine | Service,
+    engine: Engine | Admission,
     *,
-    gate: Gate | None = None,
+    policy: AccessPolicy | None = None,
     aliases: Collection[str] = (),
     max_body: int = strict_json.MAX_BODY,
     trim: bool = False,
@@ -54,8 +54,8 @@ def create_app(
     app = Flask("glm_edge.api", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = max_body
     app.url_map.merge_slashes = False  # it would redirect, and clients drop a POST's body then
-    service = engine if isinstance(engine, Service) else Service(engine)
-    api = _Api(service, gate or Gate(), aliases, trim)
+    service = engine if isinstance(engine, Admission) else Admission(engine)
+    api = _Api(service, policy or AccessPolicy(), aliases, trim)
     app.before_request(api.before)
     app.after_request(api.after)
     app.register_error_handler(Exception, api.on_error)
@@ -77,9 +77,9 @@ def create_app(
 
 
 class _Api:
-    def __init__(self, service: Service, gate: Gate, aliases: Collection[str], trim: bool) -> None:
+    def __init__(self, service: Admission, policy: AccessPolicy, aliases: Collection[str], trim: bool) -> None:
         self._service = service
-        self._gate = gate
+        self._policy = policy
         self._aliases = aliases
         self._trim = trim
         self._metrics = metrics.Metrics()
@@ -95,15 +95,15 @@ class _Api:
         g.answer = None
         origin = request.headers.get("Origin")
         if request.method == "OPTIONS" and origin and "Access-Control-Request-Method" in request.headers:
-            self._gate.check_host(request.environ.get("HTTP_HOST"))
+            self._policy.check_host(request.environ.get("HTTP_HOST"))
             return self._preflight(origin)
-        g.key = self._gate.check(request.method, request.path, request.environ, request.scheme)
+        g.key = self._policy.check(request.method, request.path, request.environ, request.scheme)
         return None
 
     def _preflight(self, origin: str) -> Response:
         """A browser asks before it sends a request across origins. No permission is an answer without the headers."""
         response = Response(status=200)
-        if self._gate.allows(origin):
+        if self._policy.allows(origin):
             response.headers["Access-Control-Allow-Methods"] = "GET, POST"
             wanted = request.headers.get("Access-Control-Request-Headers", "Authorization, API-KEY, Content-Type")
             response.headers["Access-Control-Allow-Headers"] = wanted  # a page we trust may send what it likes
@@ -114,9 +114,9 @@ class _Api:
         response.headers["x-request-id"] = g.request_id
         response.headers["X-Content-Type-Options"] = "nosniff"
         origin = request.headers.get("Origin")
-        if self._gate.origins:
+        if self._policy.origins:
             response.headers.add("Vary", "Origin")
-        if origin and self._gate.allows(origin):
+        if origin and self._policy.allows(origin):
             response.headers["Access-Control-Allow-Origin"] = origin
             response.headers["Access-Control-Expose-Headers"] = "x-request-id, Retry-After, Server-Timing"
         response.call_on_close(_log_line(response.status_code, self._metrics))
@@ -138,17 +138,17 @@ class _Api:
     # Routes
 
     def chat(self) -> Response:
-        return self._complete(wire.parse_chat(_body()), "chatcmpl-", ChatForm())
+        return self._complete(wire.parse_chat(_body()), "chatcmpl-", ChatSerializer())
 
     def text(self) -> Response:
         """A prompt gone on with, without a conversation."""
-        return self._complete(text_wire.parse_text(_body()), "cmpl-", text_wire.TextForm())
+        return self._complete(text_wire.parse_text(_body()), "cmpl-", text_wire.TextSerializer())
 
     def chatglm(self) -> Response:
         """The contract of ChatGLM2's own demo server."""
         call = chatglm_wire.parse(_body())
         with ExitStack() as stack:
-            answer = self._submit(call.request, stack, ChatForm())
+            answer = self._submit(call.request, stack, ChatSerializer())
             text = answer.whole()[0].text
             body = chatglm_wire.answer(call, text, time.time(), answer.total.trimmed_rounds)
             return _json(200, body, _timing(answer))
@@ -159,7 +159,7 @@ class _Api:
         wire.check_model(call.model, engine.info.id, self._aliases)
         return _json(200, {"ids": engine.tokenize(call.text)})
 
-    def _complete(self, call: wire.ChatCall, prefix: str, form: Form) -> Response:
+    def _complete(self, call: wire.ChatCall, prefix: str, serializer: Serializer) -> Response:
         """The answers to a checked request, at once or as a stream."""
         engine = self._service.engine
         wire.check_model(call.model, engine.info.id, self._aliases)
@@ -172,9 +172,9 @@ class _Api:
             self._trim,
         )
         with ExitStack() as stack:
-            answer = self._submit(call.request, stack, form)
+            answer = self._submit(call.request, stack, serializer)
             if not call.stream:
-                return _json(200, form.completion(head, answer.whole()), _timing(answer))
+                return _json(200, serializer.completion(head, answer.whole()), _timing(answer))
             answer.begin()
             response = Response(answer.events(head), content_type="text/event-stream; charset=utf-8")
             response.headers["Cache-Control"] = "no-cache"
@@ -182,15 +182,15 @@ class _Api:
             response.call_on_close(stack.pop_all().close)
             return response
 
-    def _submit(self, asked: Request, stack: ExitStack, form: Form) -> Answer:
+    def _submit(self, asked: Request, stack: ExitStack, serializer: Serializer) -> ResponseStream:
         """Hand a request to the engine; what ends with `stack` is given back then."""
         engine = self._service.engine
-        place = self._service.enter(g.key, asked.n, others=self._gate.keys.several)
-        stack.callback(place.leave)
+        lease = self._service.enter(g.key, asked.n, others=self._policy.keys.several)
+        stack.callback(lease.leave)
         gone: Callable[[], bool] = request.environ.get("waitress.client_disconnected", lambda: False)
         generation = engine.submit(replace(asked, trim=self._trim))
-        place.taken = True
-        answer = g.answer = Answer(generation, asked.n, self._service, gone, g.request_id, form)
+        lease.taken = True
+        answer = g.answer = ResponseStream(generation, asked.n, self._service, gone, g.request_id, serializer)
         stack.callback(answer.close)
         self._metrics.begin(answer)
         return answer
@@ -238,7 +238,7 @@ def _json(status: int, body: dict[str, Any], headers: tuple[tuple[str, str], ...
     return Response(strict_json.dumps(body), status, list(headers), content_type="application/json")
 
 
-def _timing(answer: Answer) -> tuple[tuple[str, str], ...]:
+def _timing(answer: ResponseStream) -> tuple[tuple[str, str], ...]:
     return (("Server-Timing", wire.server_timing(answer.total)),)
 
 

@@ -12,7 +12,7 @@ import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from .stream import Answer
+from .stream import ResponseStream
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -27,7 +27,7 @@ class Metrics:
     def __init__(self) -> None:
         registry = self._registry = CollectorRegistry()
         self._lock = threading.Lock()
-        self._live: set[Answer] = set()
+        self._live: set[ResponseStream] = set()
         self._requests = Counter(
             "glm_edge_requests", "Requests that are over, by how they ended.", ("path", "outcome"), registry=registry
         )
@@ -56,12 +56,12 @@ class Metrics:
         ):
             Gauge(name, help_text, registry=registry).set_function(figure)
 
-    def begin(self, answer: Answer) -> None:
+    def begin(self, answer: ResponseStream) -> None:
         """An answer was submitted."""
         with self._lock:
             self._live.add(answer)
 
-    def end(self, path: str, status: int, answer: Answer | None) -> None:
+    def end(self, path: str, status: int, answer: ResponseStream | None) -> None:
         """A request is over.
 
         Args:
@@ -91,7 +91,7 @@ class Metrics:
             return sum(answer.waiting == waiting for answer in self._live)
 
 
-def outcome(status: int, answer: Answer | None) -> str:
+def outcome(status: int, answer: ResponseStream | None) -> str:
     """How a request ended, in one word."""
     if status == 499 or (status == 200 and answer is not None and not answer.complete and answer.error is None):
         return "cancelled"

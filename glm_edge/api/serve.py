@@ -22,8 +22,8 @@ from ..errors import StorageError, UsageError
 from ..types import Engine
 from . import log
 from .access.keys import Keys
-from .access.policy import Gate, is_loopback
-from .admission import SPARE, Service
+from .access.policy import AccessPolicy, is_loopback
+from .admission import SPARE, Admission
 from .app import create_app
 from .http.server import HttpServer, Limits
 
@@ -57,7 +57,7 @@ class ServeConfig:
     aliases: frozenset[str] = frozenset()
     grace: float = 30.0
     trim: bool = False
-    places: int = 24
+    capacity: int = 24
     per_key: int | None = None
     max_wait: float = 600.0
     limits: Limits = field(default_factory=Limits)
@@ -80,12 +80,12 @@ def serve(load: Callable[[], Engine], config: ServeConfig) -> None:
         )
     sockets = _bind(addresses, config)
     log.configure(sys.stderr)
-    gate = Gate(config.keys, not local, config.hosts, config.origins)
-    service = Service(places=config.places, per_key=config.per_key, max_wait_s=config.max_wait)
+    policy = AccessPolicy(config.keys, not local, config.hosts, config.origins)
+    service = Admission(capacity=config.capacity, per_key=config.per_key, max_wait_s=config.max_wait)
     limits = _within_file_limit(config.limits)
-    limits = replace(limits, threads=max(limits.threads, config.places + 2 * SPARE))
-    app = create_app(service, gate=gate, aliases=config.aliases, max_body=config.limits.body, trim=config.trim)
-    server = HttpServer(app, sockets, gate=gate, limits=limits)
+    limits = replace(limits, threads=max(limits.threads, config.capacity + 2 * SPARE))
+    app = create_app(service, policy=policy, aliases=config.aliases, max_body=config.limits.body, trim=config.trim)
+    server = HttpServer(app, sockets, policy=policy, limits=limits)
     _Run(server, service, load, config.grace, _url(sockets[0])).run()
 
 
@@ -93,7 +93,7 @@ class _Run:
     """The server's life: loading, serving, draining."""
 
     def __init__(
-        self, server: HttpServer, service: Service, load: Callable[[], Engine], grace: float, url: str
+        self, server: HttpServer, service: Admission, load: Callable[[], Engine], grace: float, url: str
     ) -> None:
         self._server = server
         self._service = service

@@ -13,9 +13,9 @@ from collections.abc import Callable, Generator, Iterator
 from ..errors import EngineClosedError, EngineError, OverloadedError
 from ..generation import Generation
 from ..types import Chunk, FinishReason, Stats, TokenLogprob
-from .admission import Service
+from .admission import Admission
 from .contract import wire
-from .contract.chat import ChatForm, Form
+from .contract.chat import ChatSerializer, Serializer
 
 POLL_S = 0.2  # how soon a client that left, or a server that ends, is noticed
 FIRST_SIGN_S = 0.8  # a stream shows life within a second, so that nobody takes a long prefill for a hang
@@ -26,7 +26,7 @@ class ClientGoneError(ConnectionAbortedError):
     """The client has closed the connection; there is nobody to answer."""
 
 
-class Answer:
+class ResponseStream:
     """Follows one generation to its end: `n` answers to one request, in chunks that say which they belong to.
 
     Args:
@@ -39,17 +39,17 @@ class Answer:
         self,
         generation: Generation[Chunk],
         n: int,
-        service: Service,
+        service: Admission,
         client_gone: Callable[[], bool],
         request_id: str,
-        form: Form | None = None,
+        serializer: Serializer | None = None,
     ) -> None:
         self._generation = generation
         self._service = service
         self._client_gone = client_gone
         self._request_id = request_id
         self._n = n
-        self._form: Form = form or ChatForm()
+        self._form: Serializer = serializer or ChatSerializer()
         self._submitted = time.monotonic()
         self._first: Chunk | None = None  # read ahead by `begin`
         self._ended: dict[int, Stats] = {}  # by the index of the answer

@@ -14,7 +14,7 @@ from ..errors import UsageError
 from ..types import EngineConfig
 
 if TYPE_CHECKING:
-    from ..tools.bench.subjects import Task
+    from ..tools.bench.subjects import BenchTask
 
 _DEPTHS = (512, 1024, 2048, 4096, 8192)  # tokens of context that --plot shows, as far as the context goes
 _ROOM = 64  # tokens that a prompt needs beside it: a second turn, an answer's start
@@ -91,24 +91,24 @@ def _bench(
     from dataclasses import replace
 
     from ..engine.memory_plan import plan_memory, weights_of
-    from ..engine.scheduler import sequences
+    from ..engine.scheduler import sequence_count
     from ..model.checks import check_model
     from ..model.gguf import read_gguf
     from ..system.device import memory_available
     from ..tools.bench.report import describe, json_line, load_average, recipe_text, table, with_shares
     from ..tools.bench.run import benchmark
-    from ..tools.bench.subjects import Task, threads
+    from ..tools.bench.subjects import BenchTask, threads
 
     file = read_gguf(config.model)
     check_model(file)
     # planned once, so that every subject has the same context
-    plan = plan_memory(config, weights_of(file), sequences=sequences(config.slots), available=memory_available())
+    plan = plan_memory(config, weights_of(file), sequences=sequence_count(config.slots), available=memory_available())
     if prompt + tokens + _ROOM > plan.n_ctx:
         raise UsageError(
             f"--prompt {prompt} and --tokens {tokens}: must leave {_ROOM} of the context's {plan.n_ctx} tokens free"
         )
     depths = tuple(n for n in (*_DEPTHS, plan.n_ctx - _ROOM) if n <= plan.n_ctx - _ROOM) if plot_file else ()
-    task = Task(replace(config, n_ctx=plan.n_ctx), prompt, tokens, streams, tuple(sorted(set(depths))), bare)
+    task = BenchTask(replace(config, n_ctx=plan.n_ctx), prompt, tokens, streams, tuple(sorted(set(depths))), bare)
     click.echo(f"measuring {file.path.name}: {_often(runs)}; each: {_steps(task)}", err=True)
     before = load_average()
     with _progress("measuring", 0) as bar:
@@ -145,7 +145,7 @@ def _often(runs: int | None) -> str:
     return "1 run" if runs == 1 else f"{runs} runs"
 
 
-def _steps(task: Task) -> str:
+def _steps(task: BenchTask) -> str:
     """What one run does, for who waits for it."""
     streams = ", ".join(map(str, task.streams))
     steps = [

@@ -106,7 +106,7 @@ def command(
         aliases=frozenset(aliases),
         grace=grace,
         trim=trim,
-        places=slots + queue,
+        capacity=slots + queue,
         per_key=per_key,
         max_wait=max_wait,
     )

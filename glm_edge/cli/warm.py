@@ -30,7 +30,7 @@ def command(model: Path, prompts: Path, threads: int | None) -> None:
     """
     from tqdm import tqdm
 
-    from ..engine.prefix_cache.store import WORTH_WRITING
+    from ..engine.prefix_cache.store import LEAST_WRITTEN
     from ..types import EngineConfig, Request, SamplingParams
     from .load import load_engine
     from .model import resolve_model
@@ -47,7 +47,7 @@ def command(model: Path, prompts: Path, threads: int | None) -> None:
         ):
             request = Request((), SamplingParams(temperature=0), max_tokens=1, prompt=text)
             stats = list(engine.submit(request))[-1].stats
-            if stats is not None and stats.prompt_tokens < WORTH_WRITING:
+            if stats is not None and stats.prompt_tokens < LEAST_WRITTEN:
                 short.append(f"{prompts}: line {number} has {stats.prompt_tokens} tokens, too few to be kept")
             engine.flush()
     finally:

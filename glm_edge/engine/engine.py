@@ -21,13 +21,13 @@ from ..model.gguf import read_gguf
 from ..model.values import GgufFile
 from ..system.device import memory_available, processors
 from ..types import Chunk, EngineConfig, Message, ModelInfo, Request
-from .eta import Forecast
+from .eta import EtaEstimator
 from .lookup import MAX_DRAFT
 from .memory_plan import plan_memory, weights_of
 from .prefix_cache.store import Store
 from .sampling.sampler import samplers
-from .scheduler import Scheduler, sequences
-from .sequence import Answer, Task
+from .scheduler import Scheduler, sequence_count
+from .sequence import GenerationJob, Sequence
 from .text.tokenizer import Tokenizer
 from .text.trim import trimmed
 
@@ -49,7 +49,7 @@ class LlamaEngine:
     def __init__(self, config: EngineConfig, progress: Callable[[float], bool] | None = None) -> None:
         file = read_gguf(config.model)
         check_model(file)
-        n_sequences = sequences(config.slots)
+        n_sequences = sequence_count(config.slots)
         self.plan = plan_memory(config, weights_of(file), sequences=n_sequences, available=memory_available())
         self._abort = False  # read by llama.cpp between graph nodes
         self.steps = 0  # graph nodes computed so far
@@ -71,13 +71,13 @@ class LlamaEngine:
             lookup=config.prompt_lookup,
             rows_of_four=self.plan.repack,
         )
-        self._places = config.slots + config.queue
+        self._capacity = config.slots + config.queue
         self._vocabulary = threading.Lock()  # tokenizing; the model is freed under it
         self._lock = threading.Lock()  # guards _answers and _ended
-        self._answers: dict[Answer, None] = {}  # submitted and not yet ended, in the order they came
-        self._forecast = Forecast(config.slots)
+        self._sequences: dict[Sequence, None] = {}  # submitted and not yet ended, in the order they came
+        self._eta = EtaEstimator(config.slots)
         self._ended: GlmEdgeError | None = None  # why no more requests are taken
-        self._inbox: queue.SimpleQueue[Answer | Callable[[], None] | None] = queue.SimpleQueue()  # None only wakes
+        self._inbox: queue.SimpleQueue[Sequence | Callable[[], None] | None] = queue.SimpleQueue()  # None only wakes
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -92,7 +92,7 @@ class LlamaEngine:
             self._model,
             n_ctx=self.plan.n_ctx,
             n_batch=self.plan.n_batch,
-            n_sequences=sequences(config.slots),
+            n_sequences=sequence_count(config.slots),
             n_outputs=config.slots + MAX_DRAFT,
             n_threads=threads,
             n_threads_batch=config.n_threads_batch or threads,
@@ -113,7 +113,7 @@ class LlamaEngine:
     def submit(self, request: Request) -> Generation[Chunk]:
         """Queue a request; see types.Engine."""
         messages, dropped = request.messages, 0
-        self._check_places(request.n)  # before any work, and again when the places are taken
+        self._check_capacity(request.n)  # before any work, and again when the places are taken
         with self._vocabulary:
             self._check_running()
             if request.trim and request.prompt is None:
@@ -123,12 +123,12 @@ class LlamaEngine:
             room = self._room(request, len(prompt.ids))  # before a grammar is made for nothing
             drawing = samplers(request, prompt.ids, self._model)
         limit = room if request.max_tokens is None else min(request.max_tokens, room)
-        answers: list[Answer] = []
-        generation: Generation[Chunk] = Generation(self._on_cancel, lambda: self._progress(answers[0]))
+        sequences: list[Sequence] = []
+        generation: Generation[Chunk] = Generation(self._on_cancel, lambda: self._progress(sequences[0]))
         for index, sampler in enumerate(drawing):
-            task = Task(request, prompt, limit, dropped, index)
-            answers.append(Answer(task, sampler, self._model, generation, answers, self._on_end))
-        self._enter(answers)
+            job = GenerationJob(request, prompt, limit, dropped, index)
+            sequences.append(Sequence(job, sampler, self._model, generation, sequences, self._on_end))
+        self._enter(sequences)
         return generation
 
     def tokenize(self, text: str) -> list[int]:
@@ -161,31 +161,32 @@ class LlamaEngine:
         reserve = min(request.max_tokens or n_ctx, n_ctx // 4)
         return trimmed(request.messages, n_ctx, reserve, lambda m: len(self._tokenizer.prompt(m).ids))
 
-    def _check_places(self, n: int) -> None:
-        if n > self._places:
+    def _check_capacity(self, n: int) -> None:
+        if n > self._capacity:
             raise RequestError(
-                f"n: {n} answers at once are more than the {self._places} that this engine has places for",
+                f"n: {n} answers at once are more than the {self._capacity} that this engine has places for",
                 param="n",
                 code="invalid_value",
             )
-        if len(self._answers) + n > self._places:
-            wait = self._forecast.next_ends(list(self._answers), len(self._answers) + n - self._places)
+        if len(self._sequences) + n > self._capacity:
+            wait = self._eta.next_ends(list(self._sequences), len(self._sequences) + n - self._capacity)
             raise OverloadedError(
-                f"all {self._places} places are taken; try again later", retry_after=_RETRY_S if wait is None else wait
+                f"all {self._capacity} places are taken; try again later",
+                retry_after=_RETRY_S if wait is None else wait,
             )
 
-    def _enter(self, answers: list[Answer]) -> None:
+    def _enter(self, sequences: list[Sequence]) -> None:
         """Hand all or none over to the engine's thread."""
         with self._lock:
             self._check_running()
-            self._check_places(len(answers))
-            self._answers.update(dict.fromkeys(answers))
-            for answer in answers:  # under the lock, so that the thread's last look at the inbox sees them
-                self._inbox.put(answer)
+            self._check_capacity(len(sequences))
+            self._sequences.update(dict.fromkeys(sequences))
+            for sequence in sequences:  # under the lock, so that the thread's last look at the inbox sees them
+                self._inbox.put(sequence)
 
-    def _progress(self, answer: Answer) -> Progress:
+    def _progress(self, sequence: Sequence) -> Progress:
         """In any thread; the list of a dict is made in one go."""
-        return self._forecast.progress(answer, list(self._answers))
+        return self._eta.progress(sequence, list(self._sequences))
 
     def flush(self) -> None:
         """Wait until what was computed is on disk, where there is a cache folder."""
@@ -250,13 +251,13 @@ class LlamaEngine:
             self._take_new(wait=False)
             self._scheduler.end_all(self._ended)
 
-    def _on_end(self, answer: Answer) -> None:
+    def _on_end(self, sequence: Sequence) -> None:
         """In the engine's thread, before the reader is told: what was said is known when the next round comes."""
-        self._tokenizer.remember(answer.task.prompt, answer.tokens, answer.shown)
-        if not answer.cancelled:
-            self._forecast.ended(answer.so_far())
+        self._tokenizer.remember(sequence.job.prompt, sequence.tokens, sequence.shown)
+        if not sequence.cancelled:
+            self._eta.ended(sequence.so_far())
         with self._lock:
-            self._answers.pop(answer, None)
+            self._sequences.pop(sequence, None)
 
     def _take_new(self, *, wait: bool = True) -> None:
         """Hand over what was submitted; wait for it when there is nothing else to do."""
@@ -265,8 +266,8 @@ class LlamaEngine:
         while not self._inbox.empty():
             self._hand_over(self._inbox.get())
 
-    def _hand_over(self, item: Answer | Callable[[], None] | None) -> None:
-        if isinstance(item, Answer):
+    def _hand_over(self, item: Sequence | Callable[[], None] | None) -> None:
+        if isinstance(item, Sequence):
             self._scheduler.add(item)
         elif item is not None:
             item()
@@ -276,5 +277,5 @@ def _open_store(config: EngineConfig, file: GgufFile, memory: int) -> Store:
     """The prefixes that fit this model, in this configuration, with this llama.cpp."""
     identity = hashlib.sha256(f"{versions()} {config.kv_type} {bool(config.flash_attention)}".encode())
     identity.update(fingerprint(file))
-    shipped = config.model.with_name(config.model.name + ".prefixes")
-    return Store(config.cache_folder, identity.digest(), limit=config.cache_bytes, memory=memory, shipped=(shipped,))
+    bundled = config.model.with_name(config.model.name + ".prefixes")
+    return Store(config.cache_folder, identity.digest(), limit=config.cache_bytes, memory=memory, bundled=(bundled,))

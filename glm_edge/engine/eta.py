@@ -8,12 +8,12 @@ left of it at any point, which is right on average when every token is as likely
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Sequence as Seq
 from typing import NamedTuple
 
 from ..generation import Progress
 from ..types import Stats
-from .sequence import Answer
+from .sequence import Sequence
 
 _FADE = 0.9  # weight of what is known when another answer ends
 _LENGTH = 256  # tokens of an answer while none has ended
@@ -43,7 +43,7 @@ class _Sums(NamedTuple):
         return _Sums(*(_FADE * figure for figure in self))
 
 
-class Forecast:
+class EtaEstimator:
     """Args:
     slots: answers computed at the same time.
     """
@@ -56,49 +56,51 @@ class Forecast:
         """An answer came to its own end. Called from one thread."""
         self._past = self._past.faded().plus(stats, ended=True)
 
-    def progress(self, answer: Answer, others: Sequence[Answer]) -> Progress:
+    def progress(self, sequence: Sequence, others: Seq[Sequence]) -> Progress:
         """How far an answer without text is; `others` are all that have not ended, in the order they came."""
-        total = len(answer.task.prompt.ids)
+        total = len(sequence.job.prompt.ids)
         sums = self._now(others)
-        if answer.started:
+        if sequence.started:
             speed = sums.prefill_s / sums.computed if sums.computed else 0.0
-            return Progress(done=min(total, answer.read(speed)), total=total)
-        before = [other for other in others[: others.index(answer)] if not other.started] if answer in others else []
+            return Progress(done=min(total, sequence.read(speed)), total=total)
+        before = (
+            [other for other in others[: others.index(sequence)] if not other.started] if sequence in others else []
+        )
         running = [other for other in others if other.started]
         return Progress(len(before) + 1, self._wait(running, before, sums), 0, total)
 
-    def next_ends(self, others: Sequence[Answer], n: int = 1) -> float | None:
+    def next_ends(self, others: Seq[Sequence], n: int = 1) -> float | None:
         """Seconds until `n` of the running answers have ended, or all of them; None while nothing is measured."""
         sums = self._now(others)
         left = sorted(_left(other, sums) for other in others if other.started)
         return left[min(n, len(left)) - 1] if left and sums.intervals else None
 
-    def _now(self, others: Sequence[Answer]) -> _Sums:
+    def _now(self, others: Seq[Sequence]) -> _Sums:
         """What is known of the past, and of the answers being written."""
         sums = self._past
         for other in others:
             sums = sums.plus(other.so_far(), ended=False)
         return sums
 
-    def _wait(self, running: list[Answer], before: list[Answer], sums: _Sums) -> float | None:
+    def _wait(self, running: list[Sequence], before: list[Sequence], sums: _Sums) -> float | None:
         """Seconds until those in front have left a slot."""
         if not sums.intervals:
             return None
-        free = [0.0] * (self._slots - len(running)) + [_left(answer, sums) for answer in running]
+        free = [0.0] * (self._slots - len(running)) + [_left(sequence, sums) for sequence in running]
         heapq.heapify(free)
-        for answer in before:
-            heapq.heapreplace(free, free[0] + _left(answer, sums))
+        for sequence in before:
+            heapq.heapreplace(free, free[0] + _left(sequence, sums))
         return free[0]
 
 
-def _left(answer: Answer, sums: _Sums) -> float:
+def _left(sequence: Sequence, sums: _Sums) -> float:
     """Seconds that an answer still takes, once it has a slot."""
-    stats = answer.so_far()
+    stats = sequence.so_far()
     length = sums.length / sums.ended if sums.ended else _LENGTH
-    tokens = min(answer.task.limit - stats.completion_tokens, length)
+    tokens = min(sequence.job.limit - stats.completion_tokens, length)
     seconds = tokens * sums.decode_s / sums.intervals if sums.intervals else 0.0
-    if not answer.started:
+    if not sequence.started:
         return seconds + stats.prompt_tokens * (sums.prefill_s / sums.prompt if sums.prompt else 0.0)
     if not stats.completion_tokens and sums.computed:
-        seconds += (stats.prompt_tokens - answer.n_past) * sums.prefill_s / sums.computed
+        seconds += (stats.prompt_tokens - sequence.n_past) * sums.prefill_s / sums.computed
     return seconds

@@ -15,7 +15,7 @@ _SAMPLES = 5  # of each size; the least counts, because other programs only ever
 _AGAIN = 256  # batches of a size after which the other way is tried again
 
 
-class Costs:
+class LatencyModel:
     """Seconds that a batch of n tokens takes: one for all answers.
 
     Args:

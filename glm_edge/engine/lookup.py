@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .latency import Costs
+from .latency import LatencyModel
 
 _NGRAM = 3  # tokens that must have stood there before
 _SIZES = (3, 7)  # draft lengths: with the token before them rows of 4, which is how the kernels work
@@ -26,9 +26,9 @@ class Lookup:
         tokens: prompt and answer; the caller's list, which may grow between drafts.
     """
 
-    def __init__(self, tokens: Sequence[int], costs: Costs) -> None:
+    def __init__(self, tokens: Sequence[int], latency: LatencyModel) -> None:
         self._tokens = tokens
-        self._costs = costs
+        self._latency = latency
         self._after: dict[tuple[int, ...], int] = {}  # n-gram -> where its continuation begins
         self._indexed = 0  # n-grams that end before this place are in _after
         self._rate = _PRIOR
@@ -50,7 +50,7 @@ class Lookup:
         best, gain = 0, 1.0
         for size in _SIZES:
             expected = sum(self._rate**i for i in range(size + 1))
-            if size <= room and (worth := self._costs.worth(size + 1, expected)) > gain:
+            if size <= room and (worth := self._latency.worth(size + 1, expected)) > gain:
                 best, gain = size, worth
         if not best:
             self._guess = end, self._tokens[start]

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 from ..errors import EngineError, GlmEdgeError
 from ..llama.binding import Batch, Context
-from .latency import ROW, Costs
+from .latency import ROW, LatencyModel
 from .prefix_cache.prefix import common_prefix
-from .prefix_cache.store import PIECE, WORTH_WRITING, Store
-from .sequence import Answer
+from .prefix_cache.store import BLOCK_TOKENS, LEAST_WRITTEN, Store
+from .sequence import Sequence
 
 _PATIENCE_S = 1.0  # how long answers being written may wait for the slices of prompts in one batch
 _SLICE = 16  # prompt tokens beside them while nothing is known of the speed
@@ -29,10 +29,10 @@ _WORTH_READING = 16  # tokens that the store holds and the cache does not
 
 
 @dataclass(frozen=True)
-class _Share:
+class BatchSlice:
     """What one answer has in a batch."""
 
-    answer: Answer
+    sequence: Sequence
     n: int  # its own tokens
     index: int  # of the last of them in the batch
     draft: list[int]  # tokens after it that may turn out right
@@ -60,233 +60,233 @@ class Scheduler:
         self._context = context
         self._batch = batch
         self._slots = slots
-        self._free = list(range(sequences(slots)))
+        self._free = list(range(sequence_count(slots)))
         self._store = store
-        self._kept: tuple[int, list[int]] | None = None  # sequence and tokens of the answer that ended last
-        self._waiting: deque[Answer] = deque()
-        self._running: list[Answer] = []  # in the order they were admitted
+        self._cached: tuple[int, list[int]] | None = None  # sequence and tokens of the answer that ended last
+        self._waiting: deque[Sequence] = deque()
+        self._running: list[Sequence] = []  # in the order they were admitted
         self._full = False  # an answer was sent back: admit nobody until another ends
         self._lookup = lookup
-        self._costs = Costs(rows_of_four=rows_of_four)
+        self._latency = LatencyModel(rows_of_four=rows_of_four)
 
-    def add(self, answer: Answer) -> None:
-        self._waiting.append(answer)
+    def add(self, sequence: Sequence) -> None:
+        self._waiting.append(sequence)
 
     @property
     def idle(self) -> bool:
         return not self._waiting and not self._running
 
     @property
-    def running(self) -> tuple[Answer, ...]:
+    def running(self) -> tuple[Sequence, ...]:
         return tuple(self._running)
 
     def admit(self) -> None:
         """Drop what was cancelled, then start those who wait, while there are slots."""
-        for answer in [a for a in self._running if a.cancelled]:
-            answer.finish("cancelled")
-            self._release(answer)
-        for answer in [a for a in self._waiting if a.cancelled]:
-            answer.finish("cancelled")
-            self._waiting.remove(answer)
-        for answer in list(self._waiting):
+        for sequence in [a for a in self._running if a.cancelled]:
+            sequence.finish("cancelled")
+            self._release(sequence)
+        for sequence in [a for a in self._waiting if a.cancelled]:
+            sequence.finish("cancelled")
+            self._waiting.remove(sequence)
+        for sequence in list(self._waiting):
             if len(self._running) >= self._slots or self._full:
                 return
-            if not self._shall_wait(answer):
-                self._waiting.remove(answer)
-                self._start(answer)
+            if not self._waits_for_prefix(sequence):
+                self._waiting.remove(sequence)
+                self._start(sequence)
 
     def step(self) -> None:
         """Compute one batch and draw a token for every answer whose tokens are then all in the cache."""
-        shares = self._fill()
-        filled = self._fill_up(shares)
+        slices = self._fill()
+        filled = self._fill_up(slices)
         began = time.monotonic()
         result = self._context.decode(self._batch)
         if result == "full":
             self._make_room()
         if result != "done":  # aborted: those in the batch that are not cancelled are computed again
             return
-        self._measure(shares, time.monotonic() - began)
-        for share in shares:
+        self._measure(slices, time.monotonic() - began)
+        for slice_ in slices:
             try:
-                self._draw(share)
+                self._draw(slice_)
             except GlmEdgeError as error:  # of this answer's own logits, grammar or penalties: the others go on
-                share.answer.fail(error)
-                share.answer.n_past = 0  # nothing of it is kept
-            if share.answer.finished:
-                self._release(share.answer)
-            elif self._store.writes and share.answer.n_past - share.answer.n_stored >= PIECE:
-                self._save(share.answer.sequence, share.answer.computed, PIECE)
-                share.answer.n_stored = share.answer.n_past
-        if filled and not (last := shares[-1].answer).finished:
-            self._context.remove(last.sequence, last.n_past)
+                slice_.sequence.fail(error)
+                slice_.sequence.n_past = 0  # nothing of it is kept
+            if slice_.sequence.finished:
+                self._release(slice_.sequence)
+            elif self._store.writes and slice_.sequence.n_past - slice_.sequence.n_stored >= BLOCK_TOKENS:
+                self._save(slice_.sequence.seq_id, slice_.sequence.computed, BLOCK_TOKENS)
+                slice_.sequence.n_stored = slice_.sequence.n_past
+        if filled and not (last := slices[-1].sequence).finished:
+            self._context.remove(last.seq_id, last.n_past)
 
     def end_all(self, error: GlmEdgeError) -> None:
         """Fail every answer, running or waiting."""
-        for answer in [*self._running, *self._waiting]:
-            answer.fail(error)
+        for sequence in [*self._running, *self._waiting]:
+            sequence.fail(error)
         self._running.clear()
         self._waiting.clear()
 
-    def _shall_wait(self, answer: Answer) -> bool:
+    def _waits_for_prefix(self, sequence: Sequence) -> bool:
         """Whether a prompt being computed now will give this one more of its beginning than there is yet."""
         for other in self._running:
-            coming = common_prefix(other.tokens, answer.tokens)
+            coming = common_prefix(other.tokens, sequence.tokens)
             if other.pending > 1 and coming - other.n_past >= _WORTH_WAITING:
                 return True
         return False
 
-    def _start(self, answer: Answer) -> None:
+    def _start(self, sequence: Sequence) -> None:
         """Give the answer a sequence, with the longest prefix of its prompt that is known."""
-        answer.sequence = self._free.pop()
-        source, length = self._longest(answer)
+        sequence.seq_id = self._free.pop()
+        source, length = self._longest(sequence)
         if length > 0:
-            self._context.copy(source, answer.sequence, 0, length)
-        answer.cached(length)
-        self._running.append(answer)
-        self._put_aside()
-        self._read_stored(answer)
+            self._context.copy(source, sequence.seq_id, 0, length)
+        sequence.cached(length)
+        self._running.append(sequence)
+        self._offload()
+        self._read_stored(sequence)
 
-    def _longest(self, answer: Answer) -> tuple[int, int]:
+    def _longest(self, sequence: Sequence) -> tuple[int, int]:
         """(sequence, length) of the longest prefix in the cache; the last token is always computed, for its logits."""
-        there = [(other.sequence, other.computed) for other in self._running]
-        if self._kept is not None:
-            there.append(self._kept)
-        lengths = [(common_prefix(tokens, answer.tokens), sequence) for sequence, tokens in there]
+        there = [(other.seq_id, other.computed) for other in self._running]
+        if self._cached is not None:
+            there.append(self._cached)
+        lengths = [(common_prefix(tokens, sequence.tokens), seq_id) for seq_id, tokens in there]
         length, source = max(lengths, default=(0, -1))
-        return source, min(length, len(answer.tokens) - 1)
+        return source, min(length, len(sequence.tokens) - 1)
 
-    def _read_stored(self, answer: Answer) -> None:
+    def _read_stored(self, sequence: Sequence) -> None:
         """Take what the store has more of the prompt's beginning than the cache, where that is worth it."""
-        most = len(answer.tokens) - 1
-        found = self._store.find(answer.tokens)
-        if not found or min(found[-1][1], most) - answer.n_past < _WORTH_READING:
+        most = len(sequence.tokens) - 1
+        found = self._store.find(sequence.tokens)
+        if not found or min(found[-1][1], most) - sequence.n_past < _WORTH_READING:
             return
         for piece, position in found:
             end = min(position, most)
-            if end <= answer.n_past:
+            if end <= sequence.n_past:
                 continue
             state = self._store.load(piece)
-            if state is None or not self._context.restore(answer.sequence, state, answer.n_past, end):
+            if state is None or not self._context.restore(sequence.seq_id, state, sequence.n_past, end):
                 return
-            answer.cached(end)
+            sequence.cached(end)
 
-    def _fill(self) -> list[_Share]:
+    def _fill(self) -> list[BatchSlice]:
         """Put tokens into the batch."""
         self._batch.clear()
         writing = [a for a in self._running if a.pending == 1]
         reading = [a for a in self._running if a.pending > 1]
         if self._lookup and len(self._running) == len(writing) == 1:
-            return [self._put(writing[0], 1, writing[0].draft(self._costs, self._batch.capacity - 1))]
-        shares = [self._put(answer, 1) for answer in writing]
+            return [self._put(writing[0], 1, writing[0].draft(self._latency, self._batch.capacity - 1))]
+        slices = [self._put(sequence, 1) for sequence in writing]
         budget = self._budget(len(writing))
         # the shortest first: a long prompt takes its time anyway, a short one should not wait for it
-        for answer in sorted(reading, key=lambda a: a.pending):
-            n = min(answer.pending, budget)
+        for sequence in sorted(reading, key=lambda a: a.pending):
+            n = min(sequence.pending, budget)
             budget -= n
             if n:
-                shares.append(self._put(answer, n))
-        return shares
+                slices.append(self._put(sequence, n))
+        return slices
 
     def _budget(self, writing: int) -> int:
         """Prompt tokens that go into the next batch beside `writing` answers."""
         room = self._batch.capacity - writing
         if not writing:
             return room
-        affordable = int(_PATIENCE_S / self._costs.token_s) if self._costs.token_s else _SLICE
+        affordable = int(_PATIENCE_S / self._latency.token_s) if self._latency.token_s else _SLICE
         return max(1, min(room, affordable - (affordable + writing) % ROW))
 
-    def _fill_up(self, shares: list[_Share]) -> bool:
+    def _fill_up(self, slices: list[BatchSlice]) -> bool:
         """Add rows that nobody asked for, where that is quicker: tokens after those of the last share, without use."""
-        n, last = len(self._batch), shares[-1]
-        free = self._context.n_ctx - sum(len(answer.tokens) for answer in self._running) - len(last.draft)
-        rows = self._costs.rows(n, prompt=any(share.n > 1 for share in shares))
+        n, last = len(self._batch), slices[-1]
+        free = self._context.n_ctx - sum(len(sequence.tokens) for sequence in self._running) - len(last.draft)
+        rows = self._latency.rows(n, prompt=any(slice_.n > 1 for slice_ in slices))
         if not n < rows <= min(n + free, self._batch.capacity):
             return False
-        position = last.answer.n_past + last.n + len(last.draft)
+        position = last.sequence.n_past + last.n + len(last.draft)
         for i in range(rows - n):
-            self._batch.add(last.answer.tokens[-1], position + i, last.answer.sequence, logits=False)
+            self._batch.add(last.sequence.tokens[-1], position + i, last.sequence.seq_id, logits=False)
         return True
 
-    def _measure(self, shares: list[_Share], seconds: float) -> None:
+    def _measure(self, slices: list[BatchSlice], seconds: float) -> None:
         """Learn what batches cost: those of answers by their size, those that are mostly prompt for the slices."""
         n = len(self._batch)
-        if all(share.n == 1 for share in shares):
-            self._costs.measure(n, seconds)
+        if all(slice_.n == 1 for slice_ in slices):
+            self._latency.measure(n, seconds)
         elif n >= _SLICE:
-            self._costs.measure_prompt(n, seconds)
+            self._latency.measure_prompt(n, seconds)
 
-    def _put(self, answer: Answer, n: int, draft: list[int] | None = None) -> _Share:
+    def _put(self, sequence: Sequence, n: int, draft: list[int] | None = None) -> BatchSlice:
         """Add the answer's next `n` tokens, and a draft of those after them."""
-        answer.start(n)
+        sequence.start(n)
         draft = draft or []
-        tokens = [*answer.tokens[answer.n_past : answer.n_past + n], *draft]
-        last = len(answer.tokens) - 1
-        for position, token in enumerate(tokens, answer.n_past):
-            self._batch.add(token, position, answer.sequence, logits=position >= last)
-        return _Share(answer, n, len(self._batch) - 1 - len(draft), draft)
+        tokens = [*sequence.tokens[sequence.n_past : sequence.n_past + n], *draft]
+        last = len(sequence.tokens) - 1
+        for position, token in enumerate(tokens, sequence.n_past):
+            self._batch.add(token, position, sequence.seq_id, logits=position >= last)
+        return BatchSlice(sequence, n, len(self._batch) - 1 - len(draft), draft)
 
-    def _draw(self, share: _Share) -> None:
+    def _draw(self, slice_: BatchSlice) -> None:
         """Count what the batch computed; draw the next token, and one more for every token of the draft that held."""
-        answer = share.answer
-        answer.n_past += share.n
-        if answer.pending:
+        sequence = slice_.sequence
+        sequence.n_past += slice_.n
+        if sequence.pending:
             return
         held = 0
-        while not answer.finished:
-            token = answer.sampler.sample(self._context.logits(share.index + held))
-            answer.accept(token)
-            if held == len(share.draft) or token != share.draft[held]:
+        while not sequence.finished:
+            token = sequence.sampler.sample(self._context.logits(slice_.index + held))
+            sequence.accept(token)
+            if held == len(slice_.draft) or token != slice_.draft[held]:
                 break
             held += 1
-            answer.n_past += 1
-        if share.draft:
-            answer.verified(len(share.draft), held)
-            self._context.remove(answer.sequence, answer.n_past)
+            sequence.n_past += 1
+        if slice_.draft:
+            sequence.verified(len(slice_.draft), held)
+            self._context.remove(sequence.seq_id, sequence.n_past)
 
     def _make_room(self) -> None:
         """The cache is full: the kept answer goes, or the youngest running one is sent back."""
-        if self._kept is not None:
-            self._give_up_kept()
+        if self._cached is not None:
+            self._evict_cached()
             return
         if len(self._running) < 2:
             raise EngineError("the cache has no room for a prompt that was checked to fit it")
-        answer = self._running.pop()
-        self._save(answer.sequence, answer.computed, 1)
-        self._context.remove(answer.sequence)
-        self._free.append(answer.sequence)
-        answer.sent_back()
-        self._waiting.appendleft(answer)
+        sequence = self._running.pop()
+        self._save(sequence.seq_id, sequence.computed, 1)
+        self._context.remove(sequence.seq_id)
+        self._free.append(sequence.seq_id)
+        sequence.preempt()
+        self._waiting.appendleft(sequence)
         self._full = True
 
-    def _release(self, answer: Answer) -> None:
+    def _release(self, sequence: Sequence) -> None:
         """The answer has ended: what was computed for it stays in the cache while nobody else is there."""
-        self._running.remove(answer)
+        self._running.remove(sequence)
         self._full = False
-        self._context.remove(answer.sequence, answer.n_past)  # an aborted batch may have left more
+        self._context.remove(sequence.seq_id, sequence.n_past)  # an aborted batch may have left more
         if self._store.writes:
-            self._save(answer.sequence, answer.computed, WORTH_WRITING)
-        self._give_up_kept()
-        self._kept = answer.sequence, answer.computed
+            self._save(sequence.seq_id, sequence.computed, LEAST_WRITTEN)
+        self._evict_cached()
+        self._cached = sequence.seq_id, sequence.computed
         if self._running:
-            self._put_aside()
+            self._offload()
 
-    def _put_aside(self) -> None:
+    def _offload(self) -> None:
         """Move the kept answer out of the cache; what the store cannot take whole stays until its cells are needed."""
-        if self._kept is None:
+        if self._cached is None:
             return
-        sequence, tokens = self._kept
-        shared = any(common_prefix(answer.computed, tokens) == len(tokens) for answer in self._running)
-        if shared or self._save(sequence, tokens, 1):
-            self._give_up_kept()
+        seq_id, tokens = self._cached
+        shared = any(common_prefix(sequence.computed, tokens) == len(tokens) for sequence in self._running)
+        if shared or self._save(seq_id, tokens, 1):
+            self._evict_cached()
 
-    def _give_up_kept(self) -> None:
-        if self._kept is not None:
-            sequence, _ = self._kept
-            self._context.remove(sequence)
-            self._free.append(sequence)
-            self._kept = None
+    def _evict_cached(self) -> None:
+        if self._cached is not None:
+            seq_id, _ = self._cached
+            self._context.remove(seq_id)
+            self._free.append(seq_id)
+            self._cached = None
 
-    def _save(self, sequence: int, tokens: list[int], least: int) -> bool:
+    def _save(self, seq_id: int, tokens: list[int], least: int) -> bool:
         """Put `tokens`, which the sequence holds, into the store where that lacks at least `least` of them.
 
         Returns whether it lacks fewer then.
@@ -296,16 +296,18 @@ class Scheduler:
         if len(tokens) - known < least:
             return True
         while key is not None and len(tokens) - start >= least:
-            end = start + PIECE
-            if WORTH_WRITING <= known - start < PIECE:  # a piece ends where others part, so that they can share it
+            end = start + BLOCK_TOKENS
+            if (
+                LEAST_WRITTEN <= known - start < BLOCK_TOKENS
+            ):  # a piece ends where others part, so that they can share it
                 end = known
-            if len(tokens) < end + WORTH_WRITING:  # no tail where the piece may be larger instead
+            if len(tokens) < end + LEAST_WRITTEN:  # no tail where the piece may be larger instead
                 end = len(tokens)
-            key = self._store.put(key, start, tokens[start:end], self._context.state(sequence, start, end))
+            key = self._store.put(key, start, tokens[start:end], self._context.state(seq_id, start, end))
             start = end
         return key is not None
 
 
-def sequences(slots: int) -> int:
+def sequence_count(slots: int) -> int:
     """Sequences of the cache that a scheduler with so many slots uses."""
     return slots + 1

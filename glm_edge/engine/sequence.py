@@ -14,7 +14,7 @@ from ..errors import GlmEdgeError
 from ..generation import Generation
 from ..llama.binding import Model
 from ..types import Chunk, FinishReason, Request, Stats, TokenLogprob
-from .latency import Costs
+from .latency import LatencyModel
 from .lookup import Lookup
 from .sampling.logprobs import token_logprob
 from .sampling.sampler import Sampler
@@ -23,7 +23,7 @@ from .text.tokenizer import Prompt
 
 
 @dataclass(frozen=True)
-class Task:
+class GenerationJob:
     """What an answer is to be."""
 
     request: Request
@@ -33,7 +33,7 @@ class Task:
     index: int = 0  # which of the request's n answers
 
 
-class Answer:
+class Sequence:
     """Args:
     siblings: all answers to the request, this one among them once all are made; they share the `generation`.
     on_end: called once, in the engine's thread, before the reader is told of the end.
@@ -41,26 +41,26 @@ class Answer:
 
     def __init__(
         self,
-        task: Task,
+        job: GenerationJob,
         sampler: Sampler,
         model: Model,
         generation: Generation[Chunk],
-        siblings: list[Answer],
-        on_end: Callable[[Answer], None],
+        siblings: list[Sequence],
+        on_end: Callable[[Sequence], None],
     ) -> None:
-        self.task = task
-        self.tokens = list(task.prompt.ids)  # prompt, then the answer so far
+        self.job = job
+        self.tokens = list(job.prompt.ids)  # prompt, then the answer so far
         self.shown = ""  # the answer so far, as its reader got it
         self.n_past = 0  # how many of the tokens are in the cache
         self.n_stored = 0  # how many were when they were last put into the store
-        self.sequence = -1  # llama.cpp's sequence while it has one
+        self.seq_id = -1  # llama.cpp's sequence while it has one
         self.finished = False
         self.sampler = sampler
         self._model = model
         self._generation = generation
         self._siblings = siblings
         self._on_end = on_end
-        self._text = AnswerText(task.request.stop)
+        self._text = AnswerText(job.request.stop)
         self._logprobs: list[TokenLogprob] = []  # of tokens whose text the reader has not got yet
         self._lookup: Lookup | None = None
         self._n_cached = 0  # prompt tokens that were in the cache before
@@ -84,7 +84,7 @@ class Answer:
     @property
     def _written(self) -> int:
         """Tokens of the answer so far."""
-        return len(self.tokens) - len(self.task.prompt.ids)
+        return len(self.tokens) - len(self.job.prompt.ids)
 
     @property
     def cancelled(self) -> bool:
@@ -96,16 +96,16 @@ class Answer:
         if self._first is None:
             self._n_cached = n
 
-    def sent_back(self) -> None:
+    def preempt(self) -> None:
         """Its cells are gone: all its tokens have to be computed again, or read back; nothing else changes."""
-        self.sequence = -1
+        self.seq_id = -1
         self.n_past = 0
 
-    def draft(self, costs: Costs, room: int) -> list[int]:
+    def draft(self, latency: LatencyModel, room: int) -> list[int]:
         """Up to `room` tokens that may come next and are worth verifying; never more than the answer may still have."""
         if self._lookup is None:
-            self._lookup = Lookup(self.tokens, costs)
-        return self._lookup.draft(min(room, self.task.limit - self._written - 1))
+            self._lookup = Lookup(self.tokens, latency)
+        return self._lookup.draft(min(room, self.job.limit - self._written - 1))
 
     def verified(self, drafted: int, held: int) -> None:
         """Of a draft, so many tokens were right."""
@@ -148,10 +148,10 @@ class Answer:
         text = self._text.feed(self._model.piece(token))
         if text:
             self.shown += text
-            self._generation.put(Chunk(text, self.task.index, logprobs=self._take_logprobs()))
+            self._generation.put(Chunk(text, self.job.index, logprobs=self._take_logprobs()))
         if self._text.stopped:
             self.finish("stop")
-        elif self._written >= self.task.limit:
+        elif self._written >= self.job.limit:
             self.finish("length")
 
     def finish(self, reason: FinishReason) -> None:
@@ -163,8 +163,8 @@ class Answer:
         self._on_end(self)
         if self._text.stopped:  # the tokens of a stop string are no part of the answer
             self._logprobs.clear()
-        self._generation.put(Chunk(rest, self.task.index, reason, self.so_far(), self._take_logprobs()))
-        if all(answer.finished for answer in self._siblings):
+        self._generation.put(Chunk(rest, self.job.index, reason, self.so_far(), self._take_logprobs()))
+        if all(sequence.finished for sequence in self._siblings):
             self._generation.finish()
 
     def fail(self, error: GlmEdgeError) -> None:
@@ -184,13 +184,13 @@ class Answer:
         started = self._started if self._started is not None else now
         first = self._first if self._first is not None else now
         return Stats(
-            prompt_tokens=len(self.task.prompt.ids),
+            prompt_tokens=len(self.job.prompt.ids),
             completion_tokens=self._written,
             cached_tokens=self._n_cached,
             queue_s=started - self._submitted,
             prefill_s=first - started,
             decode_s=max(0.0, self._last - first),
             drafted_tokens=self._drafted,
-            held_tokens=self._held,
-            trimmed_rounds=self.task.trimmed_rounds,
+            accepted_tokens=self._held,
+            trimmed_rounds=self.job.trimmed_rounds,
         )

@@ -15,7 +15,7 @@ _MOST_DEATHS = 3  # of the engine while it answered the same prompt
 _REMEMBERED_S = 600.0
 
 
-class Suspects:
+class CrashQuarantine:
     """Prompts that were being answered when the engine died, and how often lately."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -33,7 +33,7 @@ class Suspects:
                     f" {_REMEMBERED_S / 60:g} minutes"
                 )
 
-    def accuse(self, prompt: bytes) -> None:
+    def record_crash(self, prompt: bytes) -> None:
         with self._lock:
             self._forget()
             self._deaths.setdefault(prompt, []).append(self._clock())

@@ -27,7 +27,7 @@ from ..errors import (
 )
 from ..generation import Generation, Progress
 from ..types import Chunk, Engine, ModelInfo, Request
-from .crash_quarantine import Suspects
+from .crash_quarantine import CrashQuarantine
 from .messages import Beat, Call, Cancel, Close, Item, Reply
 from .process import Process
 
@@ -79,8 +79,8 @@ class Worker:
         self._load_s = 0.0  # how long the last load took
         self._ids = itertools.count()
         self._closed = threading.Event()
-        self._suspects = Suspects()
-        self._accused: set[bytes] = set()  # since it was last started
+        self._quarantine = CrashQuarantine()
+        self._recorded: set[bytes] = set()  # since it was last started
         self._info: Future[ModelInfo] = Future()
         self._supervisor = threading.Thread(target=self._supervise, name="worker", daemon=True)
         self._supervisor.start()
@@ -110,7 +110,7 @@ class Worker:
         """See types.Engine; RepeatedCrashError for a prompt that the engine does not survive."""
         id = next(self._ids)
         prompt = hashlib.sha256(repr((request.messages, request.prompt)).encode("utf-8", "surrogatepass")).digest()
-        self._suspects.check(prompt)
+        self._quarantine.check(prompt)
         opened = _Open(prompt=prompt)
         generation = opened.generation = Generation(lambda: self._cancel(id), lambda: opened.progress)
         self._call(Call(id, "submit", request), opened)
@@ -169,7 +169,7 @@ class Worker:
         pause = 0.0
         while not self._closed.is_set():
             self._served = False
-            self._accused.clear()
+            self._recorded.clear()
             error = self._live_once(self._reload if self._info.done() else self._load)
             if not self._info.done():
                 self._info.set_exception(error)
@@ -263,18 +263,18 @@ class Worker:
             del self._open[message.id]
         if item is None:
             self._served = True
-            self._suspects.clear(opened.prompt)
+            self._quarantine.clear(opened.prompt)
             generation.finish()
         else:
             if type(item) is EngineError:  # perhaps the last one before it leaves because it cannot go on
-                self._accuse(opened.prompt)
+                self._record_crash(opened.prompt)
             generation.fail(item)
 
-    def _accuse(self, prompt: bytes) -> None:
+    def _record_crash(self, prompt: bytes) -> None:
         """Once for each child, however many asked the same."""
-        if prompt not in self._accused:
-            self._accused.add(prompt)
-            self._suspects.accuse(prompt)
+        if prompt not in self._recorded:
+            self._recorded.add(prompt)
+            self._quarantine.record_crash(prompt)
 
     def _lose_all(self, why: str) -> None:
         """The child is dead: everyone who waits for it is told."""
@@ -287,7 +287,7 @@ class Worker:
         error = EngineClosedError("the engine is shutting down") if closed else died
         for opened in lost:
             if not closed and opened.generation is not None:
-                self._accuse(opened.prompt)
+                self._record_crash(opened.prompt)
         for opened in lost:
             if opened.generation is None:
                 opened.done.set_exception(error)

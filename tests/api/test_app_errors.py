@@ -9,7 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from glm_edge.api.admission import SPARE, Service
+from glm_edge.api.admission import SPARE, Admission
 from glm_edge.api.app import create_app
 from glm_edge.errors import EngineClosedError, EngineError, OutOfMemoryError, RepeatedCrashError
 from glm_edge.generation import Generation
@@ -195,7 +195,7 @@ def test_o2_an_engine_without_a_place_is_503_with_retry_after(stream: bool) -> N
 
 
 def test_o2_a_service_without_a_place_is_503_and_places_come_back() -> None:
-    client = create_app(Service(FakeEngine(), places=1)).test_client()
+    client = create_app(Admission(FakeEngine(), capacity=1)).test_client()
     held = [client.post(CHAT, json={**BODY, "stream": True}, buffered=False) for _ in range(1 + SPARE)]
     assert client.post(CHAT, json=BODY).status_code == 503
     for one in held:
@@ -214,7 +214,7 @@ def test_o9_a_prompt_that_kills_the_engine_is_not_to_be_tried_again(stream: bool
 
 
 def test_d8_while_the_model_loads_chats_are_503_and_the_process_is_alive() -> None:
-    service = Service()
+    service = Admission()
     client = create_app(service).test_client()
     for response in (client.post(CHAT, json=BODY), client.get("/v1/models")):
         assert response.status_code == 503
@@ -228,7 +228,7 @@ def test_d8_while_the_model_loads_chats_are_503_and_the_process_is_alive() -> No
 
 
 def test_d2_while_the_server_ends_chats_are_503() -> None:
-    service = Service(FakeEngine())
+    service = Admission(FakeEngine())
     client = create_app(service).test_client()
     service.drain()
     response = client.post(CHAT, json=BODY)

@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from glm_edge.api.access.keys import Keys
-from glm_edge.api.access.policy import Gate
+from glm_edge.api.access.policy import AccessPolicy
 from glm_edge.api.app import create_app
 from glm_edge.errors import EngineError, OverloadedError
 from glm_edge.types import Request
@@ -122,5 +122,5 @@ def test_the_queue_and_what_runs_are_seen_while_they_last() -> None:
 
 @pytest.mark.parametrize(("headers", "status"), [({}, 401), ({"API-KEY": "key"}, 200)])
 def test_the_figures_need_the_key(headers: dict[str, str], status: int) -> None:
-    client = create_app(FakeEngine(), gate=Gate(Keys(["key"]))).test_client()
+    client = create_app(FakeEngine(), policy=AccessPolicy(Keys(["key"]))).test_client()
     assert client.get("/metrics", headers=headers).status_code == status

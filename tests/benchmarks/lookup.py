@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from glm_edge.engine.engine import LlamaEngine
-from glm_edge.engine.latency import Costs
+from glm_edge.engine.latency import LatencyModel
 from glm_edge.engine.text.prompt import prompt_text, rounds
 from glm_edge.types import EngineConfig, Message, Request, SamplingParams
 from support.engines.lookup_clock import FULL_SIZE, Steps, simulate
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--costs", help="tokens in a step:milliseconds; 1 and 8 among them, 4 better too")
     options = parser.parse_args()
-    pairs = [pair.split(":") for pair in (options.costs or "").split(",") if pair]
+    pairs = [pair.split(":") for pair in (options.latency or "").split(",") if pair]
     seconds = {int(n): float(ms) / 1000 for n, ms in pairs} or FULL_SIZE
     lines = (TESTS / "support" / "demo_prompts.jsonl").read_text("utf-8").splitlines()
     questions = [json.loads(line)["prompt"] for line in lines if line][:60]
@@ -70,9 +70,9 @@ def main() -> None:
     print(f"{'text':<12}{'tokens':>8}{'steps':>7}{'a step':>8}{'drafted':>9}{'held':>6}{'implied':>9}")
     result: dict[str, dict[str, float]] = {}
     for name, written in texts.items():
-        costs, total = Costs(), Steps()
+        latency, total = LatencyModel(), Steps()
         for before, text in written:
-            one = simulate(ids[before], ids[text], costs, seconds)
+            one = simulate(ids[before], ids[text], latency, seconds)
             for field in vars(total):
                 setattr(total, field, getattr(total, field) + getattr(one, field))
         rate = total.tokens / total.steps

@@ -74,8 +74,8 @@ class Noise:
             step += 1
         per_block = max(1, BLOCK // (columns * windows.itemsize))
         for first in range(0, rows, per_block):
-            places = (start + step * np.arange(first, min(rows, first + per_block))) % len(windows)
-            block = windows[places]
+            capacity = (start + step * np.arange(first, min(rows, first + per_block))) % len(windows)
+            block = windows[capacity]
             yield block
             self._advance(block.nbytes)
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from glm_edge.convert.convert import convert
-from glm_edge.engine.latency import Costs
+from glm_edge.engine.latency import LatencyModel
 from glm_edge.llama.binding import Batch, Context, Model
 
 
-def costs(**seconds: float) -> Costs:
+def latency(**seconds: float) -> LatencyModel:
     """With what batches of n tokens take, as n1=0.1; `prompt` is a prompt's token."""
-    known = Costs(rows_of_four=True)
+    known = LatencyModel(rows_of_four=True)
     if prompt := seconds.pop("prompt", None):
         known.measure_prompt(1, prompt)
     for name, value in seconds.items():
@@ -25,49 +25,49 @@ def costs(**seconds: float) -> Costs:
 @pytest.mark.parametrize(
     ("known", "n", "rows"),
     [
-        (costs(n3=0.33, n4=0.29), 3, 4),
-        (costs(n2=0.22, n4=0.29), 2, 2),
-        (costs(n2=0.50, n4=0.28), 2, 4),
-        (costs(n4=0.29, n5=0.39), 5, 8),
-        (costs(n3=0.33), 3, 4),
-        (costs(), 3, 3),
-        (costs(n1=0.32, n4=0.28), 1, 1),
-        (costs(n4=0.28), 4, 4),
+        (latency(n3=0.33, n4=0.29), 3, 4),
+        (latency(n2=0.22, n4=0.29), 2, 2),
+        (latency(n2=0.50, n4=0.28), 2, 4),
+        (latency(n4=0.29, n5=0.39), 5, 8),
+        (latency(n3=0.33), 3, 4),
+        (latency(), 3, 3),
+        (latency(n1=0.32, n4=0.28), 1, 1),
+        (latency(n4=0.28), 4, 4),
     ],
     ids=[
         "quicker", "slower", "much quicker", "the next row is tried once", "four is tried once", "nothing known",
         "a single one has another arithmetic", "full already",
     ],
 )  # fmt: skip
-def test_rows_of_answers_are_what_was_measured_to_be_quicker(known: Costs, n: int, rows: int) -> None:
+def test_rows_of_answers_are_what_was_measured_to_be_quicker(known: LatencyModel, n: int, rows: int) -> None:
     assert known.rows(n, prompt=False) == rows
 
 
 @pytest.mark.parametrize(
     ("known", "n", "rows"),
     [
-        (costs(), 33, 33),
-        (costs(), 34, 36),
-        (costs(), 35, 36),
-        (costs(), 36, 36),
-        (costs(n1=0.11, prompt=0.043), 33, 33),
-        (costs(n1=0.32, prompt=0.045), 33, 36),
+        (latency(), 33, 33),
+        (latency(), 34, 36),
+        (latency(), 35, 36),
+        (latency(), 36, 36),
+        (latency(n1=0.11, prompt=0.043), 33, 33),
+        (latency(n1=0.32, prompt=0.045), 33, 36),
     ],
     ids=["one left", "two left", "three left", "none left", "one is cheap", "one is dear"],
 )
-def test_rows_of_a_prompt(known: Costs, n: int, rows: int) -> None:
+def test_rows_of_a_prompt(known: LatencyModel, n: int, rows: int) -> None:
     assert known.rows(n, prompt=True) == rows
 
 
 def test_mapped_weights_have_no_rows_of_four() -> None:
-    known = Costs()
+    known = LatencyModel()
     known.measure(3, 1.0)
     known.measure(4, 0.1)
     assert known.rows(3, prompt=False) == known.rows(3, prompt=True) == 3
 
 
 def test_other_way_is_tried_again_and_then_taken_where_things_have_changed() -> None:
-    known = costs(n3=0.33, n4=0.29)
+    known = latency(n3=0.33, n4=0.29)
     taken = []
     for _ in range(600):
         rows = known.rows(3, prompt=False)

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from glm_edge.engine.engine import LlamaEngine
-from glm_edge.engine.sequence import Answer
+from glm_edge.engine.sequence import Sequence
 from glm_edge.generation import Generation
 from glm_edge.types import Chunk, EngineConfig, Message, Request, SamplingParams
 
@@ -115,8 +115,8 @@ def resident() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def answers_alive() -> list[Answer]:
-    return [thing for thing in gc.get_objects() if isinstance(thing, Answer)]
+def answers_alive() -> list[Sequence]:
+    return [thing for thing in gc.get_objects() if isinstance(thing, Sequence)]
 
 
 def test_random_cancels_change_no_other_answer_and_leave_nothing_behind(engine: LlamaEngine, tiny_f32: Path) -> None:

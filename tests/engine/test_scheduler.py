@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from glm_edge.engine.prefix_cache.store import Store
-from glm_edge.engine.prefix_cache.store_file import Piece
+from glm_edge.engine.prefix_cache.store_file import CacheBlock
 from glm_edge.engine.sampling.sampler import Sampler
-from glm_edge.engine.scheduler import Scheduler, sequences
-from glm_edge.engine.sequence import Answer, Task
+from glm_edge.engine.scheduler import Scheduler, sequence_count
+from glm_edge.engine.sequence import GenerationJob, Sequence
 from glm_edge.engine.text.tokenizer import Prompt
 from glm_edge.generation import Generation
 from glm_edge.llama.binding import Batch, Context, Model
@@ -31,7 +31,7 @@ class CountingStore(Store):
         self.puts += 1
         return super().put(parent, start, tokens, state)
 
-    def load(self, piece: Piece) -> memoryview | None:
+    def load(self, piece: CacheBlock) -> memoryview | None:
         self.loads += 1
         return super().load(piece)
 
@@ -47,12 +47,12 @@ class Cells:
     def scheduler(self, store: Store, *, rows_of_four: bool = False) -> Scheduler:
         return Scheduler(self.context, self.batch, SLOTS, store, lookup=False, rows_of_four=rows_of_four)
 
-    def answer(self, tokens: list[int], limit: int) -> Answer:
+    def answer(self, tokens: list[int], limit: int) -> Sequence:
         """To a prompt of these tokens; it has just `limit` tokens, as the text's end is never drawn."""
         params = SamplingParams(0, logit_bias={self.model.eos: -100.0})
-        answers: list[Answer] = []
-        task = Task(Request((), params), Prompt("", [*START, *tokens]), limit)
-        answers.append(Answer(task, Sampler(params), self.model, Generation(), answers, lambda answer: None))
+        answers: list[Sequence] = []
+        task = GenerationJob(Request((), params), Prompt("", [*START, *tokens]), limit)
+        answers.append(Sequence(task, Sampler(params), self.model, Generation(), answers, lambda answer: None))
         return answers[0]
 
 
@@ -63,7 +63,7 @@ def cells(tiny_f32: Path) -> Iterator[Cells]:
         model,
         n_ctx=N_CTX,
         n_batch=64,
-        n_sequences=sequences(SLOTS),
+        n_sequences=sequence_count(SLOTS),
         n_outputs=SLOTS,
         n_threads=1,
         n_threads_batch=1,
@@ -76,7 +76,7 @@ def cells(tiny_f32: Path) -> Iterator[Cells]:
     model.close()
 
 
-def run(cells: Cells, scheduler: Scheduler, *answers: Answer) -> int:
+def run(cells: Cells, scheduler: Scheduler, *answers: Sequence) -> int:
     """Until all have ended; returns how many tokens were in the batches."""
     for answer in answers:
         scheduler.add(answer)
@@ -130,7 +130,7 @@ def test_answer_that_the_store_has_no_room_for_stays_until_its_cells_are_needed(
 def test_rows_that_nobody_asked_for_take_no_cell_that_an_answer_needs(cells: Cells) -> None:
     scheduler = cells.scheduler(Store(None, bytes(32)), rows_of_four=True)
     for n, seconds in ((2, 1e6), (4, 0.0)):  # whatever is measured after that, two rows are filled up to four
-        scheduler._costs.measure(n, seconds)
+        scheduler._latency.measure(n, seconds)
     answers = [cells.answer(list(range(1000, 1250)), limit) for limit in (6, 5)]  # the second has the first's prompt
     for answer in answers:
         scheduler.add(answer)
@@ -142,6 +142,6 @@ def test_rows_that_nobody_asked_for_take_no_cell_that_an_answer_needs(cells: Cel
         scheduler.step()
         if both:
             filled[free >= 2].add(len(cells.batch))
-        scheduler._costs._samples[2].clear()
-        scheduler._costs.measure(2, 1e6)
+        scheduler._latency._samples[2].clear()
+        scheduler._latency.measure(2, 1e6)
     assert filled == {True: {4}, False: {2}}

@@ -38,7 +38,7 @@ def test_a_slice_takes_a_second_at_the_measured_speed_whoever_writes(
     context: Context, batch: Batch, speed: int, writing: int
 ) -> None:
     scheduler = Scheduler(context, batch, 8, Store(None, bytes(32)))
-    scheduler._costs.measure_prompt(512, 512 / speed)
+    scheduler._latency.measure_prompt(512, 512 / speed)
     n = scheduler._budget(writing)
     # a token of an answer costs at most about twice a prompt's; 2 s is what a reader may have to wait
     assert (n + 2) / speed < 2
@@ -49,7 +49,7 @@ def test_slices_shrink_as_a_context_grows_and_batches_take_longer(context: Conte
     scheduler = Scheduler(context, batch, 8, Store(None, bytes(32)))
     sizes = []
     for speed in (100, 80, 60, 40, 20, 20, 20, 20, 20, 20):
-        scheduler._costs.measure_prompt(64, 64 / speed)
+        scheduler._latency.measure_prompt(64, 64 / speed)
         sizes.append(scheduler._budget(1))
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] == 99  # and the answer's token

@@ -23,7 +23,7 @@ from glm_edge.errors import (
     RequestError,
 )
 from glm_edge.worker import Worker
-from glm_edge.worker.crash_quarantine import Suspects
+from glm_edge.worker.crash_quarantine import CrashQuarantine
 from support.engines import crashing_engines as crashing
 from support.engines.engine_requests import ask, failure, text, worker, works_again
 from support.server.live_server import PATIENCE, eventually
@@ -189,18 +189,18 @@ def test_o9_a_prompt_that_kills_three_times_is_refused_and_others_are_not() -> N
 
 def test_o9_suspicion_ends_with_an_answer_or_with_time() -> None:
     now = [0.0]
-    suspects = Suspects(lambda: now[0])
+    suspects = CrashQuarantine(lambda: now[0])
     for _ in range(3):
         suspects.check(b"x")
-        suspects.accuse(b"x")
+        suspects.record_crash(b"x")
     with pytest.raises(RepeatedCrashError):
         suspects.check(b"x")
     now[0] = 601.0
     suspects.check(b"x")
     for _ in range(2):
-        suspects.accuse(b"x")
+        suspects.record_crash(b"x")
     suspects.clear(b"x")
-    suspects.accuse(b"x")
+    suspects.record_crash(b"x")
     suspects.check(b"x")
 
 

@@ -22,7 +22,7 @@ _HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:/?#@,\s]+))(?
 
 
 @dataclass(frozen=True)
-class Gate:
+class AccessPolicy:
     """The rules; see `check`.
 
     Args:

@@ -13,8 +13,8 @@ from .strict_json import dumps
 from .wire import Choice, Head, event, figures, finite, total, usage
 
 
-class Form(Protocol):
-    """How the answers to one request are written; `ChatForm`, or the like for another contract."""
+class Serializer(Protocol):
+    """How the answers to one request are written; `ChatSerializer`, or the like for another contract."""
 
     def completion(self, head: Head, choices: Sequence[Choice]) -> dict[str, Any]:
         """The whole answers at once."""
@@ -38,7 +38,7 @@ class Form(Protocol):
 _TEXT = "\0text\0"  # where the text of an event goes
 
 
-class ChatForm:
+class ChatSerializer:
     """See Form; one for each request, because events of text differ in nothing else and their frame is made once."""
 
     def __init__(self) -> None:

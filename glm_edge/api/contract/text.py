@@ -111,7 +111,7 @@ def _table(body: Any, fields: dict[str, Check[Any]], required: str) -> dict[str,
     return table(fields, required=(required,))(body, "")
 
 
-class TextForm:
+class TextSerializer:
     """How one answer to /v1/completions looks, whole or in events; keeps count of what was said in a stream."""
 
     def __init__(self) -> None:

@@ -92,7 +92,7 @@ class Channel(HTTPChannel):
         self._stuck: float | None = None  # since when bytes wait that the client does not take
         self._linger_until: float | None = None
         super().__init__(server, sock, addr, adj, map)
-        self.parser_class = partial(StrictParser, server.gate)
+        self.parser_class = partial(StrictParser, server.policy)
 
     def expire(self, now: float, deadlines: Deadlines) -> None:
         """Close the connection if the client has used up its time. Called from the loop's thread, now and then."""

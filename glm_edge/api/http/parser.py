@@ -16,7 +16,7 @@ from waitress.parser import HTTPRequestParser, ParsingError, TransferEncodingNot
 from waitress.utilities import BadRequest
 
 from ...errors import RequestError
-from ..access.policy import Gate
+from ..access.policy import AccessPolicy
 
 MAX_HEADER = 32 * 1024  # bytes of request line and headers together
 MAX_HEADERS = 100  # lines
@@ -34,9 +34,9 @@ class StrictParser(HTTPRequestParser):
     headers: Any
     refusal: RequestError | None = None  # why the gate will not let this in
 
-    def __init__(self, gate: Gate, adj: Adjustments) -> None:
+    def __init__(self, policy: AccessPolicy, adj: Adjustments) -> None:
         super().__init__(adj)
-        self._gate = gate
+        self._policy = policy
 
     def received(self, data: bytes) -> int:
         """Take bytes off the wire; see HTTPRequestParser."""
@@ -76,7 +76,7 @@ class StrictParser(HTTPRequestParser):
 
     def _ask_gate(self) -> None:
         try:
-            self._gate.check(self.command, self.path, {f"HTTP_{name}": value for name, value in self.headers.items()})
+            self._policy.check(self.command, self.path, {f"HTTP_{name}": value for name, value in self.headers.items()})
         except RequestError as refusal:
             self.refusal = refusal
             if self.body_rcv is not None:

@@ -19,7 +19,7 @@ from waitress.server import TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher
 
 from ...errors import OutOfMemoryError
-from ..access.policy import Gate
+from ..access.policy import AccessPolicy
 from ..contract.strict_json import MAX_BODY
 from .channel import Channel, Deadlines
 from .parser import MAX_HEADER
@@ -49,7 +49,12 @@ class HttpServer:
     """
 
     def __init__(
-        self, app: WSGIApplication, sockets: Sequence[socket.socket], *, gate: Gate, limits: Limits | None = None
+        self,
+        app: WSGIApplication,
+        sockets: Sequence[socket.socket],
+        *,
+        policy: AccessPolicy,
+        limits: Limits | None = None,
     ) -> None:
         limits = limits or Limits()
         self._deadlines = limits.deadlines
@@ -58,7 +63,7 @@ class HttpServer:
         _start_threads(self._dispatcher, limits.threads)
         adjustments = _adjustments(limits)
         self._listeners = [
-            _Listener(app, self._map, sock, self._dispatcher, adjustments, gate, limits.deadlines) for sock in sockets
+            _Listener(app, self._map, sock, self._dispatcher, adjustments, policy, limits.deadlines) for sock in sockets
         ]
 
     def turn(self, timeout: float = 1.0) -> None:
@@ -114,9 +119,16 @@ class _Listener(TcpWSGIServer):
     channel_class = Channel
 
     def __init__(
-        self, app: WSGIApplication, map: Any, sock: Any, dispatcher: Any, adj: Any, gate: Gate, deadlines: Deadlines
+        self,
+        app: WSGIApplication,
+        map: Any,
+        sock: Any,
+        dispatcher: Any,
+        adj: Any,
+        policy: AccessPolicy,
+        deadlines: Deadlines,
     ) -> None:
-        self.gate = gate
+        self.policy = policy
         self.deadlines = deadlines
         self._connections = map
         info = (sock.family, sock.type, sock.proto, sock.getsockname())

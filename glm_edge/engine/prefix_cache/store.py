@@ -15,10 +15,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .prefix import common_prefix
-from .store_file import Folder, Piece, key_of, read_folder, read_state
+from .store_file import CacheBlock, Folder, key_of, read_folder, read_state
 
-PIECE = 256  # tokens; 7 MB of ChatGLM2-6B's state
-WORTH_WRITING = 128  # tokens of the smallest piece in a file
+BLOCK_TOKENS = 256  # tokens; 7 MB of ChatGLM2-6B's state
+LEAST_WRITTEN = 128  # tokens of the smallest piece in a file
 MEMORY = 32 << 20  # bytes of states in memory; four pieces of ChatGLM2-6B
 
 
@@ -40,20 +40,20 @@ class Store:
         *,
         limit: int = 2 << 30,
         memory: int = MEMORY,
-        shipped: Sequence[Path] = (),
+        bundled: Sequence[Path] = (),
     ) -> None:
         self._root = identity
         self._folder = None if folder is None else Folder(folder, identity, limit)
         self._memory = memory
         self._lock = threading.Condition()  # guards what follows; told of work for the writer, and of work done
-        self._pieces: dict[bytes, Piece] = {}
+        self._blocks: dict[bytes, CacheBlock] = {}
         self._following: dict[bytes, list[bytes]] = {}  # keys of the pieces that continue one
         self._states: OrderedDict[bytes, memoryview] = OrderedDict()  # in memory, least recently used first
         self._failed: set[bytes] = set()  # could not be written; tried again when another piece comes
         self._writing = False
         self._closing = False
         self._writer: threading.Thread | None = None
-        found = [piece for place in shipped for piece in read_folder(place, identity)]
+        found = [block for place in bundled for block in read_folder(place, identity)]
         self._take_in(found + ([] if self._folder is None else self._folder.open()))
 
     @property
@@ -61,23 +61,23 @@ class Store:
         """Whether prefixes outlive the engine."""
         return self._folder is not None
 
-    def find(self, tokens: Sequence[int]) -> list[tuple[Piece, int]]:
+    def find(self, tokens: Sequence[int]) -> list[tuple[CacheBlock, int]]:
         """The pieces that hold the longest beginning of `tokens`: (piece, position up to which it is theirs)."""
         with self._lock:
             return self._walk(self._root, tokens, 0)
 
-    def load(self, piece: Piece) -> memoryview | None:
+    def load(self, block: CacheBlock) -> memoryview | None:
         """The state of a piece, writable; None where it is broken or has gone, and then the piece is given up."""
         with self._lock:
-            piece = self._pieces.get(piece.key, piece)  # it may have been written since it was found
-            state = self._states.get(piece.key)
-        if state is None and piece.path is not None:
-            state = read_state(piece)
+            block = self._blocks.get(block.key, block)  # it may have been written since it was found
+            state = self._states.get(block.key)
+        if state is None and block.path is not None:
+            state = read_state(block)
         with self._lock:
             if state is not None:
-                self._touch(piece)
-            elif self._pieces.get(piece.key) is piece:
-                self._forget(piece)
+                self._touch(block)
+            elif self._blocks.get(block.key) is block:
+                self._forget(block)
         return state
 
     def end(self, tokens: Sequence[int]) -> tuple[bytes, int, int]:
@@ -88,10 +88,10 @@ class Store:
         """
         found = self.find(tokens)
         key, end = self._root, 0
-        for piece, position in found:
-            if position < piece.end or _is_tail(piece):
+        for block, position in found:
+            if position < block.end or _is_partial(block):
                 break
-            key, end = piece.key, position
+            key, end = block.key, position
         return key, end, found[-1][1] if found else 0
 
     def put(self, parent: bytes, start: int, tokens: list[int], state: memoryview) -> bytes | None:
@@ -100,18 +100,18 @@ class Store:
         Args:
             parent, start: key and position as `end` gave them, or the last call of this.
         """
-        piece = Piece(key_of(parent, tokens), parent, start, tokens)
+        block = CacheBlock(key_of(parent, tokens), parent, start, tokens)
         with self._lock:
-            if parent != self._root and parent not in self._pieces:
+            if parent != self._root and parent not in self._blocks:
                 return None
             for key in list(self._following.get(parent, ())):
-                tail = self._pieces[key]
-                if _is_tail(tail) and tail.tokens == tokens[: len(tail.tokens)]:
-                    self._forget(tail)
-            if piece.key not in self._pieces:
-                self._add(piece)
-                self._states[piece.key] = state
-            self._touch(self._pieces[piece.key])
+                partial = self._blocks[key]
+                if _is_partial(partial) and partial.tokens == tokens[: len(partial.tokens)]:
+                    self._forget(partial)
+            if block.key not in self._blocks:
+                self._add(block)
+                self._states[block.key] = state
+            self._touch(self._blocks[block.key])
             self._shrink()
             self._failed.clear()
             if self._folder is not None and self._writer is None:
@@ -120,7 +120,7 @@ class Store:
                 )
                 self._writer.start()
             self._lock.notify_all()
-            return piece.key if piece.key in self._pieces else None
+            return block.key if block.key in self._blocks else None
 
     def flush(self) -> None:
         """Wait until everything that is worth it is written."""
@@ -138,60 +138,60 @@ class Store:
 
     # What follows is called with the lock held, but for the writer's own thread.
 
-    def _take_in(self, found: list[Piece]) -> None:
+    def _take_in(self, found: list[CacheBlock]) -> None:
         """Those of `found` whose beginning is there too; the others are of no use."""
-        following: dict[bytes, list[Piece]] = {}
-        for piece in found:
-            following.setdefault(piece.parent, []).append(piece)
+        following: dict[bytes, list[CacheBlock]] = {}
+        for block in found:
+            following.setdefault(block.parent, []).append(block)
         known = [(self._root, 0)]
         while known:
             key, end = known.pop()
-            for piece in following.pop(key, ()):
-                if piece.start != end or len(piece.tokens) < WORTH_WRITING:  # we never write such
-                    piece.remove()
-                elif piece.key not in self._pieces:
-                    self._add(piece)
-                    known.append((piece.key, piece.end))
-        for pieces in following.values():
-            for piece in pieces:
-                piece.remove()
+            for block in following.pop(key, ()):
+                if block.start != end or len(block.tokens) < LEAST_WRITTEN:  # we never write such
+                    block.remove()
+                elif block.key not in self._blocks:
+                    self._add(block)
+                    known.append((block.key, block.end))
+        for blocks in following.values():
+            for block in blocks:
+                block.remove()
 
-    def _add(self, piece: Piece) -> None:
-        self._pieces[piece.key] = piece
-        self._following.setdefault(piece.parent, []).append(piece.key)
+    def _add(self, block: CacheBlock) -> None:
+        self._blocks[block.key] = block
+        self._following.setdefault(block.parent, []).append(block.key)
 
-    def _walk(self, key: bytes, tokens: Sequence[int], start: int) -> list[tuple[Piece, int]]:
+    def _walk(self, key: bytes, tokens: Sequence[int], start: int) -> list[tuple[CacheBlock, int]]:
         """As `find`, of `tokens` from `start` on, among what continues the piece `key`."""
-        best: list[tuple[Piece, int]] = []
-        for piece in (self._pieces[key] for key in self._following.get(key, ())):
-            n = common_prefix(piece.tokens, tokens[start : start + len(piece.tokens)])
-            found = [(piece, start + n)] if n else []
-            if n == len(piece.tokens):
-                found += self._walk(piece.key, tokens, start + n)
+        best: list[tuple[CacheBlock, int]] = []
+        for block in (self._blocks[key] for key in self._following.get(key, ())):
+            n = common_prefix(block.tokens, tokens[start : start + len(block.tokens)])
+            found = [(block, start + n)] if n else []
+            if n == len(block.tokens):
+                found += self._walk(block.key, tokens, start + n)
             if found and (not best or found[-1][1] > best[-1][1]):
                 best = found
         return best
 
-    def _forget(self, piece: Piece) -> None:
+    def _forget(self, block: CacheBlock) -> None:
         """A piece and all that continues it."""
-        if self._pieces.pop(piece.key, None) is None:
+        if self._blocks.pop(block.key, None) is None:
             return
-        self._states.pop(piece.key, None)
-        self._following[piece.parent].remove(piece.key)
-        for key in list(self._following.get(piece.key, ())):
-            self._forget(self._pieces[key])
-        self._following.pop(piece.key, None)
-        piece.remove()
+        self._states.pop(block.key, None)
+        self._following[block.parent].remove(block.key)
+        for key in list(self._following.get(block.key, ())):
+            self._forget(self._blocks[key])
+        self._following.pop(block.key, None)
+        block.remove()
 
-    def _line(self, key: bytes) -> Iterator[Piece]:
+    def _line(self, key: bytes) -> Iterator[CacheBlock]:
         """The piece `key`, the one before it, and so on to the first."""
-        while (piece := self._pieces.get(key)) is not None:
-            yield piece
-            key = piece.parent
+        while (block := self._blocks.get(key)) is not None:
+            yield block
+            key = block.parent
 
-    def _touch(self, piece: Piece) -> None:
+    def _touch(self, block: CacheBlock) -> None:
         """The piece was used, and so were those before it: they are the last to go."""
-        for used in self._line(piece.key):
+        for used in self._line(block.key):
             if used.key in self._states:
                 self._states.move_to_end(used.key)
             used.touch()
@@ -199,44 +199,44 @@ class Store:
     def _shrink(self) -> None:
         """Give up the least recently used states until the others fit into memory."""
         while self._states and sum(len(state) for state in self._states.values()) > self._memory:
-            self._forget(self._pieces[next(iter(self._states))])
+            self._forget(self._blocks[next(iter(self._states))])
 
-    def _unwritten(self) -> Piece | None:
+    def _unwritten(self) -> CacheBlock | None:
         """The next piece to write: one that what comes before it is written of."""
         for key in self._states:
-            piece, before = self._pieces[key], self._pieces.get(self._pieces[key].parent)
-            if key not in self._failed and not _is_tail(piece) and (before is None or before.path is not None):
-                return piece
+            block, before = self._blocks[key], self._blocks.get(self._blocks[key].parent)
+            if key not in self._failed and not _is_partial(block) and (before is None or before.path is not None):
+                return block
         return None
 
     def _write_all(self, folder: Folder) -> None:
         """The writer's thread."""
         while True:
             with self._lock:
-                while (piece := self._unwritten()) is None and not self._closing:
+                while (block := self._unwritten()) is None and not self._closing:
                     self._lock.wait()
-                if piece is None:
+                if block is None:
                     return
-                state = self._states[piece.key]
-                before = [known.path for known in self._line(piece.parent) if known.path is not None]
+                state = self._states[block.key]
+                before = [known.path for known in self._line(block.parent) if known.path is not None]
                 self._writing = True
-            written, gone = folder.write(piece, state, spared=before)
+            written, gone = folder.write(block, state, spared=before)
             with self._lock:
                 self._writing = False
-                for lost in [known for known in self._pieces.values() if known.path in gone]:
+                for lost in [known for known in self._blocks.values() if known.path in gone]:
                     self._forget(lost)
                 if written is None:
-                    self._failed.add(piece.key)
-                elif piece.key not in self._pieces:  # given up meanwhile
+                    self._failed.add(block.key)
+                elif block.key not in self._blocks:  # given up meanwhile
                     written.remove()
                 else:
-                    self._pieces[piece.key] = written
-                    del self._states[piece.key]  # the system's own cache has it from here on
+                    self._blocks[block.key] = written
+                    del self._states[block.key]  # the system's own cache has it from here on
                     self._touch(written)
                 del state
                 self._lock.notify_all()
 
 
-def _is_tail(piece: Piece) -> bool:
+def _is_partial(block: CacheBlock) -> bool:
     """Whether it is too small for a file; one that continues further is as good as a large one."""
-    return piece.path is None and len(piece.tokens) < WORTH_WRITING
+    return block.path is None and len(block.tokens) < LEAST_WRITTEN

@@ -39,7 +39,7 @@ _FILES = 1000  # at most; all that begin a prompt are compared with it, in some 
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
+class CacheBlock:
     """Tokens of a prefix from position `start` on; those before are its parent's."""
 
     key: bytes
@@ -81,7 +81,7 @@ class Folder:
         self._identity = identity
         self._limit = limit
 
-    def open(self) -> list[Piece]:
+    def open(self) -> list[CacheBlock]:
         """Our pieces; what is broken is removed, and what programs left that were killed while they wrote."""
         for path in self._path.glob(f"*{_TEMPORARY}"):
             if time.time() - _used(path) > _ABANDONED_S:
@@ -89,8 +89,8 @@ class Folder:
         return read_folder(self._path, self._identity, writable=True)
 
     def write(
-        self, piece: Piece, state: memoryview, spared: Sequence[Path] = ()
-    ) -> tuple[Piece | None, frozenset[Path]]:
+        self, block: CacheBlock, state: memoryview, spared: Sequence[Path] = ()
+    ) -> tuple[CacheBlock | None, frozenset[Path]]:
         """The piece as it is on disk, None where it could not be written; and the files that made room for it.
 
         Args:
@@ -98,17 +98,17 @@ class Folder:
         """
         gone: set[Path] = set()
         with contextlib.suppress(OSError, MemoryError):  # a full or read-only disk costs the cache, nothing else
-            ids = np.array(piece.tokens, "<i4").tobytes()
-            numbers = piece.start, len(piece.tokens), len(state)
-            header = _HEADER.pack(_MAGIC, self._identity, piece.parent, *numbers)
+            ids = np.array(block.tokens, "<i4").tobytes()
+            numbers = block.start, len(block.tokens), len(state)
+            header = _HEADER.pack(_MAGIC, self._identity, block.parent, *numbers)
             digest = hashlib.sha256(header + ids)
             digest.update(state)
             size = len(header) + len(ids) + len(state) + _DIGEST
             self._path.mkdir(parents=True, exist_ok=True, mode=0o700)
             if self._make_room(size, spared, gone):
-                path = self._path / (piece.key.hex()[:32] + _SUFFIX)
+                path = self._path / (block.key.hex()[:32] + _SUFFIX)
                 self._write(path, (header, ids, state, digest.digest()))
-                return replace(piece, path=path, size=size, writable=True), frozenset(gone)
+                return replace(block, path=path, size=size, writable=True), frozenset(gone)
         return None, frozenset(gone)
 
     def _write(self, path: Path, parts: tuple[bytes | memoryview, ...]) -> None:
@@ -140,19 +140,19 @@ class Folder:
         return True
 
 
-def read_folder(folder: Path, identity: bytes, *, writable: bool = False) -> list[Piece]:
+def read_folder(folder: Path, identity: bytes, *, writable: bool = False) -> list[CacheBlock]:
     """Its pieces of this identity. Where it is writable, broken files are removed."""
-    found: list[Piece] = []
+    found: list[CacheBlock] = []
     for path in folder.glob(f"*{_SUFFIX}"):
-        known, piece = _read(path, identity, writable)
-        if piece is not None:
-            found.append(piece)
+        known, block = _read(path, identity, writable)
+        if block is not None:
+            found.append(block)
         elif writable and not known:
             _remove(path)
     return found
 
 
-def _read(path: Path, identity: bytes, writable: bool) -> tuple[bool, Piece | None]:
+def _read(path: Path, identity: bytes, writable: bool) -> tuple[bool, CacheBlock | None]:
     """Whether the file has the format and the length that it announces; and its piece, where it is of this identity."""
     try:
         with open(path, "rb") as file:
@@ -171,23 +171,23 @@ def _read(path: Path, identity: bytes, writable: bool) -> tuple[bool, Piece | No
     if owner != identity:
         return True, None
     tokens = np.frombuffer(ids, "<i4").tolist()
-    return True, Piece(key_of(parent, tokens), parent, start, tokens, path, size, writable)
+    return True, CacheBlock(key_of(parent, tokens), parent, start, tokens, path, size, writable)
 
 
-def read_state(piece: Piece) -> memoryview | None:
+def read_state(block: CacheBlock) -> memoryview | None:
     """The state in its file; None when any byte of that changed since it was written."""
-    if piece.path is None:
+    if block.path is None:
         return None
-    content = bytearray(piece.size)
+    content = bytearray(block.size)
     try:
-        with open(piece.path, "rb") as source:
-            complete = source.readinto(content) == piece.size and not source.read(1)
+        with open(block.path, "rb") as source:
+            complete = source.readinto(content) == block.size and not source.read(1)
     except OSError:
         return None
     body = memoryview(content)[:-_DIGEST]
     if not complete or hashlib.sha256(body).digest() != content[-_DIGEST:]:
         return None
-    return body[_HEADER.size + 4 * len(piece.tokens) :]
+    return body[_HEADER.size + 4 * len(block.tokens) :]
 
 
 def _remove(path: Path) -> None:

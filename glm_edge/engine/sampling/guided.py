@@ -32,7 +32,7 @@ class Mask(Protocol):
     def close(self) -> None: ...
 
 
-class GuidedDrawer:
+class ConstrainedSampler:
     """Draws by the cuts of `params` from what `mask` allows."""
 
     def __init__(self, params: SamplingParams, drawer: Drawer, mask: Mask) -> None:

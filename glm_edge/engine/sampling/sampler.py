@@ -18,7 +18,7 @@ from ...llama.grammar import Grammar
 from ...types import JsonFormat, Request, SamplingParams
 from .draw import Drawer, Floats
 from .gbnf import json_object_grammar
-from .guided import GuidedDrawer, Mask
+from .guided import ConstrainedSampler, Mask
 from .logprobs import Scores, scores
 from .penalties import Penalties
 from .schema import schema_grammar
@@ -40,7 +40,7 @@ class Sampler:
         random = np.random.default_rng(None if params.seed is None else [params.seed % 2**64, index])
         drawer = Drawer(params, random)
         self._mask = mask
-        self._drawer = drawer if mask is None else GuidedDrawer(params, drawer, mask)
+        self._drawer = drawer if mask is None else ConstrainedSampler(params, drawer, mask)
         self.scores: Scores | None = None  # of the token drawn last, where logprobs are asked for
 
     def sample(self, logits: Floats) -> int:

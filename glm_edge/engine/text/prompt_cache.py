@@ -13,7 +13,7 @@ from collections import OrderedDict
 _LIMIT = 256  # conversations remembered; at 8192 tokens of context, some 80 MB at the very most
 
 
-class Said:
+class PromptTokenCache:
     """Token ids by conversation text, least recently used first. Safe to use from several threads."""
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ from ...model.checks import golden_texts, prefix_ids
 from ...model.values import GgufFile
 from ...types import Message
 from .prompt import prompt_text, rounds
-from .prompt_cache import Said
+from .prompt_cache import PromptTokenCache
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Tokenizer:
     def __init__(self, model: Model, file: GgufFile) -> None:
         self._model = model
         self._prefix = list(prefix_ids(file))
-        self._said = Said()
+        self._said = PromptTokenCache()
         # the id of SentencePiece's dummy prefix, which the middle of a prompt must not have
         self._dummy = model.tokenize("\n")[:-1]
         for text, ids in golden_texts(file):

@@ -15,7 +15,7 @@ from ...llama.binding import versions
 from ...model.values import TENSOR_TYPES, GgufFile
 from ...system.device import machine
 from .run import Result
-from .subjects import Figures, Task, threads
+from .subjects import BenchTask, Figures, threads
 
 _GIB = 1 << 30
 _NAMES = {"engine": "GLM Edge", "llama_cpp": "llama_cpp.Llama"}
@@ -39,7 +39,7 @@ _ROWS: dict[str, tuple[str, str]] = {
 }
 
 
-def describe(task: Task, file: GgufFile, tell: Callable[[int], None]) -> dict[str, object]:
+def describe(task: BenchTask, file: GgufFile, tell: Callable[[int], None]) -> dict[str, object]:
     """What was measured on what. Reads the whole file for its hash; `tell` is told of the bytes."""
     return {
         "glm_edge": __version__,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .asking import LOAD, WORD
 from .child import in_child
-from .subjects import ARRIVING, Figures, Task, measure_engine, measure_llama_cpp, measure_restart
+from .subjects import ARRIVING, BenchTask, Figures, measure_engine, measure_llama_cpp, measure_restart
 
 RUNS = 3
 SHORT_S = 60.0
@@ -26,7 +26,7 @@ class Result:
 
 
 def benchmark(
-    task: Task,
+    task: BenchTask,
     runs: int | None,
     *,
     compare: bool,
@@ -54,7 +54,7 @@ def benchmark(
     return Result({name: _medians([found[name] for found in results]) for name in results[0]}, results)
 
 
-def _run(task: Task, run: int, *, compare: bool, tell: Callable[[float], object]) -> dict[str, Figures]:
+def _run(task: BenchTask, run: int, *, compare: bool, tell: Callable[[float], object]) -> dict[str, Figures]:
     """The figures of each subject."""
     with tempfile.TemporaryDirectory(prefix="glm-edge-bench-") as folder:
         config = replace(task.config, cache_folder=Path(folder))
@@ -72,7 +72,7 @@ def _run(task: Task, run: int, *, compare: bool, tell: Callable[[float], object]
     return found
 
 
-def units(task: Task, run: int, *, compare: bool) -> float:
+def units(task: BenchTask, run: int, *, compare: bool) -> float:
     """Work of run number `run`, the first of which is 0, at most; see `asking` for what a unit is."""
     answer = WORD * (task.answer + 8)
     one = 2 * LOAD + task.prompt + 200 + 2 * answer + 32 * max(task.streams, default=0)

@@ -28,7 +28,7 @@ ARRIVING = 1500  # tokens of the prompt that arrives while another answer is bei
 
 
 @dataclass(frozen=True)
-class Task:
+class BenchTask:
     """What to measure. Lengths are tokens."""
 
     config: EngineConfig
@@ -46,7 +46,7 @@ def threads(config: EngineConfig) -> tuple[int, int]:
     return n, config.n_threads_batch or n
 
 
-def measure_engine(task: Task, tell: Tell) -> Figures:
+def measure_engine(task: BenchTask, tell: Tell) -> Figures:
     """Everything that one loaded engine shows, as asked for in `task`."""
     began = time.perf_counter()
     engine = load(task.config, tell)
@@ -58,7 +58,7 @@ def measure_engine(task: Task, tell: Tell) -> Figures:
     return figures
 
 
-def measure_restart(task: Task, tell: Tell) -> Figures:
+def measure_restart(task: BenchTask, tell: Tell) -> Figures:
     """The first answer of a new process, to the prompt that `measure_engine` answered with the same cache folder.
 
     Without its time where that prompt was too short to be kept on disk.
@@ -75,7 +75,7 @@ def measure_restart(task: Task, tell: Tell) -> Figures:
     return figures
 
 
-def measure_llama_cpp(task: Task, tell: Tell) -> Figures:
+def measure_llama_cpp(task: BenchTask, tell: Tell) -> Figures:
     """llama_cpp.Llama on the same file, with its own defaults but for threads and context; no server, no chat."""
     began = time.perf_counter()
     one, many = threads(task.config)
@@ -104,7 +104,7 @@ def measure_llama_cpp(task: Task, tell: Tell) -> Figures:
 class _Measurement:
     """The stages, in the order that lets each find in the cache what it needs."""
 
-    def __init__(self, engine: LlamaEngine, task: Task, figures: Figures, tell: Tell) -> None:
+    def __init__(self, engine: LlamaEngine, task: BenchTask, figures: Figures, tell: Tell) -> None:
         self._engine = engine
         self._task = task
         self._figures = figures

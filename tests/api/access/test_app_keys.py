@@ -9,7 +9,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from glm_edge.api.access.keys import Keys
-from glm_edge.api.access.policy import OPEN_PATHS, PAGE, Gate
+from glm_edge.api.access.policy import OPEN_PATHS, PAGE, AccessPolicy
 from glm_edge.api.app import create_app
 from support.engines.fake_engine import FakeEngine
 
@@ -21,7 +21,7 @@ CHAT = "/v1/chat/completions"
 
 @pytest.fixture
 def app() -> Flask:
-    return create_app(FakeEngine(), gate=Gate(Keys([KEY, OTHER])))
+    return create_app(FakeEngine(), policy=AccessPolicy(Keys([KEY, OTHER])))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from glm_edge.api.access.keys import Keys
-from glm_edge.api.access.policy import Gate
+from glm_edge.api.access.policy import AccessPolicy
 from glm_edge.api.app import create_app
 from support.engines.fake_engine import FakeEngine
 
@@ -79,19 +79,19 @@ def test_a8_another_host_is_403(client: FlaskClient, engine: FakeEngine, host: s
 
 
 def test_a8_a_right_key_does_not_excuse_a_wrong_host() -> None:
-    client = create_app(FakeEngine(), gate=Gate(Keys(["k"]))).test_client()
+    client = create_app(FakeEngine(), policy=AccessPolicy(Keys(["k"]))).test_client()
     headers = {"Host": "evil.com", "Authorization": "Bearer k"}
     assert client.post(CHAT, json=BODY, headers=headers).status_code == 403
 
 
 def test_a8_a_configured_host_is_answered() -> None:
-    client = create_app(FakeEngine(), gate=Gate(hosts=frozenset({"pi.local"}))).test_client()
+    client = create_app(FakeEngine(), policy=AccessPolicy(hosts=frozenset({"pi.local"}))).test_client()
     assert client.post(CHAT, json=BODY, headers={"Host": "Pi.local:80"}).status_code == 200
     assert client.post(CHAT, json=BODY, headers={"Host": "a.pi.local"}).status_code == 403
 
 
 def test_a8_beyond_loopback_the_key_guards_instead() -> None:
-    client = create_app(FakeEngine(), gate=Gate(Keys(["k"]), any_host=True)).test_client()
+    client = create_app(FakeEngine(), policy=AccessPolicy(Keys(["k"]), any_host=True)).test_client()
     assert client.get("/health", headers={"Host": "192.168.1.5:8000"}).status_code == 200
     assert client.post(CHAT, json=BODY, headers={"Host": "pi.lan"}).status_code == 401
 
@@ -141,8 +141,8 @@ def test_a9_a_preflight_to_another_host_is_403(client: FlaskClient) -> None:
 
 
 def test_a9_an_allowed_origin_may_ask_and_call() -> None:
-    gate = Gate(Keys(["k"]), origins=frozenset({"https://chat.example"}))
-    client = create_app(FakeEngine(), gate=gate).test_client()
+    policy = AccessPolicy(Keys(["k"]), origins=frozenset({"https://chat.example"}))
+    client = create_app(FakeEngine(), policy=policy).test_client()
     preflight = client.options(CHAT, headers={**PREFLIGHT, "Origin": "https://chat.example"})
     assert preflight.status_code == 200
     assert preflight.headers["Access-Control-Allow-Origin"] == "https://chat.example"
@@ -162,7 +162,7 @@ def test_a9_an_allowed_origin_may_ask_and_call() -> None:
 
 @pytest.mark.parametrize("origin", ["https://chat.example.evil", "https://chat.example:443", "http://chat.example"])
 def test_a9_an_origin_is_allowed_only_when_it_is_exactly_the_same(origin: str) -> None:
-    client = create_app(FakeEngine(), gate=Gate(origins=frozenset({"https://chat.example"}))).test_client()
+    client = create_app(FakeEngine(), policy=AccessPolicy(origins=frozenset({"https://chat.example"}))).test_client()
     response = client.post(CHAT, json=BODY, headers={"Origin": origin})
     assert response.status_code == 403
     assert response.headers["Vary"] == "Origin"

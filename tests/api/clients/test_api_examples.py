@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 from glm_edge.api.access.keys import Keys
-from glm_edge.api.access.policy import Gate
+from glm_edge.api.access.policy import AccessPolicy
 from support.engines.fake_engine import FakeEngine
 from support.paths import PROJECT
 from support.server.live_server import LiveServer
@@ -32,7 +32,7 @@ NEEDS = {"sh": "curl", "python": sys.executable, "js": "node"}
 def server() -> Iterator[LiveServer]:
     engine = FakeEngine(["你好", "！"])
     engine.info = replace(engine.info, id="some-other-model")  # whatever model is served, the examples hold
-    with LiveServer(engine, gate=Gate(Keys(["sk-example"]))) as server:
+    with LiveServer(engine, policy=AccessPolicy(Keys(["sk-example"]))) as server:
         yield server
 
 

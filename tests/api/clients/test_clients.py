@@ -18,7 +18,7 @@ import openai
 import pytest
 
 from glm_edge.api.access.keys import Keys
-from glm_edge.api.access.policy import Gate
+from glm_edge.api.access.policy import AccessPolicy
 from glm_edge.generation import Progress
 from glm_edge.types import Request
 from support.engines.fake_engine import FakeEngine, Step
@@ -36,7 +36,7 @@ def script(request: Request) -> list[Step]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[LiveServer]:
-    with LiveServer(FakeEngine(script), gate=Gate(Keys(["key"])), ping_s=0.6) as server:
+    with LiveServer(FakeEngine(script), policy=AccessPolicy(Keys(["key"])), ping_s=0.6) as server:
         yield server
 
 

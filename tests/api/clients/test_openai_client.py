@@ -11,7 +11,7 @@ import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
 from glm_edge.api.access.keys import Keys
-from glm_edge.api.access.policy import Gate
+from glm_edge.api.access.policy import AccessPolicy
 from glm_edge.errors import EngineError
 from glm_edge.types import Request
 from support.engines.fake_engine import FakeEngine, Step
@@ -33,7 +33,7 @@ def script(request: Request) -> list[Step]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[LiveServer]:
-    with LiveServer(FakeEngine(script), gate=Gate(Keys(["key"]))) as server:
+    with LiveServer(FakeEngine(script), policy=AccessPolicy(Keys(["key"]))) as server:
         yield server
 
 

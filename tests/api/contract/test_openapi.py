@@ -12,8 +12,8 @@ from flask.testing import FlaskClient
 from jsonschema import Draft202012Validator
 
 from glm_edge.api.access.keys import Keys
-from glm_edge.api.access.policy import Gate
-from glm_edge.api.admission import Service
+from glm_edge.api.access.policy import AccessPolicy
+from glm_edge.api.admission import Admission
 from glm_edge.api.app import create_app
 from glm_edge.errors import EngineError
 from glm_edge.types import Request
@@ -31,7 +31,7 @@ def script(request: Request) -> list[Step]:
 
 @pytest.fixture(scope="module")
 def app() -> Flask:
-    return create_app(FakeEngine(script), gate=Gate(Keys(["key"])), trim=True)
+    return create_app(FakeEngine(script), policy=AccessPolicy(Keys(["key"])), trim=True)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_what_the_server_refuses_the_document_does_not_allow(
 
 
 def test_a_server_that_loads_answers_as_the_document_says(document: Any) -> None:
-    client = create_app(Service()).test_client()
+    client = create_app(Admission()).test_client()
     for path, method, body in (
         (CHAT, "POST", {"messages": MESSAGES}),
         ("/v1/models", "GET", None),

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from glm_edge.api.access.keys import Keys
-from glm_edge.api.access.policy import Gate
+from glm_edge.api.access.policy import AccessPolicy
 from support.engines.fake_engine import FakeEngine
 from support.paths import SUPPORT
 from support.server.live_server import LiveServer
@@ -30,7 +30,7 @@ def test_made_up_requests_find_neither_a_server_error_nor_an_answer_that_is_not_
     options = ["--checks", "all", "--continue-on-failure", "--no-color", "--seed", "1"]
     options += ["--request-timeout", "60"]  # a busy machine is no failure
     options += ["--phases", "coverage,fuzzing" if CASES else "fuzzing", "--max-examples", str(CASES // 8 or 3)]
-    with LiveServer(FakeEngine(["你", "好"]), gate=Gate(Keys(["key"]))) as server:
+    with LiveServer(FakeEngine(["你", "好"]), policy=AccessPolicy(Keys(["key"]))) as server:
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json", *options]
         done = subprocess.run(
             [*command, "-H", "Authorization: Bearer key", "--generation-database", "none"],

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from glm_edge.api.contract import wire
-from glm_edge.api.contract.chat import ChatForm
+from glm_edge.api.contract.chat import ChatSerializer
 from glm_edge.errors import RequestError
 from glm_edge.types import JsonFormat, SamplingParams, Stats, TokenLogprob
 from support.server.bad_bodies import BAD
@@ -85,20 +85,23 @@ WRITTEN = {
 
 def test_log_probabilities_are_written_with_their_bytes_and_alternatives() -> None:
     choice = wire.Choice("x", "stop", Stats(1, 1, 0, 0, 0, 0), [TOKEN])
-    assert ChatForm().completion(HEAD, [choice])["choices"][0]["logprobs"] == {"content": [WRITTEN], "refusal": None}
-    event = json.loads(ChatForm().text_event(HEAD, 1, "x", [TOKEN]).removeprefix(b"data: "))
+    assert ChatSerializer().completion(HEAD, [choice])["choices"][0]["logprobs"] == {
+        "content": [WRITTEN],
+        "refusal": None,
+    }
+    event = json.loads(ChatSerializer().text_event(HEAD, 1, "x", [TOKEN]).removeprefix(b"data: "))
     assert event["choices"][0]["logprobs"] == {"content": [WRITTEN], "refusal": None}
     assert event["choices"][0]["index"] == 1
 
 
 def test_an_answer_without_tokens_has_an_empty_list_and_unasked_ones_have_null() -> None:
     choice = wire.Choice("", "stop", Stats(1, 0, 0, 0, 0, 0))
-    assert ChatForm().completion(HEAD, [choice])["choices"][0]["logprobs"] == {"content": [], "refusal": None}
-    assert ChatForm().completion(wire.Head("id", 1, "m"), [choice])["choices"][0]["logprobs"] is None
+    assert ChatSerializer().completion(HEAD, [choice])["choices"][0]["logprobs"] == {"content": [], "refusal": None}
+    assert ChatSerializer().completion(wire.Head("id", 1, "m"), [choice])["choices"][0]["logprobs"] is None
 
 
 def test_the_prompt_of_several_answers_counts_once() -> None:
     stats = [Stats(10, 3, 0, 0, 0, 0), Stats(10, 4, 9, 0, 0, 0)]
-    usage = ChatForm().completion(HEAD, [wire.Choice("", "stop", one) for one in stats])["usage"]
+    usage = ChatSerializer().completion(HEAD, [wire.Choice("", "stop", one) for one in stats])["usage"]
     assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (10, 7, 17)
     assert usage["prompt_tokens_details"] == {"cached_tokens": 0}

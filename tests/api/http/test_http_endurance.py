@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from glm_edge.api.access.keys import Keys
-from glm_edge.api.access.policy import Gate
+from glm_edge.api.access.policy import AccessPolicy
 from support.engines.fake_engine import FakeEngine
 from support.server.live_server import BODY, LiveServer, eventually, get, post
 
@@ -32,7 +32,7 @@ def held() -> tuple[int, int]:
 
 
 def test_a14_a_thousand_wrong_keys_are_refused_and_the_right_one_is_served() -> None:
-    with LiveServer(FakeEngine(), gate=Gate(Keys(["right"]))) as server, server.connect() as wire:
+    with LiveServer(FakeEngine(), policy=AccessPolicy(Keys(["right"]))) as server, server.connect() as wire:
         wire.send(post(BODY, "API-KEY: right"))
         assert wire.reply().status == 200
         before = psutil.Process().memory_info().rss
@@ -73,7 +73,7 @@ def test_o11_answers_and_cancels_mixed_leave_nothing_behind() -> None:
         reply = server.exchange(STREAM if kind == "stream" else post(BODY))
         return reply.status == 200 and reply.complete and b"4" in reply.body
 
-    with LiveServer(engine, places=40) as server, ThreadPoolExecutor(12) as pool:
+    with LiveServer(engine, capacity=40) as server, ThreadPoolExecutor(12) as pool:
         for part in (slice(0, SOAK // 2), slice(SOAK // 2, SOAK)):
             done = list(pool.map(lambda kind, pause: client(server, kind, pause), kinds[part], pauses[part]))
             assert all(done)

@@ -13,7 +13,7 @@ import pytest
 from waitress.adjustments import Adjustments
 
 from glm_edge.api.access.keys import Keys
-from glm_edge.api.access.policy import Gate
+from glm_edge.api.access.policy import AccessPolicy
 from glm_edge.api.http.channel import Deadlines
 from glm_edge.api.http.parser import StrictParser
 from support.engines.fake_engine import FakeEngine
@@ -30,7 +30,7 @@ def server() -> Iterator[LiveServer]:
 
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[LiveServer]:
-    with LiveServer(FakeEngine(), gate=Gate(Keys(["key"])), body=LIMIT) as server:
+    with LiveServer(FakeEngine(), policy=AccessPolicy(Keys(["key"])), body=LIMIT) as server:
         yield server
 
 
@@ -97,7 +97,7 @@ def test_a7_without_a_key_a_huge_body_is_401(guarded: LiveServer) -> None:
 
 
 def test_a7_without_a_key_a_body_is_not_kept() -> None:
-    parser = StrictParser(Gate(Keys(["key"])), Adjustments())
+    parser = StrictParser(AccessPolicy(Keys(["key"])), Adjustments())
     data = post(b"x" * 900)
     assert parser.received(data[:-900]) + parser.received(data[-900:]) == len(data)
     assert parser.completed

@@ -11,7 +11,7 @@ import pytest
 
 from glm_edge.api import log
 from glm_edge.api.access.keys import Keys
-from glm_edge.api.access.policy import Gate
+from glm_edge.api.access.policy import AccessPolicy
 from glm_edge.errors import EngineError
 from glm_edge.types import Request
 from support.engines.fake_engine import FakeEngine, Step
@@ -62,7 +62,7 @@ def test_a11_neither_a_key_nor_a_prompt_is_found_anywhere(
 ) -> None:
     with (
         caplog.at_level(logging.DEBUG),
-        LiveServer(FakeEngine(script, n_ctx=5000), gate=Gate(Keys([KEY])), body=BODY_LIMIT) as server,
+        LiveServer(FakeEngine(script, n_ctx=5000), policy=AccessPolicy(Keys([KEY])), body=BODY_LIMIT) as server,
     ):
         seen = set()
         for data in requests():

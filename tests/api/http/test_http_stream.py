@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from glm_edge.api.admission import Service
+from glm_edge.api.admission import Admission
 from glm_edge.api.http.channel import Deadlines
 from glm_edge.errors import EngineError
 from support.engines.fake_engine import FakeEngine
@@ -53,7 +53,7 @@ def test_s4_each_token_arrives_as_it_is_made() -> None:
 
 
 def test_s7_a_stream_shows_life_within_a_second_and_pings_in_silence() -> None:
-    assert Service().ping_s <= 15
+    assert Admission().ping_s <= 15
     go = threading.Event()
     with LiveServer(FakeEngine([go, "好"]), ping_s=0.3) as server, server.connect() as wire:
         begin = time.monotonic()

@@ -9,8 +9,8 @@ import openai
 import pytest
 
 from glm_edge.api.access.keys import Keys
-from glm_edge.api.access.policy import Gate
-from glm_edge.api.admission import Service
+from glm_edge.api.access.policy import AccessPolicy
+from glm_edge.api.admission import Admission
 from glm_edge.api.app import create_app
 from glm_edge.errors import RateLimitError
 from glm_edge.generation import Progress
@@ -119,7 +119,7 @@ def keyed(server: LiveServer, key: str, **fields: object) -> Reply:
 def test_o3_a_key_that_has_its_share_is_429_and_another_is_served() -> None:
     go = threading.Event()
     engine = FakeEngine([go, "x"], slots=4)
-    with LiveServer(engine, gate=Gate(Keys(["one", "two"])), per_key=2) as server:
+    with LiveServer(engine, policy=AccessPolicy(Keys(["one", "two"])), per_key=2) as server:
         wires = [server.connect() for _ in range(2)]
         for wire in wires:
             wire.send(post(BODY, "Authorization: Bearer one"))
@@ -138,7 +138,7 @@ def test_o3_a_key_that_has_its_share_is_429_and_another_is_served() -> None:
 
 
 def test_o3_answers_count_not_requests() -> None:
-    with LiveServer(FakeEngine(), gate=Gate(Keys(["one"])), per_key=2) as server:
+    with LiveServer(FakeEngine(), policy=AccessPolicy(Keys(["one"])), per_key=2) as server:
         assert keyed(server, "one", n=2).status == 200
         refused = keyed(server, "one", n=3)
         assert (refused.status, refused.json["error"]["param"]) == (400, "n")
@@ -146,8 +146,8 @@ def test_o3_answers_count_not_requests() -> None:
 
 @pytest.mark.parametrize("keys", [["one", "two"], ["one"]], ids=["two", "one"])
 def test_o3_by_default_a_key_has_half_of_the_places_where_there_are_others(keys: list[str]) -> None:
-    service = Service(FakeEngine(), places=4)
-    client = create_app(service, gate=Gate(Keys(keys))).test_client()
+    service = Admission(FakeEngine(), capacity=4)
+    client = create_app(service, policy=AccessPolicy(Keys(keys))).test_client()
     headers = {"Authorization": "Bearer one"}
     held = [client.post(CHAT, json={**BODY, "stream": True}, headers=headers, buffered=False) for _ in range(3)]
     assert [one.status_code for one in held] == ([200, 200, 429] if len(keys) == 2 else [200] * 3)
@@ -156,7 +156,7 @@ def test_o3_by_default_a_key_has_half_of_the_places_where_there_are_others(keys:
 
 
 def test_o3_retry_after_is_what_answers_have_taken() -> None:
-    service = Service(per_key=1)
+    service = Admission(per_key=1)
     place = service.enter(b"key")
     place.taken = True
     time.sleep(0.05)
@@ -169,7 +169,7 @@ def test_o3_retry_after_is_what_answers_have_taken() -> None:
 
 def test_o3_requests_that_the_engine_turned_away_make_no_answer_look_quick() -> None:
     engine = FakeEngine(lambda request: [threading.Event()] if request.stop else ["x", 1.2], slots=1, waiting=0)
-    with LiveServer(engine, gate=Gate(Keys(["one", "two"])), per_key=1) as server, server.connect() as wire:
+    with LiveServer(engine, policy=AccessPolicy(Keys(["one", "two"])), per_key=1) as server, server.connect() as wire:
         assert keyed(server, "one").status == 200
         wire.send(post({**BODY, "stop": "y"}, "Authorization: Bearer one"))
         assert eventually(lambda: engine.live == 1)

@@ -13,7 +13,7 @@ import pytest
 from selenium.webdriver import Chrome
 
 from glm_edge.api.access.keys import Keys
-from glm_edge.api.access.policy import Gate
+from glm_edge.api.access.policy import AccessPolicy
 from glm_edge.api.page import page as chat_page
 from support.engines.fake_engine import FakeEngine
 from support.server.browser import PATIENCE, Page
@@ -98,7 +98,7 @@ def test_the_policy_names_script_and_style_by_their_hashes() -> None:
 class TestKeys:
     @pytest.fixture
     def page(self, driver: Chrome) -> Iterator[Page]:
-        with LiveServer(FakeEngine(), gate=Gate(Keys(["sk-right"]))) as server:
+        with LiveServer(FakeEngine(), policy=AccessPolicy(Keys(["sk-right"]))) as server:
             yield Page(driver, server.url).open()
 
     @staticmethod

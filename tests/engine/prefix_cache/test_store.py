@@ -7,42 +7,42 @@ from pathlib import Path
 import pytest
 
 from glm_edge.engine.engine import LlamaEngine
-from glm_edge.engine.prefix_cache.store import PIECE, WORTH_WRITING, Store
-from glm_edge.engine.prefix_cache.store_file import Folder, Piece
+from glm_edge.engine.prefix_cache.store import BLOCK_TOKENS, LEAST_WRITTEN, Store
+from glm_edge.engine.prefix_cache.store_file import CacheBlock, Folder
 from glm_edge.types import EngineConfig, Message, Request, SamplingParams, Stats
 
 IDENTITY, OTHER = bytes(32), bytes([1]) * 32
 LONG = "word " * 300
-A, B, C = (list(range(start, start + WORTH_WRITING)) for start in (1000, 2000, 3000))  # tokens of a piece each
+A, B, C = (list(range(start, start + LEAST_WRITTEN)) for start in (1000, 2000, 3000))  # tokens of a piece each
 
 
 def opened(folder: Path | None, identity: bytes = IDENTITY, limit: int = 1 << 20, memory: int = 1 << 20) -> Store:
     return Store(folder, identity, limit=limit, memory=memory)
 
 
-def put(store: Store, *pieces: list[int], state: bytes = b"") -> None:
+def put(store: Store, *blocks: list[int], state: bytes = b"") -> None:
     """Put pieces that continue each other, as the scheduler does; what of them is there already is left."""
-    tokens = [token for piece in pieces for token in piece]
+    tokens = [token for block in blocks for token in block]
     key: bytes | None
     key, start, _ = store.end(tokens)
     position = 0
-    for i, piece in enumerate(pieces):
+    for i, block in enumerate(blocks):
         if position >= start and key is not None:
-            key = store.put(key, position, piece, memoryview(bytearray(state or b"state %d" % i)))
-        position += len(piece)
+            key = store.put(key, position, block, memoryview(bytearray(state or b"state %d" % i)))
+        position += len(block)
 
 
 def saved(
-    folder: Path, *pieces: list[int], identity: bytes = IDENTITY, limit: int = 1 << 20, state: bytes = b""
+    folder: Path, *blocks: list[int], identity: bytes = IDENTITY, limit: int = 1 << 20, state: bytes = b""
 ) -> None:
     store = opened(folder, identity, limit)
-    put(store, *pieces, state=state)
+    put(store, *blocks, state=state)
     store.close()
 
 
 def loaded(store: Store, tokens: list[int]) -> list[tuple[bytes | None, int]]:
     """The states that these tokens begin with, each with the position up to which it is theirs."""
-    found = [(store.load(piece), position) for piece, position in store.find(tokens)]
+    found = [(store.load(block), position) for block, position in store.find(tokens)]
     return [(None if state is None else bytes(state), position) for state, position in found]
 
 
@@ -59,7 +59,7 @@ def test_pieces_of_the_longest_prefix_are_found_and_read_back(tmp_path: Path) ->
     saved(tmp_path, A, B)
     saved(tmp_path, A, C[:100] + A)
     store = opened(tmp_path)
-    n = WORTH_WRITING
+    n = LEAST_WRITTEN
     assert loaded(store, A + B + [7]) == [(b"state 0", n), (b"state 1", 2 * n)]
     assert loaded(store, A + C[:50] + [7]) == [(b"state 0", n), (b"state 1", n + 50)]
     assert loaded(store, A[:3]) == [(b"state 0", 3)]
@@ -72,20 +72,20 @@ def test_what_two_prefixes_begin_with_is_written_once(tmp_path: Path) -> None:
     saved(tmp_path, A, C)
     assert len(before) == 2
     assert len(files(tmp_path)) == 3
-    assert loaded(opened(tmp_path), A + C)[1] == (b"state 1", 2 * WORTH_WRITING)
+    assert loaded(opened(tmp_path), A + C)[1] == (b"state 1", 2 * LEAST_WRITTEN)
 
 
 def test_tail_too_small_for_a_file_stays_in_memory_until_a_longer_one_comes(tmp_path: Path) -> None:
     store = opened(tmp_path)
     put(store, A, B[:20], state=b"tail")
     store.flush()
-    assert longest(store, A + B) == WORTH_WRITING + 20
-    assert store.end(A + B)[1] == WORTH_WRITING
+    assert longest(store, A + B) == LEAST_WRITTEN + 20
+    assert store.end(A + B)[1] == LEAST_WRITTEN
     assert len(files(tmp_path)) == 1
     put(store, A, B)
     store.close()
     assert len(files(tmp_path)) == 2
-    assert loaded(opened(tmp_path), A + B)[1] == (b"state 1", 2 * WORTH_WRITING)
+    assert loaded(opened(tmp_path), A + B)[1] == (b"state 1", 2 * LEAST_WRITTEN)
 
 
 def test_piece_that_is_written_between_being_found_and_read_is_read(tmp_path: Path) -> None:
@@ -93,8 +93,8 @@ def test_piece_that_is_written_between_being_found_and_read_is_read(tmp_path: Pa
     put(store, A, B)
     found = store.find(A + B)
     store.flush()
-    assert [store.load(piece) for piece, _ in found] == [b"state 0", b"state 1"]
-    assert longest(store, A + B) == 2 * WORTH_WRITING
+    assert [store.load(block) for block, _ in found] == [b"state 0", b"state 1"]
+    assert longest(store, A + B) == 2 * LEAST_WRITTEN
     store.close()
 
 
@@ -107,29 +107,29 @@ def test_piece_that_could_not_be_written_is_tried_again_when_another_comes(tmp_p
     obstacle.unlink()
     put(store, A, B)
     store.close()
-    assert loaded(opened(obstacle), A + B) == [(b"state 0", WORTH_WRITING), (b"state 1", 2 * WORTH_WRITING)]
+    assert loaded(opened(obstacle), A + B) == [(b"state 0", LEAST_WRITTEN), (b"state 1", 2 * LEAST_WRITTEN)]
 
 
 def test_file_that_another_program_removes_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "gone.prefix").symlink_to(tmp_path / "nowhere")
     saved(tmp_path, A)
-    assert loaded(opened(tmp_path), A) == [(b"state 0", WORTH_WRITING)]
+    assert loaded(opened(tmp_path), A) == [(b"state 0", LEAST_WRITTEN)]
 
 
 def test_without_a_folder_everything_is_in_memory_and_the_oldest_goes(tmp_path: Path) -> None:
     store = opened(None, memory=25)
-    for piece in (A, B):
-        put(store, piece, state=b"ten bytes.")
-    assert loaded(store, A) == [(b"ten bytes.", WORTH_WRITING)]
+    for block in (A, B):
+        put(store, block, state=b"ten bytes.")
+    assert loaded(store, A) == [(b"ten bytes.", LEAST_WRITTEN)]
     put(store, C, state=b"ten bytes.")
-    assert [longest(store, piece) for piece in (A, B, C)] == [WORTH_WRITING, 0, WORTH_WRITING]
+    assert [longest(store, block) for block in (A, B, C)] == [LEAST_WRITTEN, 0, LEAST_WRITTEN]
     store.close()
 
 
 def test_memory_keeps_beginnings_rather_than_what_continues_them() -> None:
     store = opened(None, memory=25)
     put(store, A, B, C, state=b"ten bytes.")
-    assert longest(store, A + B + C) == 2 * WORTH_WRITING
+    assert longest(store, A + B + C) == 2 * LEAST_WRITTEN
 
 
 def test_states_that_are_written_leave_memory(tmp_path: Path) -> None:
@@ -137,14 +137,14 @@ def test_states_that_are_written_leave_memory(tmp_path: Path) -> None:
     for i in range(5):
         put(store, [i, *A], state=b"ten bytes.")
         store.flush()
-    assert [longest(store, [i, *A]) for i in range(5)] == [WORTH_WRITING + 1] * 5
+    assert [longest(store, [i, *A]) for i in range(5)] == [LEAST_WRITTEN + 1] * 5
     store.close()
 
 
 def test_another_models_prefixes_are_not_seen_and_not_removed(tmp_path: Path) -> None:
     saved(tmp_path, A, identity=OTHER)
     assert longest(opened(tmp_path), A) == 0
-    assert longest(opened(tmp_path, OTHER), A) == WORTH_WRITING
+    assert longest(opened(tmp_path, OTHER), A) == LEAST_WRITTEN
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_another_models_prefixes_are_not_seen_and_not_removed(tmp_path: Path) ->
         pytest.param(41, True, id="parent, so nothing leads to it"),
         pytest.param(80, True, id="length of the state"),
         pytest.param(88, False, id="a token, so it is another prefix until it is read"),
-        pytest.param(88 + 4 * WORTH_WRITING, True, id="state"),
+        pytest.param(88 + 4 * LEAST_WRITTEN, True, id="state"),
         pytest.param(-1, True, id="digest"),
     ],
 )
@@ -165,7 +165,7 @@ def test_changed_byte_is_noticed(tmp_path: Path, position: int, gone: bool) -> N
     content = bytearray(path.read_bytes())
     content[position] ^= 1
     path.write_bytes(content)
-    assert loaded(opened(tmp_path), A) in ([], [(None, WORTH_WRITING)])
+    assert loaded(opened(tmp_path), A) in ([], [(None, LEAST_WRITTEN)])
     assert (files(tmp_path) == []) == gone
 
 
@@ -177,7 +177,7 @@ def test_broken_piece_takes_with_it_what_continues_it(tmp_path: Path) -> None:
             content[-1] ^= 1
             path.write_bytes(content)
     store = opened(tmp_path)
-    assert longest(store, A + B) == 2 * WORTH_WRITING
+    assert longest(store, A + B) == 2 * LEAST_WRITTEN
     assert store.load(store.find(A + B)[0][0]) is None
     assert longest(store, A + B) == 0
     assert files(tmp_path) == []
@@ -197,7 +197,7 @@ def test_folder_never_takes_more_than_its_limit(tmp_path: Path) -> None:
     for first in range(10):
         saved(tmp_path, [first, *A], limit=5500, state=bytes(1000))
         assert sum(path.stat().st_size for path in files(tmp_path)) <= 5500
-    assert longest(opened(tmp_path), [9, *A]) == WORTH_WRITING + 1
+    assert longest(opened(tmp_path), [9, *A]) == LEAST_WRITTEN + 1
     assert len(files(tmp_path)) == 3
 
 
@@ -206,12 +206,12 @@ def test_folder_gives_up_continuations_before_what_they_continue(tmp_path: Path)
     saved(tmp_path, C, limit=5500, state=bytes(1000))
     saved(tmp_path, [7, *A], limit=5500, state=bytes(1000))
     store = opened(tmp_path)
-    assert [longest(store, tokens) for tokens in (A + B, C, [7, *A])] == [WORTH_WRITING] * 2 + [WORTH_WRITING + 1]
+    assert [longest(store, tokens) for tokens in (A + B, C, [7, *A])] == [LEAST_WRITTEN] * 2 + [LEAST_WRITTEN + 1]
 
 
 def test_room_is_never_made_of_what_the_new_piece_continues(tmp_path: Path) -> None:
     saved(tmp_path, A, B, C, limit=3700, state=bytes(1000))
-    assert longest(opened(tmp_path), A + B + C) == 2 * WORTH_WRITING
+    assert longest(opened(tmp_path), A + B + C) == 2 * LEAST_WRITTEN
 
 
 def test_nothing_is_removed_for_a_piece_that_finds_no_room_all_the_same(tmp_path: Path) -> None:
@@ -227,8 +227,8 @@ def test_nothing_is_removed_for_a_piece_that_finds_no_room_all_the_same(tmp_path
 
 @pytest.mark.parametrize("change", [{"start": 1}, {"tokens": A[:5]}], ids=["starts elsewhere", "too small"])
 def test_piece_that_no_store_writes_is_not_taken_in(tmp_path: Path, change: dict[str, object]) -> None:
-    piece = replace(Piece(b"", IDENTITY, 0, A), **change)  # type: ignore[arg-type]
-    assert Folder(tmp_path, IDENTITY, 1 << 20).write(piece, memoryview(b"state"))[0] is not None
+    block = replace(CacheBlock(b"", IDENTITY, 0, A), **change)  # type: ignore[arg-type]
+    assert Folder(tmp_path, IDENTITY, 1 << 20).write(block, memoryview(b"state"))[0] is not None
     assert longest(opened(tmp_path), A) == 0
     assert files(tmp_path) == []
 
@@ -258,7 +258,7 @@ def test_unwritable_folder_costs_the_cache_on_disk_and_nothing_else(tmp_path: Pa
     store = opened(tmp_path / "file" / "folder")
     put(store, A)
     store.flush()
-    assert loaded(store, A) == [(b"state 0", WORTH_WRITING)]
+    assert loaded(store, A) == [(b"state 0", LEAST_WRITTEN)]
     store.close()
 
 
@@ -284,7 +284,7 @@ def test_state_that_does_not_fit_the_model_is_not_read(tiny_f32: Path, tiny_f16:
     assert answer(tiny_f16, tmp_path, LONG)[1].cached_tokens == 0
 
 
-@pytest.mark.parametrize("words", [PIECE + 50, 2 * PIECE + 200])
+@pytest.mark.parametrize("words", [BLOCK_TOKENS + 50, 2 * BLOCK_TOKENS + 200])
 def test_prompt_of_any_length_is_whole_after_a_restart(tiny_f32: Path, tmp_path: Path, words: int) -> None:
     long = "word " * words
     answer(tiny_f32, tmp_path, long + "first question")

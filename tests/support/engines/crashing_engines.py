@@ -68,12 +68,12 @@ def needs_llama_cpp() -> Engine:
 class _SlowToClose(FakeEngine):
     def __init__(self, kept: Path) -> None:
         super().__init__()
-        self._kept = kept
+        self._cached = kept
 
     def close(self) -> None:
         super().close()
         time.sleep(1.5)  # several beats
-        self._kept.write_text("what is to be kept", "utf-8")
+        self._cached.write_text("what is to be kept", "utf-8")
 
 
 def slow_to_close(kept: Path) -> Engine:

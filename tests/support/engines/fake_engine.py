@@ -38,7 +38,7 @@ class FakeEngine:
         self.generations: list[Generation[Chunk]] = []
         self.played: list[Request] = []
         self._script = script
-        self._places = slots + waiting
+        self._capacity = slots + waiting
         self._lock = threading.Lock()
         self._live: set[Generation[Chunk]] = set()
         self._jobs: queue.Queue[_Job] = queue.Queue()
@@ -64,7 +64,7 @@ class FakeEngine:
             raise ContextLengthError(_prompt_tokens(request), self.info.n_ctx)
         generation: Generation[Chunk] = Generation(progress=lambda: self._progress_of(generation))
         with self._lock:
-            if len(self._live) >= self._places:
+            if len(self._live) >= self._capacity:
                 raise OverloadedError("every place is taken", retry_after=3.2)
             self.requests.append(request)
             self.generations.append(generation)

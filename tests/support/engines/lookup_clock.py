@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from glm_edge.engine.latency import Costs
+from glm_edge.engine.latency import LatencyModel
 from glm_edge.engine.lookup import MAX_DRAFT, Lookup
 
 # ChatGLM2-6B, Q4_0, 2 cores: 8.4, 9.1, 13.6 and 14.1 tokens a second with 1, 2, 4 and 8 tokens in a batch
@@ -37,15 +37,17 @@ def cost(seconds: Mapping[int, float], n: int) -> float:
     raise ValueError(f"the cost of {n} tokens is not within those of {sorted(seconds)}")
 
 
-def simulate(prompt: Sequence[int], answer: Sequence[int], costs: Costs, seconds: Mapping[int, float]) -> Steps:
+def simulate(
+    prompt: Sequence[int], answer: Sequence[int], latency: LatencyModel, seconds: Mapping[int, float]
+) -> Steps:
     """The engine's steps for an answer whose tokens are known, with what it learns of costs and hits on the way."""
     result, tokens = Steps(tokens=len(answer), plain_s=len(answer) * seconds[1]), [*prompt, *answer[:1]]
-    lookup = Lookup(tokens, costs)
+    lookup = Lookup(tokens, latency)
     result.steps, result.lookup_s, written = 1, seconds[1], 1
     while written < len(answer):
         draft = lookup.draft(min(MAX_DRAFT, len(answer) - written - 1))
         n = 1 + len(draft)
-        costs.measure(n, cost(seconds, n))
+        latency.measure(n, cost(seconds, n))
         held = 0
         while held < len(draft) and draft[held] == answer[written + held]:
             held += 1

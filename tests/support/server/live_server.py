@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from glm_edge.api.access.policy import Gate
-from glm_edge.api.admission import Service
+from glm_edge.api.access.policy import AccessPolicy
+from glm_edge.api.admission import Admission
 from glm_edge.api.app import create_app
 from glm_edge.api.http.channel import Deadlines
 from glm_edge.api.http.server import HttpServer, Limits
@@ -34,22 +34,22 @@ class LiveServer:
         engine: FakeEngine | Worker,
         *,
         loading: bool = False,
-        gate: Gate | None = None,
+        policy: AccessPolicy | None = None,
         body: int = 2**20,
         deadlines: Deadlines | None = None,
         connections: int = 1500,
         **options: Any,
     ) -> None:
         self.engine: Any = engine
-        self.service = Service(None if loading else engine, **options)
-        gate = gate or Gate()
+        self.service = Admission(None if loading else engine, **options)
+        policy = policy or AccessPolicy()
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         self.port: int = listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         limits = Limits(threads=40, connections=connections, body=body, deadlines=deadlines or Deadlines())
         self.server = HttpServer(
-            create_app(self.service, gate=gate, max_body=body), [listener], gate=gate, limits=limits
+            create_app(self.service, policy=policy, max_body=body), [listener], policy=policy, limits=limits
         )
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._loop)
