@@ -9,7 +9,7 @@ import pytest
 
 from glm_edge.engine.engine import LlamaEngine
 from glm_edge.engine.prefix_cache.store import Store
-from glm_edge.engine.scheduler import Scheduler, sequences
+from glm_edge.engine.scheduler import Scheduler, sequence_count
 from glm_edge.llama.binding import Batch, Context, Model
 from glm_edge.types import EngineConfig, Message, Request, SamplingParams
 
@@ -25,7 +25,7 @@ def batch() -> Iterator[Batch]:
 def context(tiny_f32: Path) -> Iterator[Context]:
     model = Model(tiny_f32)
     context = Context(
-        model, n_ctx=512, n_batch=512, n_sequences=sequences(8), n_outputs=1, n_threads=1, n_threads_batch=1
+        model, n_ctx=512, n_batch=512, n_sequences=sequence_count(8), n_outputs=1, n_threads=1, n_threads_batch=1
     )
     yield context
     context.close()

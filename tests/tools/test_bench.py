@@ -17,7 +17,7 @@ from glm_edge.tools.bench.asking import WORD, ask
 from glm_edge.tools.bench.child import in_child
 from glm_edge.tools.bench.report import table
 from glm_edge.tools.bench.run import _medians, benchmark, units
-from glm_edge.tools.bench.subjects import Task
+from glm_edge.tools.bench.subjects import BenchTask
 from glm_edge.tools.bench.tune import fastest, thread_counts
 from glm_edge.types import EngineConfig, Message, Request, SamplingParams
 
@@ -49,7 +49,7 @@ def test_bench_prints_a_table_and_one_json_line(tiny_q4_0: Path, tmp_path: Path)
 
 @pytest.mark.parametrize(("short", "runs"), [(60.0, 3), (0.0, 1)], ids=["fast", "slow"])
 def test_runs_are_repeated_where_that_takes_no_minutes(tiny_q4_0: Path, short: float, runs: int) -> None:
-    task = Task(EngineConfig(tiny_q4_0, n_ctx=256, n_threads=1, prompt_lookup=False), prompt=40, answer=8)
+    task = BenchTask(EngineConfig(tiny_q4_0, n_ctx=256, n_threads=1, prompt_lookup=False), prompt=40, answer=8)
     planned: list[float] = []
     result = benchmark(task, None, compare=False, plan=planned.append, tell=planned.append, short_s=short)
     assert len(result.runs) == runs
@@ -66,7 +66,7 @@ def test_work_told_while_an_answer_is_made_is_what_it_took(tiny_q4_0: Path) -> N
 
 def test_depths_are_measured_each_on_top_of_the_one_before(tiny_q4_0: Path) -> None:
     config = EngineConfig(tiny_q4_0, n_ctx=512, n_threads=1, prompt_lookup=False)
-    task = Task(config, prompt=40, answer=8, depths=(64, 128))
+    task = BenchTask(config, prompt=40, answer=8, depths=(64, 128))
     planned: list[float] = []
     done: list[float] = []
     figures = benchmark(task, 1, compare=False, plan=planned.append, tell=done.append).medians["engine"]

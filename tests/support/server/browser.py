@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from selenium.webdriver import Chrome, ChromeOptions
-from selenium.webdriver.chrome.service import Admission
+from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
@@ -48,7 +48,7 @@ def chromium(profile: Path) -> Iterator[Chrome]:
     manager = {"credentials_enable_service": False, "profile.password_manager_enabled": False}
     options.add_experimental_option("prefs", manager)  # it would look the key up among leaked ones, in the network
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = Chrome(options=options, service=Admission(executable_path=driver))
+    chrome = Chrome(options=options, service=Service(executable_path=driver))
     try:
         yield chrome
     finally:
