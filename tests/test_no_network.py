@@ -1,4 +1,4 @@
-"""Nothing of ours asks for another machine: no name is looked up, no connection made (CASES C5)."""
+"""Nothing of ours asks for another machine: no name is looked up, no connection made."""
 
 from __future__ import annotations
 
@@ -47,8 +47,9 @@ def test_the_hook_would_notice(environment: dict[str, str]) -> None:
         assert done.returncode == 99
 
 
+@pytest.mark.case("C5")
 @pytest.mark.skipif(os.name != "posix", reason="ends the server with SIGTERM")
-def test_c5_convert_verify_and_serve_ask_no_other_machine(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_convert_verify_and_serve_ask_no_other_machine(tmp_path: Path, environment: dict[str, str]) -> None:
     checkpoint, file = write_checkpoint(tmp_path / "checkpoint"), tmp_path / "model.gguf"
     main = [sys.executable, "-m", "glm_edge"]
     for command in (["convert", str(checkpoint), "--type", "q8_0", "--out", str(file)], ["verify", str(file)]):

@@ -1,4 +1,4 @@
-"""What a chat over HTTP answers, at once and as a stream, on a scripted engine (CASES H1, S1, S2, S10 to S12)."""
+"""What a chat over HTTP answers, at once and as a stream, on a scripted engine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def events(client: FlaskClient, **fields: Any) -> list[Any]:
     return [None if one == "[DONE]" else json.loads(one) for one in data]
 
 
-def test_h1_a_minimal_request_gets_a_whole_completion() -> None:
+@pytest.mark.case("H1")
+def test_a_minimal_request_gets_a_whole_completion() -> None:
     engine = FakeEngine(["你好", "！"])
     response = create_app(engine).test_client().post(CHAT, json=BODY)
     assert response.status_code == 200
@@ -64,7 +65,8 @@ def test_chinese_is_not_escaped() -> None:
     assert '"content":"你好"' in client.post(CHAT, json={**BODY, "stream": True}).get_data(as_text=True)
 
 
-def test_s1_a_stream_is_role_text_finish_and_done() -> None:
+@pytest.mark.case("S1")
+def test_a_stream_is_role_text_finish_and_done() -> None:
     client = client_of(["你", "好"])
     response = client.post(CHAT, json={**BODY, "stream": True})
     assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
@@ -86,7 +88,8 @@ def test_s1_a_stream_is_role_text_finish_and_done() -> None:
     assert len({(chunk["id"], chunk["created"], chunk["model"], chunk["object"]) for chunk in chunks}) == 1
 
 
-def test_s2_usage_is_an_event_of_its_own_when_asked_for() -> None:
+@pytest.mark.case("S2")
+def test_usage_is_an_event_of_its_own_when_asked_for() -> None:
     *chunks, usage, done = events(client_of(["你", "好"]), stream_options={"include_usage": True})
     assert done is None
     assert all(chunk["usage"] is None for chunk in chunks)
@@ -96,14 +99,16 @@ def test_s2_usage_is_an_event_of_its_own_when_asked_for() -> None:
     ChatCompletionChunk.model_validate(usage, strict=True)
 
 
+@pytest.mark.case("S2")
 @pytest.mark.parametrize("options", [None, {}, {"include_usage": False}, {"include_usage": None}], ids=str)
-def test_s2_there_is_no_usage_when_not_asked_for(options: Any) -> None:
+def test_there_is_no_usage_when_not_asked_for(options: Any) -> None:
     *chunks, _ = events(client_of(["你", "好"]), stream_options=options)
     assert len(chunks) == 4
     assert all("usage" not in chunk for chunk in chunks)
 
 
-def test_s10_an_empty_answer_is_an_empty_string() -> None:
+@pytest.mark.case("S10")
+def test_an_empty_answer_is_an_empty_string() -> None:
     client = client_of([])
     assert client.post(CHAT, json=BODY).get_json()["choices"][0]["message"]["content"] == ""
     role, finish, done = events(client)
@@ -112,8 +117,9 @@ def test_s10_an_empty_answer_is_an_empty_string() -> None:
     assert done is None
 
 
+@pytest.mark.case("S11")
 @pytest.mark.parametrize("text", ["a\n\nb", "data: [DONE]\n\n", "a\u2028b\u2029c\x85d", "\r\n: ping\r\n\r\n"], ids=repr)
-def test_s11_text_that_looks_like_the_protocol_stays_text(text: str) -> None:
+def test_text_that_looks_like_the_protocol_stays_text(text: str) -> None:
     client = client_of([text])
     raw = client.post(CHAT, json={**BODY, "stream": True}).get_data(as_text=True)
     lines = [line for line in raw.splitlines() if line]  # splits at more than SSE does, as some clients do
@@ -121,7 +127,8 @@ def test_s11_text_that_looks_like_the_protocol_stays_text(text: str) -> None:
     assert json.loads(lines[1].removeprefix("data: "))["choices"][0]["delta"]["content"] == text
 
 
-def test_s12_max_tokens_ends_the_answer_with_length() -> None:
+@pytest.mark.case("S12")
+def test_max_tokens_ends_the_answer_with_length() -> None:
     client = client_of(["a", "b", "c"])
     body = client.post(CHAT, json={**BODY, "max_tokens": 2}).get_json()
     assert body["choices"][0]["finish_reason"] == "length"
@@ -143,7 +150,8 @@ def test_history_goes_before_messages() -> None:
     ]
 
 
-def test_h13_the_answer_names_the_served_model_whatever_alias_was_asked_for() -> None:
+@pytest.mark.case("H13")
+def test_the_answer_names_the_served_model_whatever_alias_was_asked_for() -> None:
     client = client_of(["x"], aliases=["gpt-4o"])
     assert client.post(CHAT, json={**BODY, "model": "gpt-4o"}).get_json()["model"] == "chatglm2-6b"
     assert client.post(CHAT, json={**BODY, "model": None}).get_json()["model"] == "chatglm2-6b"

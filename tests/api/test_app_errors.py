@@ -1,4 +1,4 @@
-"""Every error has one form and the right status, and the server goes on (CASES H2 to H12, H21, H28, O2, D4, D8)."""
+"""Every error has one form and the right status, and the server goes on."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from glm_edge.errors import EngineClosedError, EngineError, OutOfMemoryError, Re
 from glm_edge.generation import Generation
 from glm_edge.types import Chunk, Request
 from support.engines.fake_engine import FakeEngine
+
+pytestmark = pytest.mark.case("H5", "H6", "H7", "D4")
 
 BODY = {"messages": [{"role": "user", "content": "你好"}]}
 CHAT = "/v1/chat/completions"
@@ -36,10 +38,11 @@ def error_of(response: TestResponse) -> dict[str, Any]:
     return dict(body["error"])
 
 
+@pytest.mark.case("H2", "H3", "H4")
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"hello", b"[]", b'"x"', b"1", b"null", b"[" * 100_000], ids=lambda b: b[:9]
 )
-def test_h2_h3_h4_a_bad_body_is_400_and_the_next_request_is_served(client: FlaskClient, body: bytes) -> None:
+def test_a_bad_body_is_400_and_the_next_request_is_served(client: FlaskClient, body: bytes) -> None:
     response = client.post(CHAT, data=body, content_type="application/json")
     assert response.status_code == 400
     error = error_of(response)
@@ -54,30 +57,34 @@ def test_a_bad_field_is_named(client: FlaskClient) -> None:
     assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", "temperature", "invalid_value")
 
 
+@pytest.mark.case("H8")
 @pytest.mark.parametrize(
     "kind", [None, "text/plain", "application/x-www-form-urlencoded", "application/json; charset=gbk", "json", ""]
 )
-def test_h8_another_content_type_is_415(client: FlaskClient, kind: str | None) -> None:
+def test_another_content_type_is_415(client: FlaskClient, kind: str | None) -> None:
     response = client.post(CHAT, data=b'{"messages": []}', content_type=kind)
     assert response.status_code == 415
     assert error_of(response)["code"] == "unsupported_content_type"
 
 
+@pytest.mark.case("H8")
 @pytest.mark.parametrize(
     "kind", ["application/json; charset=utf-8", "APPLICATION/JSON", "application/json;charset=UTF-8"]
 )
-def test_h8_json_in_other_spellings_is_read(client: FlaskClient, kind: str) -> None:
+def test_json_in_other_spellings_is_read(client: FlaskClient, kind: str) -> None:
     body = b'{"messages": [{"role": "user", "content": "x"}]}'
     assert client.post(CHAT, data=body, content_type=kind).status_code == 200
 
 
-def test_h9_a_compressed_body_is_415(client: FlaskClient) -> None:
+@pytest.mark.case("H9")
+def test_a_compressed_body_is_415(client: FlaskClient) -> None:
     response = client.post(CHAT, json=BODY, headers={"Content-Encoding": "gzip"})
     assert response.status_code == 415
     assert error_of(response)["code"] == "unsupported_content_type"
 
 
-def test_h10_a_body_over_the_limit_is_413_and_one_at_it_is_read() -> None:
+@pytest.mark.case("H10")
+def test_a_body_over_the_limit_is_413_and_one_at_it_is_read() -> None:
     client = create_app(FakeEngine(), max_body=100).test_client()
     body = b'{"messages": [{"role": "user", "content": "x"}]}'
     at_limit = client.post(CHAT, data=body.ljust(100), content_type="application/json")
@@ -87,6 +94,7 @@ def test_h10_a_body_over_the_limit_is_413_and_one_at_it_is_read() -> None:
     assert error_of(over)["code"] == "request_too_large"
 
 
+@pytest.mark.case("H11")
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
@@ -98,19 +106,21 @@ def test_h10_a_body_over_the_limit_is_413_and_one_at_it_is_read() -> None:
         ("POST", "/health", "GET, HEAD"),
     ],
 )
-def test_h11_a_wrong_method_is_405(client: FlaskClient, method: str, path: str, allow: str) -> None:
+def test_a_wrong_method_is_405(client: FlaskClient, method: str, path: str, allow: str) -> None:
     response = client.open(path, method=method)
     assert response.status_code == 405
     assert response.headers["Allow"] == allow
     assert error_of(response)["code"] == "method_not_allowed"
 
 
-def test_h11_head_has_no_body(client: FlaskClient) -> None:
+@pytest.mark.case("H11")
+def test_head_has_no_body(client: FlaskClient) -> None:
     response = client.head(CHAT)
     assert (response.status_code, response.data) == (405, b"")
     assert client.head("/v1/models").status_code == 200
 
 
+@pytest.mark.case("H12")
 @pytest.mark.parametrize(
     "path",
     [
@@ -126,13 +136,14 @@ def test_h11_head_has_no_body(client: FlaskClient) -> None:
     ids=lambda path: path[:24],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_h12_an_unknown_path_is_404_and_no_redirect(client: FlaskClient, method: str, path: str) -> None:
+def test_an_unknown_path_is_404_and_no_redirect(client: FlaskClient, method: str, path: str) -> None:
     response = client.open(path, method=method, json=BODY if method == "POST" else None)
     assert response.status_code == 404
     assert error_of(response)["code"] == "unknown_url"
 
 
-def test_h13_an_unknown_model_is_404(client: FlaskClient) -> None:
+@pytest.mark.case("H13")
+def test_an_unknown_model_is_404(client: FlaskClient) -> None:
     response = client.post(CHAT, json={**BODY, "model": "gpt-4"})
     assert response.status_code == 404
     error = error_of(response)
@@ -140,8 +151,9 @@ def test_h13_an_unknown_model_is_404(client: FlaskClient) -> None:
     assert "chatglm2-6b" in error["message"]
 
 
+@pytest.mark.case("H21")
 @pytest.mark.parametrize("stream", [False, True])
-def test_h21_a_prompt_longer_than_the_context_is_400_streaming_or_not(stream: bool) -> None:
+def test_a_prompt_longer_than_the_context_is_400_streaming_or_not(stream: bool) -> None:
     client = create_app(FakeEngine(n_ctx=10)).test_client()
     response = client.post(CHAT, json={"messages": [{"role": "user", "content": "x" * 12}], "stream": stream})
     assert response.status_code == 400
@@ -157,9 +169,10 @@ FAULTS = {
 }
 
 
+@pytest.mark.case("H28", "S8")
 @pytest.mark.parametrize("error", FAULTS.values(), ids=FAULTS)
 @pytest.mark.parametrize("stream", [False, True])
-def test_h28_s8_a_failure_before_the_first_chunk_is_500_and_keeps_its_details(error: Any, stream: bool) -> None:
+def test_a_failure_before_the_first_chunk_is_500_and_keeps_its_details(error: Any, stream: bool) -> None:
     response = create_app(FakeEngine([error])).test_client().post(CHAT, json={**BODY, "stream": stream})
     assert response.status_code == 500
     body = error_of(response)
@@ -174,7 +187,8 @@ class _Broken(FakeEngine):
         raise KeyError(request.messages[0].content)
 
 
-def test_h28_a_bug_is_500_and_neither_the_body_nor_the_log_quotes_the_prompt(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.case("H28")
+def test_a_bug_is_500_and_neither_the_body_nor_the_log_quotes_the_prompt(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         response = create_app(_Broken()).test_client().post(CHAT, json=BODY)
     assert response.status_code == 500
@@ -185,8 +199,9 @@ def test_h28_a_bug_is_500_and_neither_the_body_nor_the_log_quotes_the_prompt(cap
     assert response.headers["x-request-id"] in caplog.text
 
 
+@pytest.mark.case("O2")
 @pytest.mark.parametrize("stream", [False, True])
-def test_o2_an_engine_without_a_place_is_503_with_retry_after(stream: bool) -> None:
+def test_an_engine_without_a_place_is_503_with_retry_after(stream: bool) -> None:
     client = create_app(FakeEngine(slots=0, waiting=0)).test_client()
     response = client.post(CHAT, json={**BODY, "stream": stream})
     assert response.status_code == 503
@@ -194,7 +209,8 @@ def test_o2_an_engine_without_a_place_is_503_with_retry_after(stream: bool) -> N
     assert error_of(response)["code"] == "server_is_overloaded"
 
 
-def test_o2_a_service_without_a_place_is_503_and_places_come_back() -> None:
+@pytest.mark.case("O2")
+def test_a_service_without_a_place_is_503_and_places_come_back() -> None:
     client = create_app(Admission(FakeEngine(), capacity=1)).test_client()
     held = [client.post(CHAT, json={**BODY, "stream": True}, buffered=False) for _ in range(1 + SPARE)]
     assert client.post(CHAT, json=BODY).status_code == 503
@@ -205,15 +221,17 @@ def test_o2_a_service_without_a_place_is_503_and_places_come_back() -> None:
     assert client.post(CHAT, json=BODY).status_code == 200
 
 
+@pytest.mark.case("O9")
 @pytest.mark.parametrize("stream", [False, True])
-def test_o9_a_prompt_that_kills_the_engine_is_not_to_be_tried_again(stream: bool) -> None:
+def test_a_prompt_that_kills_the_engine_is_not_to_be_tried_again(stream: bool) -> None:
     client = create_app(FakeEngine([RepeatedCrashError("the engine died 3 times")])).test_client()
     response = client.post(CHAT, json={**BODY, "stream": stream})
     assert (response.status_code, response.headers["x-should-retry"]) == (500, "false")
     assert error_of(response)["code"] == "engine_crash"
 
 
-def test_d8_while_the_model_loads_chats_are_503_and_the_process_is_alive() -> None:
+@pytest.mark.case("D8")
+def test_while_the_model_loads_chats_are_503_and_the_process_is_alive() -> None:
     service = Admission()
     client = create_app(service).test_client()
     for response in (client.post(CHAT, json=BODY), client.get("/v1/models")):
@@ -227,7 +245,8 @@ def test_d8_while_the_model_loads_chats_are_503_and_the_process_is_alive() -> No
     assert client.get("/health").get_json() == {"status": "ok"}
 
 
-def test_d2_while_the_server_ends_chats_are_503() -> None:
+@pytest.mark.case("D2")
+def test_while_the_server_ends_chats_are_503() -> None:
     service = Admission(FakeEngine())
     client = create_app(service).test_client()
     service.drain()

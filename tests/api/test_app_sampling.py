@@ -104,9 +104,10 @@ IMPOSSIBLE: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.case("H20")
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize(("param", "fields"), IMPOSSIBLE.items(), ids=IMPOSSIBLE)
-def test_h20_what_only_the_engine_can_refuse_is_a_400_too(
+def test_what_only_the_engine_can_refuse_is_a_400_too(
     real: FlaskClient, param: str, fields: dict[str, Any], stream: bool
 ) -> None:
     response = real.post(CHAT, json={**BODY, "stream": stream, **fields})

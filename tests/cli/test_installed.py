@@ -1,4 +1,4 @@
-"""The package as an installer leaves it: nobody may write to it, and it is used from anywhere (CASES C7)."""
+"""The package as an installer leaves it: nobody may write to it, and it is used from anywhere."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def environment(site: Path, tmp_path: Path) -> dict[str, str]:
     }
 
 
-def test_c7_a_read_only_package_converts_and_verifies_the_same_from_any_folder(site: Path, tmp_path: Path) -> None:
+@pytest.mark.case("C7")
+def test_a_read_only_package_converts_and_verifies_the_same_from_any_folder(site: Path, tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "checkpoint")
     expected = convert(checkpoint, tmp_path / "expected.gguf", type="q8_0").path.read_bytes()
     before = contents(site)
@@ -76,8 +77,9 @@ def test_c7_a_read_only_package_converts_and_verifies_the_same_from_any_folder(s
     assert contents(site) == before
 
 
+@pytest.mark.case("C7")
 @pytest.mark.skipif(os.name != "posix", reason="ends the server with a POSIX signal")
-def test_c7_a_read_only_package_makes_its_demo_model_elsewhere_and_serves_it(site: Path, tmp_path: Path) -> None:
+def test_a_read_only_package_makes_its_demo_model_elsewhere_and_serves_it(site: Path, tmp_path: Path) -> None:
     before = contents(site)
     command = ("-m", "glm_edge", "serve", "--port", "0", "--threads", "1")
     with run(*command, **environment(site, tmp_path)) as server:

@@ -1,4 +1,4 @@
-"""Checks hold however Python was started: without asserts, without UTF-8 mode, with warnings as errors (CASES C6)."""
+"""Checks hold however Python was started: without asserts, without UTF-8 mode, with warnings as errors."""
 
 from __future__ import annotations
 
@@ -62,8 +62,9 @@ def usual() -> str:
     return said
 
 
+@pytest.mark.case("C6")
 @pytest.mark.parametrize(("options", "environment"), OPTIONS.values(), ids=OPTIONS)
-def test_c6_every_bad_body_is_refused_in_the_same_words(
+def test_every_bad_body_is_refused_in_the_same_words(
     usual: str, options: list[str], environment: dict[str, str]
 ) -> None:
     done = python(options, environment, "-c", BODIES)
@@ -72,8 +73,9 @@ def test_c6_every_bad_body_is_refused_in_the_same_words(
     assert "taken" not in json.loads(usual)
 
 
+@pytest.mark.case("C6")
 @pytest.mark.parametrize(("options", "environment"), OPTIONS.values(), ids=OPTIONS)
-def test_c6_the_commands_refuse_the_same(tmp_path: Path, options: list[str], environment: dict[str, str]) -> None:
+def test_the_commands_refuse_the_same(tmp_path: Path, options: list[str], environment: dict[str, str]) -> None:
     checkpoint = write_checkpoint(tmp_path / "模型")
     shard = next(checkpoint.glob("*.bin"))
     shard.write_bytes(shard.read_bytes()[:1000])
@@ -91,8 +93,9 @@ def test_c6_the_commands_refuse_the_same(tmp_path: Path, options: list[str], env
     assert not (tmp_path / "y.gguf").exists()
 
 
+@pytest.mark.case("C3")
 @pytest.mark.parametrize("option", ["--help", "--version"])
-def test_c3_help_and_version_come_at_once_and_load_nothing_native(option: str) -> None:
+def test_help_and_version_come_at_once_and_load_nothing_native(option: str) -> None:
     def seconds(*arguments: str) -> float:
         began = time.perf_counter()
         assert python([], {}, *arguments).returncode == 0

@@ -60,9 +60,10 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out" / "x.gguf"
 
 
+@pytest.mark.case("V1")
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["ENOSPC", "EIO"])
 @pytest.mark.parametrize("old", [None, b"the old file"], ids=["new", "replacing"])
-def test_v1_a_failure_of_any_call_leaves_the_old_state(
+def test_a_failure_of_any_call_leaves_the_old_state(
     small_checkpoint: Path, out: Path, monkeypatch: pytest.MonkeyPatch, code: int, old: bytes | None
 ) -> None:
     with monkeypatch.context() as patch:
@@ -85,7 +86,8 @@ def test_v1_a_failure_of_any_call_leaves_the_old_state(
     assert failed == set(CALLS)
 
 
-def test_v1_without_hard_links_the_new_file_stays_whole(
+@pytest.mark.case("V1")
+def test_without_hard_links_the_new_file_stays_whole(
     small_checkpoint: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on FAT: where the folder's fsync fails after the rename, the old file cannot come back."""
@@ -108,7 +110,8 @@ def _no_links(*_: Any) -> None:
     raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
 
-def test_v2_short_writes_change_nothing(small_checkpoint: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.case("V2")
+def test_short_writes_change_nothing(small_checkpoint: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = convert(small_checkpoint, out).path.read_bytes()
     real = os.write
     with monkeypatch.context() as patch:
@@ -139,7 +142,8 @@ def test_a_file_that_does_not_read_back_gets_no_name(
     assert list(out.parent.iterdir()) == []
 
 
-def test_v5_an_interrupt_while_weights_are_written_leaves_nothing(small_checkpoint: Path, out: Path) -> None:
+@pytest.mark.case("V5")
+def test_an_interrupt_while_weights_are_written_leaves_nothing(small_checkpoint: Path, out: Path) -> None:
     def interrupt(done: int, total: int) -> None:
         if done > total // 2:
             raise KeyboardInterrupt
@@ -167,10 +171,11 @@ STARTS = {
 }
 
 
+@pytest.mark.case("V5")
 @pytest.mark.skipif(os.name == "nt", reason="signals are another thing on Windows")
 @pytest.mark.parametrize("start", STARTS.values(), ids=STARTS.keys())
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["int", "term"])
-def test_v5_signals_end_the_command_with_their_code(
+def test_signals_end_the_command_with_their_code(
     small_checkpoint: Path, out: Path, start: str, number: signal.Signals, code: int
 ) -> None:
     out.write_bytes(b"old")
@@ -190,7 +195,8 @@ def test_v5_signals_end_the_command_with_their_code(
     assert out.read_bytes() == b"old"
 
 
-def test_v10_no_memory_at_any_row_block_is_exit_7(
+@pytest.mark.case("V10")
+def test_no_memory_at_any_row_block_is_exit_7(
     small_checkpoint: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, state = np.empty, {"count": 0, "fail_at": 0}

@@ -45,8 +45,9 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.case("V9")
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space, and reads /proc")
-def test_v9_with_too_little_memory_a_conversion_is_exit_7_and_with_enough_it_is_done(
+def test_with_too_little_memory_a_conversion_is_exit_7_and_with_enough_it_is_done(
     small_checkpoint: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "out").mkdir()
@@ -93,11 +94,10 @@ def _longer(path: Path) -> None:
 CHANGES = {"touched": _touched, "replaced": _replaced, "rewritten": _rewritten, "cut": _cut, "longer": _longer}
 
 
+@pytest.mark.case("V11")
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors", "tokenizer.model", "config.json"])
-def test_v11_a_source_that_changes_meanwhile_is_exit_4(
-    tmp_path: Path, name: str, change: Callable[[Path], None]
-) -> None:
+def test_a_source_that_changes_meanwhile_is_exit_4(tmp_path: Path, name: str, change: Callable[[Path], None]) -> None:
     checkpoint = write_checkpoint(tmp_path / "model")
     if name.endswith(".safetensors"):
         (checkpoint / "pytorch_model.bin").unlink()
@@ -116,7 +116,8 @@ def test_v11_a_source_that_changes_meanwhile_is_exit_4(
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_m9_safetensors_have_no_checksums_and_the_command_says_what_to_compare(
+@pytest.mark.case("M9")
+def test_safetensors_have_no_checksums_and_the_command_says_what_to_compare(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = write_checkpoint(tmp_path / "model")
@@ -132,7 +133,8 @@ def test_m9_safetensors_have_no_checksums_and_the_command_says_what_to_compare(
     assert str(tmp_path / "x.gguf") in said
 
 
-def test_m20_a_conversion_runs_no_code_of_the_checkpoint_and_asks_no_network(
+@pytest.mark.case("M20")
+def test_a_conversion_runs_no_code_of_the_checkpoint_and_asks_no_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_network(*_: Any) -> None:

@@ -1,4 +1,4 @@
-"""Two conversions to one output, and what killed ones leave: at no moment is there a torn file (V3, V8)."""
+"""Two conversions to one output, and what killed ones leave: at no moment is there a torn file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ convert(Path(sys.argv[1]), Path(sys.argv[2]), progress=wait)
 """
 
 
-def test_v8_the_second_conversion_to_an_output_is_exit_6_and_a_killed_one_holds_nothing(
+@pytest.mark.case("V8")
+def test_the_second_conversion_to_an_output_is_exit_6_and_a_killed_one_holds_nothing(
     small_checkpoint: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = [sys.executable, "-c", HOLDER, str(small_checkpoint), str(out)]
@@ -59,7 +60,8 @@ def test_v8_the_second_conversion_to_an_output_is_exit_6_and_a_killed_one_holds_
     verify(out)
 
 
-def test_v8_two_threads_of_a_process_exclude_each_other_too(small_checkpoint: Path, out: Path) -> None:
+@pytest.mark.case("V8")
+def test_two_threads_of_a_process_exclude_each_other_too(small_checkpoint: Path, out: Path) -> None:
     errors: list[str] = []
 
     def meanwhile(done: int, total: int) -> None:
@@ -73,14 +75,16 @@ def test_v8_two_threads_of_a_process_exclude_each_other_too(small_checkpoint: Pa
     assert list(out.parent.iterdir()) == [out]
 
 
+@pytest.mark.case("V8")
 @pytest.mark.parametrize("text", [b"", b"999999999", b"\xff" * 100, b"1"], ids=["empty", "dead", "garbage", "init"])
-def test_v8_a_stale_lock_is_taken_whatever_it_says(small_checkpoint: Path, out: Path, text: bytes) -> None:
+def test_a_stale_lock_is_taken_whatever_it_says(small_checkpoint: Path, out: Path, text: bytes) -> None:
     (out.parent / ".x.gguf.lock").write_bytes(text)
     convert(small_checkpoint, out)
     assert list(out.parent.iterdir()) == [out]
 
 
-def test_v8_temporaries_of_the_same_output_go_and_no_other_file(small_checkpoint: Path, out: Path) -> None:
+@pytest.mark.case("V8")
+def test_temporaries_of_the_same_output_go_and_no_other_file(small_checkpoint: Path, out: Path) -> None:
     stale = [".x.gguf.1.tmp", f".x.gguf.{os.getpid()}.tmp", ".x.gguf.99999.old"]
     others = [".y.gguf.1.tmp", ".x.gguf.tmp", "x.gguf.1.tmp", ".x.gguf.1.tmp.txt", ".xxgguf.1.tmp"]
     for name in [*stale, *others]:
@@ -89,7 +93,8 @@ def test_v8_temporaries_of_the_same_output_go_and_no_other_file(small_checkpoint
     assert {path.name for path in out.parent.iterdir()} == {out.name, *others}
 
 
-def test_v8_long_names_with_the_same_start_do_not_share_a_lock(small_checkpoint: Path, out: Path) -> None:
+@pytest.mark.case("V8")
+def test_long_names_with_the_same_start_do_not_share_a_lock(small_checkpoint: Path, out: Path) -> None:
     first, second = (out.with_name(f"{'长' * 78}{letter}.gguf") for letter in "ab")
     made = []
 
@@ -101,7 +106,8 @@ def test_v8_long_names_with_the_same_start_do_not_share_a_lock(small_checkpoint:
     assert sorted(out.parent.iterdir()) == [first, second]
 
 
-def test_v7_an_output_that_appears_after_the_first_check_is_not_replaced(small_checkpoint: Path, out: Path) -> None:
+@pytest.mark.case("V7")
+def test_an_output_that_appears_after_the_first_check_is_not_replaced(small_checkpoint: Path, out: Path) -> None:
     def appear(layer: int, layers: int) -> bool:
         out.write_bytes(b"another's")
         return True
@@ -180,8 +186,9 @@ print(json.dumps([k, seen, sorted(os.listdir(out.parent)), out.read_bytes() == n
 """
 
 
+@pytest.mark.case("V3")
 @NO_FORK
-def test_v3_a_kill_at_any_call_or_moment_leaves_the_old_file_or_the_new_one(tmp_path: Path, out: Path) -> None:
+def test_a_kill_at_any_call_or_moment_leaves_the_old_file_or_the_new_one(tmp_path: Path, out: Path) -> None:
     tiny = CONFIG | {"hidden_size": 64, "kv_channels": 16, "ffn_hidden_size": 96, "num_layers": 1}
     checkpoint = write_checkpoint(tmp_path / "model", config=tiny | {"padded_vocab_size": 384})
     command = [sys.executable, "-W", "ignore", "-c", KILLER, str(checkpoint), str(out)]

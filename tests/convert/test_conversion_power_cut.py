@@ -1,4 +1,4 @@
-"""A power cut at any moment of a conversion: the output's name leads to the old file or to the whole new one (V4).
+"""A power cut at any moment of a conversion: the output's name leads to the old file or to the whole new one.
 
 The system's calls of a real conversion are recorded and played again up to every one of them. A cut then loses what
 was not sent to the disk: of the files' data any of the writes since the last fsync of that file, of the folder every
@@ -174,8 +174,9 @@ def recorded(tiny: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[li
     return recorder.log, start
 
 
+@pytest.mark.case("V4")
 @pytest.mark.parametrize("old", [None, OLD], ids=["new", "replacing"])
-def test_v4_a_power_cut_leaves_the_old_state_or_the_whole_file(
+def test_a_power_cut_leaves_the_old_state_or_the_whole_file(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: bytes | None
 ) -> None:
     out = tmp_path / "x.gguf"
@@ -189,8 +190,9 @@ def test_v4_a_power_cut_leaves_the_old_state_or_the_whole_file(
     assert last == {new}  # what was reported as done stays done
 
 
+@pytest.mark.case("V4")
 @pytest.mark.parametrize("lost", ["fsync", "fsync folder"])
-def test_v4_without_either_fsync_this_test_would_fail(
+def test_without_either_fsync_this_test_would_fail(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
     out = tmp_path / "x.gguf"

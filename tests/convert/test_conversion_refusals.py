@@ -45,7 +45,8 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out" / "x.gguf"
 
 
-def test_m16_every_tensor_that_does_not_fit_is_listed_at_once(tmp_path: Path, out: Path) -> None:
+@pytest.mark.case("M16")
+def test_every_tensor_that_does_not_fit_is_listed_at_once(tmp_path: Path, out: Path) -> None:
     weights = random_weights()
     del weights[DOWN]
     weights["transformer.prefix_encoder.weight"] = np.zeros((4, 4), np.float16)
@@ -65,7 +66,8 @@ def test_m16_every_tensor_that_does_not_fit_is_listed_at_once(tmp_path: Path, ou
         assert part in message
 
 
-def test_m16_a_long_list_ends_with_the_number_left_out(tmp_path: Path, out: Path) -> None:
+@pytest.mark.case("M16")
+def test_a_long_list_ends_with_the_number_left_out(tmp_path: Path, out: Path) -> None:
     weights = random_weights() | {f"extra.{n}": np.zeros(4, np.float16) for n in range(25)}
     message = refused(write_checkpoint(tmp_path / "model", weights=weights), out, InvalidFileError)
     assert "25 problems" in message
@@ -93,16 +95,18 @@ BAD = {
 }
 
 
+@pytest.mark.case("M17")
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
-def test_m17_a_weight_that_no_file_may_hold_is_named(tmp_path: Path, out: Path, bad: Bad) -> None:
+def test_a_weight_that_no_file_may_hold_is_named(tmp_path: Path, out: Path, bad: Bad) -> None:
     weights: Weights = {name: value.astype(bad.dtype) for name, value in random_weights().items()}
     weights[bad.tensor][bad.index] = bad.value
     message = refused(write_checkpoint(tmp_path / "model", weights=weights), out, InvalidFileError, type=bad.type)
     assert f"{bad.tensor}[{', '.join(map(str, bad.index))}] is {bad.value:g}" in message
 
 
+@pytest.mark.case("M17")
 @pytest.mark.parametrize("name", [DOWN, NORM, OUTPUT])
-def test_m17_a_tensor_of_zeros_is_named(tmp_path: Path, out: Path, name: str) -> None:
+def test_a_tensor_of_zeros_is_named(tmp_path: Path, out: Path, name: str) -> None:
     weights = random_weights()
     weights[name][:] = 0
     message = refused(write_checkpoint(tmp_path / "model", weights=weights), out, InvalidFileError)
@@ -116,29 +120,33 @@ def test_large_values_and_zero_biases_are_fine_in_f32(tmp_path: Path, out: Path)
     assert convert(write_checkpoint(tmp_path / "model", weights=weights), out, type="f32").path == out
 
 
+@pytest.mark.case("M18")
 @pytest.mark.parametrize(
     "changes",
     [{"layernorm_epsilon": 1e-12}, {"layernorm_epsilon": 0.1}, {"rope_ratio": 1e-6}, {"rope_ratio": 1e6}],
     ids=str,
 )
-def test_m18_numbers_at_their_limits_make_a_file_that_is_taken(
+def test_numbers_at_their_limits_make_a_file_that_is_taken(
     tmp_path: Path, out: Path, changes: dict[str, float]
 ) -> None:
     """Rounded to float32 they lie beyond them."""
     check_model(read_gguf(convert(write_checkpoint(tmp_path / "model", config=CONFIG | changes), out).path))
 
 
-def test_m19_a_tokenizer_that_does_not_fit_is_refused(tmp_path: Path, out: Path) -> None:
+@pytest.mark.case("M19")
+def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path: Path, out: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "model", config=CONFIG | {"padded_vocab_size": 2048})
     assert "padded_vocab_size 2048" in refused(checkpoint, out, InvalidFileError)
 
 
-def test_m19_a_cut_tokenizer_is_refused(tmp_path: Path, out: Path) -> None:
+@pytest.mark.case("M19")
+def test_a_cut_tokenizer_is_refused(tmp_path: Path, out: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "model", tokenizer=tokenizer_proto()[:-3])
     assert "tokenizer.model" in refused(checkpoint, out, InvalidFileError)
 
 
-def test_v6_a_full_disk_is_noticed_before_weights_are_read(
+@pytest.mark.case("V6")
+def test_a_full_disk_is_noticed_before_weights_are_read(
     tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = random_weights()
@@ -151,22 +159,25 @@ def test_v6_a_full_disk_is_noticed_before_weights_are_read(
     assert re.search(r"needs 1\.\d+ MB", message)
 
 
-def test_v7_an_existing_output_is_kept_and_nothing_is_read(tmp_path: Path, out: Path) -> None:
+@pytest.mark.case("V7")
+def test_an_existing_output_is_kept_and_nothing_is_read(tmp_path: Path, out: Path) -> None:
     out.write_bytes(b"old")
     assert "--force" in refused(tmp_path / "no checkpoint", out, UsageError)
     assert out.read_bytes() == b"old"
 
 
-def test_v7_force_replaces_an_existing_output(small_checkpoint: Path, out: Path) -> None:
+@pytest.mark.case("V7")
+def test_force_replaces_an_existing_output(small_checkpoint: Path, out: Path) -> None:
     out.write_bytes(b"old")
     convert(small_checkpoint, out, force=True)
     assert out.read_bytes().startswith(b"GGUF")
     assert list(out.parent.iterdir()) == [out]
 
 
+@pytest.mark.case("V7")
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "config.json", "tokenizer.model"])
 @pytest.mark.parametrize("linked", [False, True], ids=["itself", "a_link_to_it"])
-def test_v7_an_input_is_never_the_output(tmp_path: Path, out: Path, name: str, linked: bool) -> None:
+def test_an_input_is_never_the_output(tmp_path: Path, out: Path, name: str, linked: bool) -> None:
     checkpoint = write_checkpoint(tmp_path / "model")
     content = (checkpoint / name).read_bytes()
     if linked:
@@ -194,8 +205,9 @@ OUTPUTS: dict[str, tuple[Callable[[Path], Path], type[GlmEdgeError]]] = {
 }
 
 
+@pytest.mark.case("V7")
 @pytest.mark.parametrize(("make", "error"), OUTPUTS.values(), ids=OUTPUTS.keys())
-def test_v7_an_output_that_cannot_be_a_file_is_refused(
+def test_an_output_that_cannot_be_a_file_is_refused(
     small_checkpoint: Path, out: Path, make: Callable[[Path], Path], error: type[GlmEdgeError]
 ) -> None:
     if make is _pipe and not hasattr(os, "mkfifo"):
@@ -204,13 +216,15 @@ def test_v7_an_output_that_cannot_be_a_file_is_refused(
     assert str(target) in refused(small_checkpoint, target, error, force=True)
 
 
-def test_v7_a_read_only_folder_is_refused(small_checkpoint: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.case("V7")
+def test_a_read_only_folder_is_refused(small_checkpoint: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)  # file modes do not bind every user that runs tests
     assert "not writable" in refused(small_checkpoint, out, StorageError)
 
 
+@pytest.mark.case("V7")
 @pytest.mark.parametrize("name", ["with space.gguf", "模型-😀.gguf", "模" * 80 + ".gguf"], ids=["space", "han", "long"])
-def test_v7_unusual_output_names_work(small_checkpoint: Path, out: Path, name: str) -> None:
+def test_unusual_output_names_work(small_checkpoint: Path, out: Path, name: str) -> None:
     convert(small_checkpoint, out.with_name(name))
     assert [path.name for path in out.parent.iterdir()] == [name]
 

@@ -84,12 +84,13 @@ def test_an_error_is_one_line_and_its_code(
     assert [path.read_bytes() for path in out.parent.iterdir()] == before
 
 
+@pytest.mark.case("C1")
 @pytest.mark.parametrize(
     "options",
     [["--threads", "0"], ["--threads", "1000000"], ["--type", "q9"], ["--what"], []],
     ids=" ".join,
 )
-def test_c1_bad_options_are_exit_2(tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_options_are_exit_2(tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*options, str(tmp_path)] if options else []
     assert convert(*arguments) == 2
     assert capsys.readouterr().err.startswith("error: ")
@@ -143,9 +144,10 @@ def test_converting_never_loads_llama_cpp(small_checkpoint: Path, tmp_path: Path
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.case("V14")
 @pytest.mark.skipif(os.name == "nt", reason="closes streams as POSIX shells do")
 @pytest.mark.parametrize("closed", ["0<&-", ">&-", "2>&-", ">&- 2>&-"])
-def test_v14_closed_streams_change_nothing(small_checkpoint: Path, tmp_path: Path, closed: str) -> None:
+def test_closed_streams_change_nothing(small_checkpoint: Path, tmp_path: Path, closed: str) -> None:
     command = f'"{sys.executable}" -m glm_edge convert "$0" --out "$1" {closed}'
     for code in (0, 2):  # the second time the output is there
         arguments = ["sh", "-c", command, str(small_checkpoint), str(tmp_path / "x.gguf")]
@@ -154,8 +156,9 @@ def test_v14_closed_streams_change_nothing(small_checkpoint: Path, tmp_path: Pat
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.case("V14")
 @pytest.mark.parametrize("start", [["-m", "convert"], ["-c", "from glm_edge.cli import main; main()", "convert"]])
-def test_v14_a_reader_that_leaves_changes_nothing(small_checkpoint: Path, tmp_path: Path, start: list[str]) -> None:
+def test_a_reader_that_leaves_changes_nothing(small_checkpoint: Path, tmp_path: Path, start: list[str]) -> None:
     out = tmp_path / "x.gguf"
     reading, writing = os.pipe()
     os.close(reading)

@@ -40,10 +40,9 @@ def test_the_output_matrix_of_a_q4_0_file_is_q6_k(small_checkpoint: Path, tmp_pa
     assert report.types["norm"] == report.types["bias"] == ("f32",)
 
 
+@pytest.mark.case("V12")
 @pytest.mark.parametrize("type_name", SOME)
-def test_v12_threads_and_repetition_leave_the_bytes_alone(
-    small_checkpoint: Path, tmp_path: Path, type_name: str
-) -> None:
+def test_threads_and_repetition_leave_the_bytes_alone(small_checkpoint: Path, tmp_path: Path, type_name: str) -> None:
     files = [
         convert(small_checkpoint, tmp_path / f"{n}.gguf", type=type_name, threads=threads).path
         for n, threads in enumerate([1, 2, 7, 7])
@@ -51,10 +50,9 @@ def test_v12_threads_and_repetition_leave_the_bytes_alone(
     assert len({path.read_bytes() for path in files}) == 1
 
 
+@pytest.mark.case("V13")
 @pytest.mark.parametrize("type_name", RECIPES)
-def test_v13_every_weight_survives_within_its_types_error(
-    small_checkpoint: Path, tmp_path: Path, type_name: str
-) -> None:
+def test_every_weight_survives_within_its_types_error(small_checkpoint: Path, tmp_path: Path, type_name: str) -> None:
     report = convert(small_checkpoint, tmp_path / "x.gguf", type=type_name)
     reader = gguf.GGUFReader(report.path)
     weights = random_weights()
@@ -69,8 +67,9 @@ def test_v13_every_weight_survives_within_its_types_error(
         assert report.errors[kind] <= max(ERROR_BOUNDS[type_name] for type_name in types)
 
 
+@pytest.mark.case("F32")
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
-def test_f32_and_bf16_checkpoints_keep_their_values(tmp_path: Path, dtype: str) -> None:
+def test_and_bf16_checkpoints_keep_their_values(tmp_path: Path, dtype: str) -> None:
     weights = {name: value.astype(np.float32) for name, value in random_weights().items()}
     if dtype == "bf16":  # what is left after the lower half of each float32 has gone
         weights = {name: (value.view(np.uint32) & 0xFFFF0000).view(np.float32) for name, value in weights.items()}

@@ -31,7 +31,8 @@ def ended(generation: Generation[Chunk]) -> bool:
     return list(generation)[-1].stats is not None
 
 
-def test_o1_a_request_is_told_its_place_and_a_time_that_comes_true(engine: LlamaEngine) -> None:
+@pytest.mark.case("O1")
+def test_a_request_is_told_its_place_and_a_time_that_comes_true(engine: LlamaEngine) -> None:
     assert ended(ask(engine, "first", 150))  # from now on the speed is known
     generations = [ask(engine, f"question {n}", 150) for n in range(4)]
     assert eventually(lambda: generations[0].started)
@@ -52,7 +53,8 @@ def test_o1_a_request_is_told_its_place_and_a_time_that_comes_true(engine: Llama
     assert ended(generations[3])
 
 
-def test_o1_a_long_prompt_is_told_how_much_of_it_is_read(engine: LlamaEngine) -> None:
+@pytest.mark.case("O1")
+def test_a_long_prompt_is_told_how_much_of_it_is_read(engine: LlamaEngine) -> None:
     generation = ask(engine, "word " * 900, 1)
     seen: list[int] = []
     while (progress := generation.progress) is not None and progress.done < progress.total - 64:

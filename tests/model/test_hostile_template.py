@@ -1,4 +1,4 @@
-"""A model file whose chat template is an attack: it is never rendered, and the answer is the same (M5)."""
+"""A model file whose chat template is an attack: it is never rendered, and the answer is the same."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ def answer(model: Path) -> tuple[str, int]:
     return "".join(chunk.text for chunk in chunks), stats.prompt_tokens
 
 
+@pytest.mark.case("M5")
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_m5_a_hostile_chat_template_is_ignored(
+def test_a_hostile_chat_template_is_ignored(
     sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

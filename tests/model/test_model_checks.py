@@ -1,4 +1,4 @@
-"""Which sound GGUF files are refused as models, and with what words; llama.cpp never sees those files (M4)."""
+"""Which sound GGUF files are refused as models, and with what words; llama.cpp never sees those files."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from glm_edge.errors import GlmEdgeError, InvalidFileError, UnsupportedModelErro
 from glm_edge.model.checks import check_model, golden_texts, prefix_ids
 from glm_edge.model.gguf import read_gguf
 from support.engines.gguf_bytes import Key, build_model, tiny_keys, tiny_shapes
+
+pytestmark = pytest.mark.case("M4")
 
 Keys = dict[str, Key]
 Shapes = dict[str, tuple[int, ...]]

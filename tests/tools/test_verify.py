@@ -67,7 +67,8 @@ def test_progress_goes_to_the_end(made: Path) -> None:
     assert seen[-1][0] >= made.stat().st_size - 32  # the last tensor's padding
 
 
-def test_m9_a_changed_byte_in_any_tensor_is_exit_4_and_named(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.case("M9")
+def test_a_changed_byte_in_any_tensor_is_exit_4_and_named(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for tensor in read_gguf(copy).tensors:
         at = tensor.offset + 4  # no block has a scale there, and a float only its low byte
         old = copy.read_bytes()[at : at + 1]
@@ -78,7 +79,8 @@ def test_m9_a_changed_byte_in_any_tensor_is_exit_4_and_named(copy: Path, capsys:
     verify(copy)
 
 
-def test_m6_a_scale_that_is_not_finite_is_exit_3_and_named(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.case("M6")
+def test_a_scale_that_is_not_finite_is_exit_3_and_named(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tensor = next(t for t in read_gguf(copy).tensors if t.name == "blk.1.ffn_down.weight")
     row = tensor.n_bytes // tensor.shape[1]
     change(copy, tensor.offset + 37 * row + 22, b"\x00\x7e")  # q5_0's second block begins at 22
@@ -86,15 +88,17 @@ def test_m6_a_scale_that_is_not_finite_is_exit_3_and_named(copy: Path, capsys: p
     assert "blk.1.ffn_down.weight row 37: a scale of its q5_0 blocks" in capsys.readouterr().err
 
 
-def test_m6_a_weight_that_is_not_finite_is_named(copy: Path) -> None:
+@pytest.mark.case("M6")
+def test_a_weight_that_is_not_finite_is_named(copy: Path) -> None:
     tensor = next(t for t in read_gguf(copy).tensors if t.name == "blk.0.ffn_norm.weight")
     change(copy, tensor.offset + 8, np.float32("inf").tobytes())
     with pytest.raises(InvalidFileError, match=r"blk\.0\.ffn_norm\.weight row 0: a weight"):
         verify(copy)
 
 
+@pytest.mark.case("M6")
 @pytest.mark.parametrize("type_name", [*SCALES, *FLOATS])
-def test_m6_scales_lie_where_libggml_reads_them(type_name: str) -> None:
+def test_scales_lie_where_libggml_reads_them(type_name: str) -> None:
     columns, size = 512, row_size(type_name, block_size(type_name))
     rows = np.random.default_rng(3).standard_normal((4, columns), dtype=np.float32)
     good = quantize(type_name, rows)
@@ -109,7 +113,8 @@ def test_m6_scales_lie_where_libggml_reads_them(type_name: str) -> None:
     assert type_name in FLOATS or found == len(SCALES[type_name])
 
 
-def test_m9_a_change_in_the_metadata_is_exit_4(copy: Path) -> None:
+@pytest.mark.case("M9")
+def test_a_change_in_the_metadata_is_exit_4(copy: Path) -> None:
     change(copy, copy.read_bytes().index(b"chatglm2-small"), b"C")
     with pytest.raises(IntegrityError, match="its metadata"):
         verify(copy)

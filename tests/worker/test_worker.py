@@ -1,4 +1,4 @@
-"""The engine in a child process: the same answers, and what its death costs (CASES O7, O8, O9)."""
+"""The engine in a child process: the same answers, and what its death costs."""
 
 from __future__ import annotations
 
@@ -115,8 +115,9 @@ def test_what_libraries_print_does_not_disturb() -> None:
         assert text(engine.submit(ask("hi"))) == "你好！"
 
 
+@pytest.mark.case("O8")
 @posix
-def test_o8_a_killed_child_costs_its_answers_and_no_more(tiny_f32: Path) -> None:
+def test_a_killed_child_costs_its_answers_and_no_more(tiny_f32: Path) -> None:
     with worker(crashing.tiny(tiny_f32)) as engine:
         before = text(engine.submit(ask("hello")))
         running = [engine.submit(ask("hello", None)) for _ in range(4)]  # four at once are one death
@@ -135,8 +136,9 @@ def test_o8_a_killed_child_costs_its_answers_and_no_more(tiny_f32: Path) -> None
         assert text(engine.submit(ask("hello"))) == before
 
 
+@pytest.mark.case("O8")
 @posix
-def test_o8_a_child_that_aborts_in_prefill_is_replaced(tiny_f32: Path) -> None:
+def test_a_child_that_aborts_in_prefill_is_replaced(tiny_f32: Path) -> None:
     with worker(crashing.tiny(tiny_f32)) as engine:
         generation = engine.submit(ask("长" * 1500, None))
         os.kill(engine.pid, signal.SIGABRT)
@@ -145,8 +147,9 @@ def test_o8_a_child_that_aborts_in_prefill_is_replaced(tiny_f32: Path) -> None:
         assert text(engine.submit(ask("hello")))
 
 
+@pytest.mark.case("O8")
 @posix
-def test_o8_a_child_that_dies_idle_is_replaced() -> None:
+def test_a_child_that_dies_idle_is_replaced() -> None:
     with worker(crashing.obeys) as engine:
         dead = engine.pid
         os.kill(dead, signal.SIGKILL)
@@ -155,8 +158,9 @@ def test_o8_a_child_that_dies_idle_is_replaced() -> None:
         assert text(engine.submit(ask("hi"))) == "ab"
 
 
+@pytest.mark.case("O7")
 @posix
-def test_o7_a_stopped_child_is_noticed_and_replaced() -> None:
+def test_a_stopped_child_is_noticed_and_replaced() -> None:
     with worker(crashing.obeys, patience=2.0) as engine:
         generation = engine.submit(ask("hang"))
         assert generation.get(PATIENCE) is not None
@@ -166,15 +170,17 @@ def test_o7_a_stopped_child_is_noticed_and_replaced() -> None:
         assert text(engine.submit(ask("hi"))) == "ab"
 
 
-def test_o7_an_engine_without_progress_is_noticed_and_replaced() -> None:
+@pytest.mark.case("O7")
+def test_an_engine_without_progress_is_noticed_and_replaced() -> None:
     with worker(crashing.obeys, patience=2.0) as engine:
         assert "it made no progress for 2 s" in str(failure(engine.submit(ask("hang"))))
         assert works_again(engine)
         assert text(engine.submit(ask("hi"))) == "ab"
 
 
+@pytest.mark.case("O9")
 @posix
-def test_o9_a_prompt_that_kills_three_times_is_refused_and_others_are_not() -> None:
+def test_a_prompt_that_kills_three_times_is_refused_and_others_are_not() -> None:
     with worker(crashing.obeys) as engine:
         for _ in range(3):
             assert "SIGABRT" in str(failure(engine.submit(ask("SIGABRT"))))
@@ -187,7 +193,8 @@ def test_o9_a_prompt_that_kills_three_times_is_refused_and_others_are_not() -> N
         assert engine.pid == survivor
 
 
-def test_o9_suspicion_ends_with_an_answer_or_with_time() -> None:
+@pytest.mark.case("O9")
+def test_suspicion_ends_with_an_answer_or_with_time() -> None:
     now = [0.0]
     suspects = CrashQuarantine(lambda: now[0])
     for _ in range(3):

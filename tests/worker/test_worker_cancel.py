@@ -1,5 +1,5 @@
 """Answers cancelled anywhere, on a real model in a child: they stop soon, cost nobody else anything and leave nothing
-behind that a later answer could show (CASES K1 to K4, K6, K8)."""
+behind that a later answer could show."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from glm_edge.worker import Worker
 from support.engines import crashing_engines as crashing
 from support.engines.engine_requests import ask, text
 from support.server.live_server import PATIENCE, eventually
+
+pytestmark = pytest.mark.case("K1", "K2", "K3", "K4")
 
 WORDS = "word " * 900  # a prompt of several batches
 ROUND = (Message("user", "question"), Message("assistant", "an answer " * 30), Message("user", "and now"))
@@ -131,24 +133,25 @@ CANCELS = {
 }
 
 
+@pytest.mark.case("K6")
 @pytest.mark.parametrize("how", CANCELS.values(), ids=CANCELS)
-def test_k6_after_a_cancel_every_answer_is_that_of_a_fresh_engine(
-    engine: Worker, fresh: list[str], how: object
-) -> None:
+def test_after_a_cancel_every_answer_is_that_of_a_fresh_engine(engine: Worker, fresh: list[str], how: object) -> None:
     pid = engine.pid
     how(engine)  # type: ignore[operator]
     assert [text(engine.submit(request)) for request in LATER] == fresh
     assert engine.pid == pid
 
 
-def test_k6_what_runs_beside_a_cancelled_answer_is_not_changed(engine: Worker, fresh: list[str]) -> None:
+@pytest.mark.case("K6")
+def test_what_runs_beside_a_cancelled_answer_is_not_changed(engine: Worker, fresh: list[str]) -> None:
     running = engine.submit(LATER[2])
     for after in (1, 3):
         in_decode(engine, after)
     assert text(running) == fresh[2]
 
 
-def test_k8_an_answer_may_be_cancelled_after_any_token(engine: Worker, fresh: list[str]) -> None:
+@pytest.mark.case("K8")
+def test_an_answer_may_be_cancelled_after_any_token(engine: Worker, fresh: list[str]) -> None:
     for after in range(1, 12):
         in_decode(engine, after)
     both = [engine.submit(LATER[i]) for i in (0, 2)]  # both slots are free

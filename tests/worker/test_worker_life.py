@@ -1,4 +1,4 @@
-"""A worker's beginning and end: loads that fail, files that change, parents that go (CASES C4, D6, D7, D10)."""
+"""A worker's beginning and end: loads that fail, files that change, parents that go."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ from glm_edge.worker import Worker
 from support.engines import crashing_engines as crashing
 from support.engines.engine_requests import ask, failure, text, worker, works_again
 from support.server.live_server import PATIENCE, eventually
+
+pytestmark = pytest.mark.case("C4")
 
 posix = pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
 
@@ -64,8 +66,9 @@ def test_a_bug_on_this_side_is_an_error_and_nobody_waits_for_ever() -> None:
         threading.excepthook = before
 
 
+@pytest.mark.case("D10")
 @posix
-def test_d10_a_model_cut_short_costs_the_answer_and_the_parent_lives(
+def test_a_model_cut_short_costs_the_answer_and_the_parent_lives(
     tiny_f32: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = tmp_path / "model.gguf"
@@ -82,8 +85,9 @@ def test_d10_a_model_cut_short_costs_the_answer_and_the_parent_lives(
         assert text(engine.submit(ask("hello")))
 
 
+@pytest.mark.case("D10")
 @posix
-def test_d10_a_model_replaced_by_rename_goes_on_answering(tiny_f32: Path, tmp_path: Path) -> None:
+def test_a_model_replaced_by_rename_goes_on_answering(tiny_f32: Path, tmp_path: Path) -> None:
     model = tmp_path / "model.gguf"
     shutil.copyfile(tiny_f32, model)
     config = EngineConfig(model, n_threads=1, n_ctx=2048, kv_type="f32", load_mode="mmap")
@@ -104,13 +108,14 @@ threading.Event().wait()
 """
 
 
+@pytest.mark.case("D6")
 @posix
 @pytest.mark.parametrize(
     "stopped",
     [False, pytest.param(True, marks=pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_PDEATHSIG"))],
     ids=["child-runs", "child-hangs"],
 )
-def test_d6_the_child_does_not_outlive_a_killed_parent(stopped: bool) -> None:
+def test_the_child_does_not_outlive_a_killed_parent(stopped: bool) -> None:
     code = f"import sys; sys.path[:] = {sys.path!r}" + PARENT.format(load="obeys")
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
@@ -144,7 +149,8 @@ def test_ctrl_c_while_the_child_starts_is_the_parents_business_too() -> None:
         parent.kill()
 
 
-def test_d7_a_parent_that_goes_while_it_loads_leaves_nothing_behind() -> None:
+@pytest.mark.case("D7")
+def test_a_parent_that_goes_while_it_loads_leaves_nothing_behind() -> None:
     code = f"import sys; sys.path[:] = {sys.path!r}" + PARENT.format(load="never")
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
         assert eventually(lambda: bool(psutil.Process(parent.pid).children()))

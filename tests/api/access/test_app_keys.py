@@ -1,4 +1,4 @@
-"""Who is let in by key: all routes but health checks and page, before the body matters (CASES A1 to A3, A5 to A7)."""
+"""Who is let in by key: all routes but health checks and page, before the body matters."""
 
 from __future__ import annotations
 
@@ -63,13 +63,15 @@ BAD = {
 }
 
 
+@pytest.mark.case("A2")
 @pytest.mark.parametrize("headers", GOOD.values(), ids=GOOD)
-def test_a2_a_key_opens_in_either_header(client: FlaskClient, headers: dict[str, str]) -> None:
+def test_a_key_opens_in_either_header(client: FlaskClient, headers: dict[str, str]) -> None:
     assert client.post(CHAT, json=BODY, headers=headers).status_code == 200
 
 
+@pytest.mark.case("A1", "A2", "A3")
 @pytest.mark.parametrize("headers", BAD.values(), ids=BAD)
-def test_a1_a2_a3_everything_else_is_401_with_one_body(client: FlaskClient, headers: dict[str, str]) -> None:
+def test_everything_else_is_401_with_one_body(client: FlaskClient, headers: dict[str, str]) -> None:
     response = client.post(CHAT, json=BODY, headers=headers)
     assert response.status_code == 401
     assert response.headers["WWW-Authenticate"] == "Bearer"
@@ -81,12 +83,14 @@ def test_a1_a2_a3_everything_else_is_401_with_one_body(client: FlaskClient, head
         assert key not in response.get_data(as_text=True)
 
 
-def test_a2_a_key_in_the_query_or_the_body_opens_nothing(client: FlaskClient) -> None:
+@pytest.mark.case("A2")
+def test_a_key_in_the_query_or_the_body_opens_nothing(client: FlaskClient) -> None:
     response = client.post(f"{CHAT}?api_key={KEY}&key={KEY}", json={**BODY, "api_key": KEY})
     assert response.status_code == 401
 
 
-def test_a5_every_route_and_method_but_the_health_checks_needs_a_key(app: Flask) -> None:
+@pytest.mark.case("A5")
+def test_every_route_and_method_but_the_health_checks_needs_a_key(app: Flask) -> None:
     client = app.test_client()
     closed = {rule.rule for rule in app.url_map.iter_rules()} - OPEN_PATHS
     assert closed >= {CHAT, "/v1/models"}
@@ -98,8 +102,9 @@ def test_a5_every_route_and_method_but_the_health_checks_needs_a_key(app: Flask)
             assert client.open(path, method=method).status_code == 401, (method, path)
 
 
+@pytest.mark.case("A6")
 @pytest.mark.parametrize("path", sorted(OPEN_PATHS))
-def test_a6_the_health_checks_are_open_and_say_the_status_alone(client: FlaskClient, path: str) -> None:
+def test_the_health_checks_are_open_and_say_the_status_alone(client: FlaskClient, path: str) -> None:
     response = client.get(path)
     assert response.status_code == 200
     assert response.get_json() == {"status": "ok"}
@@ -126,8 +131,9 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.case("A7")
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-def test_a7_without_a_key_the_body_does_not_matter(client: FlaskClient, body: dict[str, Any]) -> None:
+def test_without_a_key_the_body_does_not_matter(client: FlaskClient, body: dict[str, Any]) -> None:
     assert client.post(CHAT, **body).status_code == 401
 
 

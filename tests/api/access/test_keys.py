@@ -1,4 +1,4 @@
-"""Where keys come from, how they are compared, and how their file changes under a running server (CASES A4, A13)."""
+"""Where keys come from, how they are compared, and how their file changes under a running server."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ def accepts(keys: Keys, key: str) -> bool:
     return keys.accept(f"Bearer {key}".encode(), None) and keys.accept(None, key.encode())
 
 
+@pytest.mark.case("A4")
 @pytest.mark.parametrize("right", [0, 1, 2, None])
-def test_a4_every_key_is_compared_whatever_matched_before(right: int | None) -> None:
+def test_every_key_is_compared_whatever_matched_before(right: int | None) -> None:
     compared: list[bytes] = []
 
     def equal(ours: bytes, offered: bytes) -> bool:
@@ -55,8 +56,9 @@ def test_a_key_that_no_client_can_send_is_refused_and_not_shown(key: str, tmp_pa
         assert not key.strip() or key not in str(error.value)
 
 
+@pytest.mark.case("A13")
 @pytest.mark.parametrize("content", [b"", b"\n \r\n", b"a b\n", b"\xff\xfe"], ids=repr)
-def test_a13_a_key_file_without_keys_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_key_file_without_keys_is_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "keys"
     file.write_bytes(content)
     with pytest.raises(UsageError, match="keys"):
@@ -68,8 +70,9 @@ def test_a_missing_key_file_is_refused(tmp_path: Path) -> None:
         Keys(file=tmp_path / "nowhere")
 
 
+@pytest.mark.case("A13")
 @pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX's")
-def test_a13_a_key_file_that_others_can_read_or_that_repeats_a_key_is_warned_about(tmp_path: Path) -> None:
+def test_a_key_file_that_others_can_read_or_that_repeats_a_key_is_warned_about(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("a\nb\na\n")
     file.chmod(0o644)
@@ -81,7 +84,8 @@ def test_a13_a_key_file_that_others_can_read_or_that_repeats_a_key_is_warned_abo
     assert key_file_warnings(file) == []
 
 
-def test_a4_a_key_is_revoked_and_another_let_in_by_changing_the_file(tmp_path: Path) -> None:
+@pytest.mark.case("A4")
+def test_a_key_is_revoked_and_another_let_in_by_changing_the_file(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("old\n")
     keys = Keys(["given"], file)
@@ -108,7 +112,8 @@ def test_a_file_that_goes_wrong_opens_nothing(tmp_path: Path, how: str) -> None:
     assert accepts(keys, "again")
 
 
-def test_c2_keys_of_options_environment_and_file_all_open(tmp_path: Path) -> None:
+@pytest.mark.case("C2")
+def test_keys_of_options_environment_and_file_all_open(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("of-file\n")
     keys = Keys.collect(["of-option"], file, {"GLM_EDGE_API_KEY": "of-environment"})

@@ -77,15 +77,17 @@ def test_a_stream_with_the_clients_own_collector(client: openai.OpenAI) -> None:
         assert stream.get_final_completion().choices[0].message.content == "你好，世界😀"
 
 
-def test_s7_a_slow_stream_with_pings_is_read(client: openai.OpenAI) -> None:
+@pytest.mark.case("S7")
+def test_a_slow_stream_with_pings_is_read(client: openai.OpenAI) -> None:
     stream = client.chat.completions.create(
         model="chatglm2-6b", messages=[{"role": "user", "content": "slow"}], stream=True
     )
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == "slow"
 
 
+@pytest.mark.case("S8")
 @pytest.mark.parametrize("stream", [False, True])
-def test_s8_a_failure_before_the_first_chunk_is_an_internal_server_error(client: openai.OpenAI, stream: bool) -> None:
+def test_a_failure_before_the_first_chunk_is_an_internal_server_error(client: openai.OpenAI, stream: bool) -> None:
     with pytest.raises(openai.InternalServerError) as error:
         client.chat.completions.create(
             model="chatglm2-6b", messages=[{"role": "user", "content": "fail"}], stream=stream
@@ -94,7 +96,8 @@ def test_s8_a_failure_before_the_first_chunk_is_an_internal_server_error(client:
     assert error.value.type == "server_error"
 
 
-def test_s8_a_failure_in_the_stream_is_an_api_error(client: openai.OpenAI) -> None:
+@pytest.mark.case("S8")
+def test_a_failure_in_the_stream_is_an_api_error(client: openai.OpenAI) -> None:
     stream = client.chat.completions.create(
         model="chatglm2-6b", messages=[{"role": "user", "content": "fail late"}], stream=True
     )

@@ -50,10 +50,9 @@ def client(url: str) -> Iterator[openai.OpenAI]:
         yield client
 
 
+@pytest.mark.case("H29")
 @pytest.mark.parametrize("options", [{"temperature": 0}, {"temperature": 1, "seed": 7}], ids=["greedy", "seeded"])
-def test_h29_the_same_request_gives_the_same_text_streamed_or_not(
-    client: openai.OpenAI, options: dict[str, float]
-) -> None:
+def test_the_same_request_gives_the_same_text_streamed_or_not(client: openai.OpenAI, options: dict[str, float]) -> None:
     model = client.models.list().data[0].id
     whole = client.chat.completions.create(model=model, messages=MESSAGES, max_tokens=24, **options)  # type: ignore[call-overload]
     text = whole.choices[0].message.content
@@ -70,7 +69,8 @@ def test_h29_the_same_request_gives_the_same_text_streamed_or_not(
     assert chunks[-1].usage.prompt_tokens == whole.usage.prompt_tokens
 
 
-def test_s12_max_tokens_is_kept(client: openai.OpenAI) -> None:
+@pytest.mark.case("S12")
+def test_max_tokens_is_kept(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(model=_model(client), messages=MESSAGES, max_tokens=3, temperature=0)
     assert answer.usage is not None
     assert answer.usage.completion_tokens <= 3
@@ -78,8 +78,9 @@ def test_s12_max_tokens_is_kept(client: openai.OpenAI) -> None:
         assert answer.choices[0].finish_reason == "length"
 
 
+@pytest.mark.case("H21")
 @pytest.mark.parametrize("stream", [False, True])
-def test_h21_a_prompt_longer_than_the_context_is_refused(client: openai.OpenAI, stream: bool) -> None:
+def test_a_prompt_longer_than_the_context_is_refused(client: openai.OpenAI, stream: bool) -> None:
     with pytest.raises(openai.BadRequestError, match="256 tokens") as error:
         client.chat.completions.create(
             model=_model(client), messages=[{"role": "user", "content": "字" * 500}], stream=stream

@@ -1,4 +1,4 @@
-"""Every field of a chat completion: what is taken and what is refused, by name (CASES H3, H5, H13 to H19)."""
+"""Every field of a chat completion: what is taken and what is refused, by name."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 from glm_edge.api.contract import wire
 from glm_edge.errors import RequestError
 from glm_edge.types import Message, Request, SamplingParams
+
+pytestmark = pytest.mark.case("H5", "H13", "H18", "H19")
 
 USER = {"role": "user", "content": "你好"}
 
@@ -48,8 +50,9 @@ def test_every_field_arrives() -> None:
     assert call == wire.ChatCall(Request(messages, sampling, 5, ("a", "b")), "chatglm2-6b", True, True)
 
 
+@pytest.mark.case("H3")
 @pytest.mark.parametrize("body", [[], "x", 1, None, True, 1.5], ids=repr)
-def test_h3_a_body_that_is_no_object_is_refused(body: Any) -> None:
+def test_a_body_that_is_no_object_is_refused(body: Any) -> None:
     assert fault(body) == (None, None)
 
 
@@ -121,8 +124,9 @@ MESSAGES = {
 }
 
 
+@pytest.mark.case("H14")
 @pytest.mark.parametrize(("body", "param", "code"), MESSAGES.values(), ids=MESSAGES)
-def test_h14_a_bad_message_is_refused_at_its_place(body: Any, param: str, code: str) -> None:
+def test_a_bad_message_is_refused_at_its_place(body: Any, param: str, code: str) -> None:
     assert fault(body) == (param, code)
 
 
@@ -161,8 +165,9 @@ BAD = [(name, value, "invalid_value") for name, (values, _) in VALUES.items() fo
 BAD += [(name, value, "invalid_type") for name, (_, values) in VALUES.items() for value in values]
 
 
+@pytest.mark.case("H15", "H16", "H17")
 @pytest.mark.parametrize(("name", "value", "code"), BAD, ids=[f"{n}={str(v)[:20]!r}" for n, v, _ in BAD])
-def test_h15_h16_h17_a_bad_value_is_refused(name: str, value: Any, code: str) -> None:
+def test_a_bad_value_is_refused(name: str, value: Any, code: str) -> None:
     assert fault({"messages": [USER], name: value}) == (name, code)
 
 
@@ -179,23 +184,27 @@ STOPS = {
 }
 
 
+@pytest.mark.case("H17")
 @pytest.mark.parametrize(("value", "param", "code"), STOPS.values(), ids=STOPS)
-def test_h17_a_bad_stop_is_refused(value: Any, param: str, code: str) -> None:
+def test_a_bad_stop_is_refused(value: Any, param: str, code: str) -> None:
     assert fault({"messages": [USER], "stop": value}) == (param, code)
 
 
+@pytest.mark.case("H17")
 @pytest.mark.parametrize(("value", "stop"), [("。", ("。",)), (["a", "b", "c", "d"], ("a", "b", "c", "d")), ([], ())])
-def test_h17_a_good_stop_is_read(value: Any, stop: tuple[str, ...]) -> None:
+def test_a_good_stop_is_read(value: Any, stop: tuple[str, ...]) -> None:
     assert parse(stop=value).request.stop == stop
 
 
-def test_h16_a_huge_max_tokens_passes_and_two_different_ones_do_not() -> None:
+@pytest.mark.case("H16")
+def test_a_huge_max_tokens_passes_and_two_different_ones_do_not() -> None:
     assert parse(max_tokens=10**30).request.max_tokens == 10**30
     assert parse(max_completion_tokens=7).request.max_tokens == 7
     assert parse(max_tokens=7.0).request.max_tokens == 7
     assert fault({"messages": [USER], "max_tokens": 5, "max_completion_tokens": 6}) == ("max_tokens", "invalid_value")
 
 
+@pytest.mark.case("S3")
 @pytest.mark.parametrize(
     ("options", "param", "code"),
     [
@@ -206,5 +215,5 @@ def test_h16_a_huge_max_tokens_passes_and_two_different_ones_do_not() -> None:
         ({"stream": True, "stream_options": {"foo": 1}}, "stream_options.foo", "unknown_parameter"),
     ],
 )
-def test_s3_stream_options_without_a_stream_or_of_a_bad_form_are_refused(options: Any, param: str, code: str) -> None:
+def test_stream_options_without_a_stream_or_of_a_bad_form_are_refused(options: Any, param: str, code: str) -> None:
     assert fault({"messages": [USER], **options}) == (param, code)

@@ -1,4 +1,4 @@
-"""Strict JSON: what Python's parser would take or trip over is an error the client can read (CASES H2 to H7)."""
+"""Strict JSON: what Python's parser would take or trip over is an error the client can read."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 from glm_edge.api.contract import strict_json
 from glm_edge.errors import RequestError
 from support.server.bad_bodies import REFUSED
+
+pytestmark = pytest.mark.case("H2", "H3", "H4", "H5", "H6", "H7")
 
 
 @pytest.mark.parametrize(("body", "code"), REFUSED.values(), ids=REFUSED)

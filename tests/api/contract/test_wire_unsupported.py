@@ -1,4 +1,4 @@
-"""Fields that ask for what is not there: named, never ignored; values that ask for nothing pass (CASES H18, H19)."""
+"""Fields that ask for what is not there: named, never ignored; values that ask for nothing pass."""
 
 from __future__ import annotations
 
@@ -48,21 +48,24 @@ NOTHING = [
 ]
 
 
+@pytest.mark.case("H18")
 @pytest.mark.parametrize(("name", "value"), UNSUPPORTED.items(), ids=UNSUPPORTED)
-def test_h18_an_unsupported_field_is_named(name: str, value: Any) -> None:
+def test_an_unsupported_field_is_named(name: str, value: Any) -> None:
     with pytest.raises(RequestError) as error:
         wire.parse_chat({**BODY, name: value})
     assert (error.value.param, error.value.code) == (name, "unsupported_parameter")
     assert name in str(error.value)
 
 
+@pytest.mark.case("H18")
 @pytest.mark.parametrize("fields", NOTHING, ids=str)
-def test_h18_a_value_that_asks_for_nothing_passes(fields: dict[str, Any]) -> None:
+def test_a_value_that_asks_for_nothing_passes(fields: dict[str, Any]) -> None:
     assert wire.parse_chat({**BODY, **fields}) == wire.parse_chat(BODY)
 
 
+@pytest.mark.case("H18")
 @pytest.mark.parametrize(("parse", "fields"), [(wire.parse_chat, CHAT), (text_wire.parse_text, TEXT)])
-def test_h18_null_is_absent_in_every_field(parse: Callable[[Any], wire.ChatCall], fields: dict[str, Any]) -> None:
+def test_null_is_absent_in_every_field(parse: Callable[[Any], wire.ChatCall], fields: dict[str, Any]) -> None:
     """Clients fill in null for what their user has not set."""
     needed: dict[str, Any] = BODY if fields is CHAT else {"prompt": "x"}
     assert parse({**dict.fromkeys(fields), **needed}) == parse(needed)
@@ -70,27 +73,31 @@ def test_h18_null_is_absent_in_every_field(parse: Callable[[Any], wire.ChatCall]
         assert parse({name: None, **needed}) == parse(needed)
 
 
+@pytest.mark.case("H18")
 @pytest.mark.parametrize("value", [0, 1, "false"], ids=repr)
-def test_h18_a_number_is_not_taken_for_a_boolean(value: Any) -> None:
+def test_a_number_is_not_taken_for_a_boolean(value: Any) -> None:
     with pytest.raises(RequestError) as error:
         wire.parse_chat({**BODY, "logprobs": value})
     assert error.value.param == "logprobs"
 
 
+@pytest.mark.case("H19")
 @pytest.mark.parametrize("name", ["foo", "Temperature", "", "messages ", "x" * 10_000], ids=lambda name: name[:10])
-def test_h19_an_unknown_field_is_named(name: str) -> None:
+def test_an_unknown_field_is_named(name: str) -> None:
     with pytest.raises(RequestError) as error:
         wire.parse_chat({**BODY, name: None})
     assert (error.value.param, error.value.code) == (name[:64], "unknown_parameter")
 
 
+@pytest.mark.case("H13")
 @pytest.mark.parametrize("name", [None, "chatglm2-6b", "gpt-4o"])
-def test_h13_the_served_model_its_aliases_and_no_name_are_accepted(name: str | None) -> None:
+def test_the_served_model_its_aliases_and_no_name_are_accepted(name: str | None) -> None:
     wire.check_model(name, "chatglm2-6b", ["gpt-4o"])
 
 
+@pytest.mark.case("H13")
 @pytest.mark.parametrize("name", ["", "chatglm2-6B", "gpt-4", "\x1b[31m"])
-def test_h13_another_model_does_not_exist(name: str) -> None:
+def test_another_model_does_not_exist(name: str) -> None:
     with pytest.raises(RequestError) as error:
         wire.check_model(name, "chatglm2-6b")
     assert (error.value.param, error.value.code) == ("model", "model_not_found")

@@ -1,4 +1,4 @@
-"""A client that leaves costs nothing more, wherever its request is (CASES K1 to K5, K7, K8, O1)."""
+"""A client that leaves costs nothing more, wherever its request is."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ def freed_in_time(server: LiveServer) -> bool:
     return eventually(lambda: server.engine.live == 0 and not server.server.busy, BUDGET)
 
 
+@pytest.mark.case("K2", "K4", "K5")
 @pytest.mark.parametrize("leave", [fin, rst, half_close])
 @pytest.mark.parametrize("data", [STREAM, WHOLE], ids=["stream", "whole"])
-def test_k2_k4_k5_a_client_that_leaves_in_prefill_cancels(data: bytes, leave: Callable[[Wire], None]) -> None:
+def test_a_client_that_leaves_in_prefill_cancels(data: bytes, leave: Callable[[Wire], None]) -> None:
     with LiveServer(FakeEngine([threading.Event()])) as server, server.connect() as wire:
         wire.send(data)
         assert eventually(lambda: len(server.engine.played) == 1)
@@ -32,9 +33,10 @@ def test_k2_k4_k5_a_client_that_leaves_in_prefill_cancels(data: bytes, leave: Ca
         assert server.engine.generations[0].cancelled
 
 
+@pytest.mark.case("K3", "K4", "K5")
 @pytest.mark.parametrize("leave", [fin, rst, half_close])
 @pytest.mark.parametrize("data", [STREAM, WHOLE], ids=["stream", "whole"])
-def test_k3_k4_k5_a_client_that_leaves_in_decode_cancels(data: bytes, leave: Callable[[Wire], None]) -> None:
+def test_a_client_that_leaves_in_decode_cancels(data: bytes, leave: Callable[[Wire], None]) -> None:
     script = [step for n in range(2000) for step in (str(n), 0.01)]
     with LiveServer(FakeEngine(script)) as server, server.connect() as wire:
         wire.send(data)
@@ -49,8 +51,9 @@ def test_k3_k4_k5_a_client_that_leaves_in_decode_cancels(data: bytes, leave: Cal
         assert server.engine.generations[0].cancelled
 
 
+@pytest.mark.case("K1")
 @pytest.mark.parametrize("data", [STREAM, WHOLE], ids=["stream", "whole"])
-def test_k1_a_client_that_leaves_the_queue_is_never_computed(data: bytes) -> None:
+def test_a_client_that_leaves_the_queue_is_never_computed(data: bytes) -> None:
     go = threading.Event()
     with LiveServer(FakeEngine([go, "x"], slots=1)) as server, server.connect() as first, server.connect() as second:
         first.send(WHOLE)
@@ -65,7 +68,8 @@ def test_k1_a_client_that_leaves_the_queue_is_never_computed(data: bytes) -> Non
         assert len(server.engine.played) == 1
 
 
-def test_o1_requests_in_the_queue_are_served_in_their_order() -> None:
+@pytest.mark.case("O1")
+def test_requests_in_the_queue_are_served_in_their_order() -> None:
     go = threading.Event()
     with LiveServer(FakeEngine([go, "x"], slots=1)) as server:
         wires = []
@@ -80,7 +84,8 @@ def test_o1_requests_in_the_queue_are_served_in_their_order() -> None:
             fin(wire)
 
 
-def test_o2_of_more_clients_than_places_each_is_answered_or_refused_at_once() -> None:
+@pytest.mark.case("O2")
+def test_of_more_clients_than_places_each_is_answered_or_refused_at_once() -> None:
     go = threading.Event()
     with LiveServer(FakeEngine([go, "x"], slots=2, waiting=3)) as server:
         wires = [server.connect() for _ in range(40)]
@@ -101,7 +106,8 @@ def test_o2_of_more_clients_than_places_each_is_answered_or_refused_at_once() ->
             fin(wire)
 
 
-def test_k7_clients_that_give_up_and_try_again_never_hold_more_than_the_places() -> None:
+@pytest.mark.case("K7")
+def test_clients_that_give_up_and_try_again_never_hold_more_than_the_places() -> None:
     engine = FakeEngine([threading.Event()], slots=2, waiting=3)
     most = 0
 
@@ -124,8 +130,9 @@ def test_k7_clients_that_give_up_and_try_again_never_hold_more_than_the_places()
         assert all(generation.cancelled for generation in engine.generations)
 
 
+@pytest.mark.case("K8")
 @pytest.mark.parametrize("read", range(0, 12, 3))
-def test_k8_a_client_may_leave_after_any_number_of_events(read: int) -> None:
+def test_a_client_may_leave_after_any_number_of_events(read: int) -> None:
     script = [step for n in range(10) for step in (str(n), 0.005)]
     with LiveServer(FakeEngine(script, slots=1)) as server:
         for _ in range(5):

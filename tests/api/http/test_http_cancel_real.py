@@ -1,5 +1,5 @@
 """Clients that leave a real model in a child process, over the wire: nothing goes on for nobody, and every request is
-counted once (CASES K4, K5, K7, K8)."""
+counted once."""
 
 from __future__ import annotations
 
@@ -78,9 +78,10 @@ def ended(server: LiveServer) -> dict[str, int]:
     return {outcome: int(n) for outcome, n in re.findall(pattern, metrics(server))}
 
 
+@pytest.mark.case("K4", "K5")
 @pytest.mark.parametrize("leave", [fin, rst, half_close])
 @pytest.mark.parametrize("data", [STREAM, WHOLE], ids=["stream", "whole"])
-def test_k4_k5_slots_that_clients_leave_are_free_in_time(
+def test_slots_that_clients_leave_are_free_in_time(
     server: LiveServer, short: str, data: bytes, leave: Callable[[Wire], None]
 ) -> None:
     with ExitStack() as stack:
@@ -96,7 +97,8 @@ def test_k4_k5_slots_that_clients_leave_are_free_in_time(
     assert eventually(lambda: alive(server) == (0, 0), BUDGET)
 
 
-def test_k7_clients_that_give_up_and_try_again_hold_no_more_than_the_places_and_leave_none(
+@pytest.mark.case("K7")
+def test_clients_that_give_up_and_try_again_hold_no_more_than_the_places_and_leave_none(
     server: LiveServer, short: str
 ) -> None:
     def client(seed: int) -> None:
@@ -120,8 +122,9 @@ def test_k7_clients_that_give_up_and_try_again_hold_no_more_than_the_places_and_
     assert time.monotonic() - began < BUDGET
 
 
+@pytest.mark.case("K8")
 @pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
-def test_k8_of_requests_left_at_any_token_finished_or_failed_each_is_counted_once(model: Path) -> None:
+def test_of_requests_left_at_any_token_finished_or_failed_each_is_counted_once(model: Path) -> None:
     with serving(model, queue=16) as server:
         for events in range(12):
             with server.connect() as wire:

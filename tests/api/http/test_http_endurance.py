@@ -1,4 +1,4 @@
-"""A server that is asked much, for long, by clients that come and go, on a clock that jumps (CASES A14, H26, O11, O12).
+"""A server that is asked much, for long, by clients that come and go, on a clock that jumps.
 
 GLM_EDGE_SOAK=10000 makes the soak so many requests long.
 """
@@ -31,7 +31,8 @@ def held() -> tuple[int, int]:
     return process.num_fds() if os.name == "posix" else process.num_handles(), process.num_threads()
 
 
-def test_a14_a_thousand_wrong_keys_are_refused_and_the_right_one_is_served() -> None:
+@pytest.mark.case("A14")
+def test_a_thousand_wrong_keys_are_refused_and_the_right_one_is_served() -> None:
     with LiveServer(FakeEngine(), policy=AccessPolicy(Keys(["right"]))) as server, server.connect() as wire:
         wire.send(post(BODY, "API-KEY: right"))
         assert wire.reply().status == 200
@@ -44,7 +45,8 @@ def test_a14_a_thousand_wrong_keys_are_refused_and_the_right_one_is_served() -> 
         assert psutil.Process().memory_info().rss - before < 8 << 20
 
 
-def test_h26_a_thousand_requests_on_one_connection_hold_nothing() -> None:
+@pytest.mark.case("H26")
+def test_a_thousand_requests_on_one_connection_hold_nothing() -> None:
     with LiveServer(FakeEngine()) as server, server.connect() as wire:
         wire.send(get("/livez"))
         assert wire.reply().status == 200
@@ -55,7 +57,8 @@ def test_h26_a_thousand_requests_on_one_connection_hold_nothing() -> None:
         assert held() == before
 
 
-def test_o11_answers_and_cancels_mixed_leave_nothing_behind() -> None:
+@pytest.mark.case("O11")
+def test_answers_and_cancels_mixed_leave_nothing_behind() -> None:
     draw = random.Random(11)
     steps = [step for n in range(5) for step in (f"{n}", 0.004)]
     engine = FakeEngine(steps, slots=4, waiting=60)
@@ -96,8 +99,9 @@ def _unread(engine: FakeEngine, kinds: list[str]) -> int:
     return len(kinds) - kinds.count("bad") + 1 - len(engine.requests)
 
 
+@pytest.mark.case("O12")
 @pytest.mark.parametrize("jump", [86400.0, -86400.0], ids=["a-day-on", "a-day-back"])
-def test_o12_a_clock_that_jumps_ends_no_request_and_no_connection(monkeypatch: pytest.MonkeyPatch, jump: float) -> None:
+def test_a_clock_that_jumps_ends_no_request_and_no_connection(monkeypatch: pytest.MonkeyPatch, jump: float) -> None:
     go, real = threading.Event(), time.time
     engine = FakeEngine([go, "好"])
     with LiveServer(engine) as server, server.connect() as busy, server.connect() as idle, server.connect() as half:

@@ -1,4 +1,4 @@
-"""The server on the wire: sizes, deadlines, keep-alive (CASES A3, A7, H10, H24 to H27, O4, O5)."""
+"""The server on the wire: sizes, deadlines, keep-alive."""
 
 from __future__ import annotations
 
@@ -58,14 +58,16 @@ def chunked(body: bytes, *headers: str) -> bytes:
     return "\r\n".join([*head, "Transfer-Encoding: chunked", "", ""]).encode() + data + b"0\r\n\r\n"
 
 
-def test_h10_a_body_at_the_limit_is_read_in_both_framings(server: LiveServer) -> None:
+@pytest.mark.case("H10")
+def test_a_body_at_the_limit_is_read_in_both_framings(server: LiveServer) -> None:
     body = json.dumps(BODY).encode().ljust(LIMIT)
     assert server.exchange(post(body)).status == 200
     body = body[: LIMIT - 300]  # chunk sizes and line ends count too
     assert server.exchange(chunked(body)).status == 200
 
 
-def test_h10_a_body_over_the_limit_is_413_and_closed(server: LiveServer) -> None:
+@pytest.mark.case("H10")
+def test_a_body_over_the_limit_is_413_and_closed(server: LiveServer) -> None:
     body = json.dumps(BODY).encode().ljust(LIMIT + 1)
     for data in (post(body), chunked(body)):
         with server.connect() as wire:
@@ -78,13 +80,15 @@ def test_h10_a_body_over_the_limit_is_413_and_closed(server: LiveServer) -> None
             assert wire.closed
 
 
-def test_h10_a_client_that_sends_all_of_a_huge_body_first_still_reads_the_413(server: LiveServer) -> None:
+@pytest.mark.case("H10")
+def test_a_client_that_sends_all_of_a_huge_body_first_still_reads_the_413(server: LiveServer) -> None:
     with server.connect() as wire:
         wire.send(post(b"x" * 5_000_000))
         assert wire.reply().status == 413
 
 
-def test_a7_without_a_key_a_huge_body_is_401(guarded: LiveServer) -> None:
+@pytest.mark.case("A7")
+def test_without_a_key_a_huge_body_is_401(guarded: LiveServer) -> None:
     with guarded.connect() as wire:
         wire.send(post(b"x" * 5_000_000))
         assert wire.reply().code == "invalid_api_key"
@@ -96,7 +100,8 @@ def test_a7_without_a_key_a_huge_body_is_401(guarded: LiveServer) -> None:
     assert guarded.exchange(chunked(b"x" * 900)).status == 401
 
 
-def test_a7_without_a_key_a_body_is_not_kept() -> None:
+@pytest.mark.case("A7")
+def test_without_a_key_a_body_is_not_kept() -> None:
     parser = StrictParser(AccessPolicy(Keys(["key"])), Adjustments())
     data = post(b"x" * 900)
     assert parser.received(data[:-900]) + parser.received(data[-900:]) == len(data)
@@ -104,7 +109,8 @@ def test_a7_without_a_key_a_body_is_not_kept() -> None:
     assert parser.get_body_stream().read() == b""
 
 
-def test_a3_a_huge_or_odd_key_is_refused(guarded: LiveServer) -> None:
+@pytest.mark.case("A3")
+def test_a_huge_or_odd_key_is_refused(guarded: LiveServer) -> None:
     assert guarded.exchange(get("/v1/models", "API-KEY: " + "k" * 1_000_000)).status == 431
     assert guarded.exchange(get("/v1/models", "Authorization: Bearer \xe9\xff")).status == 401
     assert guarded.exchange(get("/v1/models", "Authorization: Bearer a\0b")).status == 400
@@ -122,17 +128,17 @@ LARGE = {
 }
 
 
+@pytest.mark.case("H24")
 @pytest.mark.parametrize(("data", "status"), LARGE.values(), ids=LARGE)
-def test_h24_large_headers_are_refused_and_the_connection_is_closed(
-    server: LiveServer, data: bytes, status: int
-) -> None:
+def test_large_headers_are_refused_and_the_connection_is_closed(server: LiveServer, data: bytes, status: int) -> None:
     with server.connect() as wire:
         wire.send(data)
         assert wire.reply().status == status
         assert wire.closed
 
 
-def test_h25_http_1_0_is_answered_without_chunks(server: LiveServer) -> None:
+@pytest.mark.case("H25")
+def test_http_1_0_is_answered_without_chunks(server: LiveServer) -> None:
     reply = server.exchange(post({**BODY, "stream": True}, version="1.0"))
     assert reply.status == 200
     assert "transfer-encoding" not in reply.headers
@@ -140,7 +146,8 @@ def test_h25_http_1_0_is_answered_without_chunks(server: LiveServer) -> None:
     assert server.exchange(b"GET /health HTTP/1.0\r\n\r\n").status == 200
 
 
-def test_h26_pipelined_requests_are_answered_in_order(server: LiveServer) -> None:
+@pytest.mark.case("H26")
+def test_pipelined_requests_are_answered_in_order(server: LiveServer) -> None:
     with server.connect() as wire:
         wire.send(get("/livez") + post(BODY) + get("/nothing"))
         replies = [wire.reply() for _ in range(3)]
@@ -148,7 +155,8 @@ def test_h26_pipelined_requests_are_answered_in_order(server: LiveServer) -> Non
     assert "choices" in replies[1].json
 
 
-def test_h26_a_connection_serves_many_requests_with_the_same_threads(server: LiveServer) -> None:
+@pytest.mark.case("H26")
+def test_a_connection_serves_many_requests_with_the_same_threads(server: LiveServer) -> None:
     with server.connect() as wire:
         threads = threading.active_count()
         for _ in range(300):
@@ -157,7 +165,8 @@ def test_h26_a_connection_serves_many_requests_with_the_same_threads(server: Liv
         assert threading.active_count() == threads
 
 
-def test_h27_a_client_that_waits_for_permission_gets_it(server: LiveServer) -> None:
+@pytest.mark.case("H27")
+def test_a_client_that_waits_for_permission_gets_it(server: LiveServer) -> None:
     body = json.dumps(BODY).encode()
     head = post(body, "Expect: 100-continue")[: -len(body)]
     with server.connect() as wire:
@@ -180,8 +189,9 @@ DRIPS = {
 }
 
 
+@pytest.mark.case("O4")
 @pytest.mark.parametrize(("start", "drop"), DRIPS.values(), ids=DRIPS)
-def test_o4_a_request_that_takes_too_long_is_closed_though_it_drips(start: bytes, drop: bytes) -> None:
+def test_a_request_that_takes_too_long_is_closed_though_it_drips(start: bytes, drop: bytes) -> None:
     with LiveServer(FakeEngine(), deadlines=Deadlines(read=0.5, idle=60)) as server, server.connect() as wire:
         begin = time.monotonic()
         wire.send(start)
@@ -195,7 +205,8 @@ def test_o4_a_request_that_takes_too_long_is_closed_though_it_drips(start: bytes
         assert time.monotonic() - begin > 0.4
 
 
-def test_o4_an_idle_connection_is_closed_and_a_used_one_is_not() -> None:
+@pytest.mark.case("O4")
+def test_an_idle_connection_is_closed_and_a_used_one_is_not() -> None:
     with LiveServer(FakeEngine(), deadlines=Deadlines(read=60, idle=0.5)) as server, server.connect() as wire:
         begin = time.monotonic()
         for _ in range(4):
@@ -206,7 +217,8 @@ def test_o4_an_idle_connection_is_closed_and_a_used_one_is_not() -> None:
         assert time.monotonic() - begin > 1
 
 
-def test_o5_a_flood_of_connections_does_not_keep_a_health_check_waiting_and_leaves_nothing() -> None:
+@pytest.mark.case("O5")
+def test_a_flood_of_connections_does_not_keep_a_health_check_waiting_and_leaves_nothing() -> None:
     with room_for_files(2500) as most, LiveServer(FakeEngine()) as server:
         flood = [server.connect() for _ in range(min(1000, most // 2 - 200))]
         begin = time.monotonic()
@@ -227,7 +239,8 @@ def test_a_connection_over_the_limit_waits_for_a_free_place() -> None:
         some[-1].__exit__()
 
 
-def test_o4_200_idle_connections_do_not_keep_a_good_request_waiting() -> None:
+@pytest.mark.case("O4")
+def test_200_idle_connections_do_not_keep_a_good_request_waiting() -> None:
     with LiveServer(FakeEngine(), deadlines=Deadlines(read=1)) as server:
         idle = [server.connect() for _ in range(200)]
         try:

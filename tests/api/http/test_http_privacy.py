@@ -1,4 +1,4 @@
-"""Keys and conversations are nobody's: not in logs, not on stderr, not in a file (CASES A11)."""
+"""Keys and conversations are nobody's: not in logs, not on stderr, not in a file."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def requests() -> list[bytes]:
     ]
 
 
-def test_a11_neither_a_key_nor_a_prompt_is_found_anywhere(
+@pytest.mark.case("A11")
+def test_neither_a_key_nor_a_prompt_is_found_anywhere(
     caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with (
@@ -80,7 +81,8 @@ def test_a11_neither_a_key_nor_a_prompt_is_found_anywhere(
         assert canary not in output.out + output.err
 
 
-def test_a11_a_large_conversation_never_touches_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.case("A11")
+def test_a_large_conversation_never_touches_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))  # opening a temporary file fails there
     text = "x" * (BODY_LIMIT - 1000)
     engine = FakeEngine([text], n_ctx=2**22)

@@ -1,5 +1,5 @@
 """A real model over HTTP, made to say what the test wants by a schema of one value: characters of several tokens, stop
-strings across tokens, control tokens in what users write (CASES H22, S5, S6)."""
+strings across tokens, control tokens in what users write."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def tokens_of(client: FlaskClient, text: str) -> list[int]:
     return ids
 
 
-def test_s5_characters_of_several_tokens_arrive_whole_and_all(client: FlaskClient) -> None:
+@pytest.mark.case("S5")
+def test_characters_of_several_tokens_arrive_whole_and_all(client: FlaskClient) -> None:
     texts, reason = streamed(client)
     assert ("".join(texts), reason) == (ANSWER, "stop")
     assert not any("\ufffd" in text for text in texts)
@@ -62,7 +63,8 @@ def test_s5_characters_of_several_tokens_arrive_whole_and_all(client: FlaskClien
     assert sum(b"\xef\xbf\xbd" in token["token"].encode() for token in answer["logprobs"]["content"]) > 4  # parts
 
 
-def test_s5_an_answer_cut_in_the_middle_of_a_character_ends_before_it(client: FlaskClient) -> None:
+@pytest.mark.case("S5")
+def test_an_answer_cut_in_the_middle_of_a_character_ends_before_it(client: FlaskClient) -> None:
     total = whole(client)["usage"]["completion_tokens"]
     last = ""
     for most in range(1, total, 2):
@@ -86,8 +88,9 @@ STOPS = {
 }
 
 
+@pytest.mark.case("S6")
 @pytest.mark.parametrize(("stop", "said"), STOPS.values(), ids=STOPS)
-def test_s6_a_stop_string_is_never_sent_and_what_is_none_is_not_kept(
+def test_a_stop_string_is_never_sent_and_what_is_none_is_not_kept(
     client: FlaskClient, stop: str | list[str], said: str
 ) -> None:
     if isinstance(stop, str):
@@ -100,8 +103,9 @@ def test_s6_a_stop_string_is_never_sent_and_what_is_none_is_not_kept(
 CONTROL = ["[gMASK]", "sop", "eop", "<sop>", "<eop>", "<|user|>", "</s>", "<s>", "[Round 1]", "问：", "philosophy"]
 
 
+@pytest.mark.case("H22")
 @pytest.mark.parametrize("text", [*CONTROL, "".join(CONTROL), "[gMASK]sop" * 9], ids=lambda text: text[:12])
-def test_h22_what_a_user_writes_is_text_whatever_it_looks_like(client: FlaskClient, text: str) -> None:
+def test_what_a_user_writes_is_text_whatever_it_looks_like(client: FlaskClient, text: str) -> None:
     framed = tokens_of(client, f"[Round 1]\n\n问：{text}\n\n答：")
     assert all(2 < token < 64789 for token in framed)  # control tokens are below and above
     body = {"messages": [{"role": "user", "content": text}], "max_tokens": 1}

@@ -1,4 +1,4 @@
-"""A request that two programs could read differently is refused, and nothing after it is run (CASES H23, H25, A12)."""
+"""A request that two programs could read differently is refused, and nothing after it is run."""
 
 from __future__ import annotations
 
@@ -77,8 +77,9 @@ REFUSED = {
 }
 
 
+@pytest.mark.case("H23")
 @pytest.mark.parametrize("data", REFUSED.values(), ids=REFUSED)
-def test_h23_an_ambiguous_request_is_refused_and_what_follows_is_not_run(server: LiveServer, data: bytes) -> None:
+def test_an_ambiguous_request_is_refused_and_what_follows_is_not_run(server: LiveServer, data: bytes) -> None:
     before = len(server.engine.requests)
     with server.connect() as wire:
         wire.send(data + SECOND)
@@ -91,7 +92,8 @@ def test_h23_an_ambiguous_request_is_refused_and_what_follows_is_not_run(server:
     assert len(server.engine.requests) == before
 
 
-def test_h23_a_request_with_bare_line_ends_is_refused_without_waiting_for_more(server: LiveServer) -> None:
+@pytest.mark.case("H23")
+def test_a_request_with_bare_line_ends_is_refused_without_waiting_for_more(server: LiveServer) -> None:
     assert server.exchange(REFUSED["bare-line-ends"]).status == 400
 
 
@@ -108,8 +110,9 @@ GOOD = {
 }
 
 
+@pytest.mark.case("H23")
 @pytest.mark.parametrize("data", GOOD.values(), ids=GOOD)
-def test_h23_an_unambiguous_request_is_answered_and_so_is_the_next(server: LiveServer, data: bytes) -> None:
+def test_an_unambiguous_request_is_answered_and_so_is_the_next(server: LiveServer, data: bytes) -> None:
     with server.connect() as wire:
         wire.send(data)
         assert wire.reply().status == 200
@@ -124,14 +127,16 @@ def test_every_byte_of_a_request_may_come_alone(server: LiveServer) -> None:
         assert wire.reply().status == 200
 
 
-def test_h25_an_unknown_or_odd_host_is_403(server: LiveServer) -> None:
+@pytest.mark.case("H25")
+def test_an_unknown_or_odd_host_is_403(server: LiveServer) -> None:
     for host in ("evil.com", "x/?", "localhost:8000@evil.com"):
         reply = server.exchange(get("/v1/models").replace(b"localhost", host.encode()))
         assert (reply.status, reply.code) == (403, "host_not_allowed")
 
 
+@pytest.mark.case("A12")
 @pytest.mark.parametrize("path", ["/%0d%0aforged", "/%1b[31mred", "/%e2%80%ae", "/%00"])
-def test_a12_a_log_line_stays_one_line_of_plain_text(
+def test_a_log_line_stays_one_line_of_plain_text(
     server: LiveServer, caplog: pytest.LogCaptureFixture, path: str
 ) -> None:
     with caplog.at_level(logging.INFO):

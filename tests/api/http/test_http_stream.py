@@ -1,4 +1,4 @@
-"""Streams on the wire: events at once, pings in silence, errors that look like no end (CASES S4, S7 to S9)."""
+"""Streams on the wire: events at once, pings in silence, errors that look like no end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def content(event: Any) -> str | None:
     return str(delta["content"]) if "content" in delta else None
 
 
-def test_s4_each_token_arrives_as_it_is_made() -> None:
+@pytest.mark.case("S4")
+def test_each_token_arrives_as_it_is_made() -> None:
     go = [threading.Event() for _ in range(3)]
     script = [go[0], "一", go[1], "二", go[2], "三"]
     with LiveServer(FakeEngine(script)) as server, server.connect() as wire:
@@ -52,7 +53,8 @@ def test_s4_each_token_arrives_as_it_is_made() -> None:
             assert time.monotonic() - begin < 0.1
 
 
-def test_s7_a_stream_shows_life_within_a_second_and_pings_in_silence() -> None:
+@pytest.mark.case("S7")
+def test_a_stream_shows_life_within_a_second_and_pings_in_silence() -> None:
     assert Admission().ping_s <= 15
     go = threading.Event()
     with LiveServer(FakeEngine([go, "好"]), ping_s=0.3) as server, server.connect() as wire:
@@ -69,8 +71,9 @@ def test_s7_a_stream_shows_life_within_a_second_and_pings_in_silence() -> None:
         assert content(event) == "好"
 
 
+@pytest.mark.case("S8")
 @pytest.mark.parametrize("k", range(5))
-def test_s8_an_engine_that_fails_after_k_chunks(k: int) -> None:
+def test_an_engine_that_fails_after_k_chunks(k: int) -> None:
     script = [*["a", "b", "c", "d"][:k], EngineError("decode failed in /home/me")]
     with LiveServer(FakeEngine(script)) as server, server.connect() as wire:
         wire.send(STREAM)
@@ -91,7 +94,8 @@ def test_s8_an_engine_that_fails_after_k_chunks(k: int) -> None:
         assert b"[DONE]" not in reply.body
 
 
-def test_s8_an_engine_that_fails_after_the_first_sign_of_life_sends_an_error_event() -> None:
+@pytest.mark.case("S8")
+def test_an_engine_that_fails_after_the_first_sign_of_life_sends_an_error_event() -> None:
     with LiveServer(FakeEngine([1.0, EngineError("broken")])) as server, server.connect() as wire:
         wire.send(STREAM)
         reply = wire.reply()
@@ -99,8 +103,9 @@ def test_s8_an_engine_that_fails_after_the_first_sign_of_life_sends_an_error_eve
         assert '"server_error"' in reply.body.decode().split("\n\n")[-2]
 
 
+@pytest.mark.case("S8")
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_s8_curl_says_18_of_a_stream_that_failed() -> None:
+def test_curl_says_18_of_a_stream_that_failed() -> None:
     with LiveServer(FakeEngine(["a", EngineError("broken")])) as server:
         command = ["curl", "-sS", f"{server.url}{CHAT}", "--json", json.dumps({**BODY, "stream": True})]
         done = subprocess.run(command, capture_output=True, timeout=60, check=False)
@@ -108,14 +113,16 @@ def test_s8_curl_says_18_of_a_stream_that_failed() -> None:
     assert b'"server_error"' in done.stdout
 
 
-def test_s8_the_log_says_why_a_stream_failed(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.case("S8")
+def test_the_log_says_why_a_stream_failed(caplog: pytest.LogCaptureFixture) -> None:
     with LiveServer(FakeEngine(["a", EngineError("decode failed: -3")])) as server:
         reply = server.exchange(STREAM)
         assert eventually(lambda: "decode failed: -3" in caplog.text)
     assert reply.headers["x-request-id"] in caplog.text
 
 
-def test_s8_a_bug_of_ours_is_an_error_event_too_and_the_log_has_its_place_alone(
+@pytest.mark.case("S8")
+def test_a_bug_of_ours_is_an_error_event_too_and_the_log_has_its_place_alone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with LiveServer(FakeEngine(["a", "\ud800 is half a character, which no engine gives"])) as server:
@@ -130,7 +137,8 @@ def test_s8_a_bug_of_ours_is_an_error_event_too_and_the_log_has_its_place_alone(
     assert 'outcome="failed",path="/v1/chat/completions"' in figures
 
 
-def test_s9_a_client_that_stops_reading_is_cut_off_and_others_are_not_slowed() -> None:
+@pytest.mark.case("S9")
+def test_a_client_that_stops_reading_is_cut_off_and_others_are_not_slowed() -> None:
     flood = ["x" * 10_000] * 3000
     engine = FakeEngine(lambda request: flood if request.stop else ["ok"])
     with LiveServer(engine, deadlines=Deadlines(stalled=0.5)) as server, server.connect() as stuck:
@@ -143,7 +151,8 @@ def test_s9_a_client_that_stops_reading_is_cut_off_and_others_are_not_slowed() -
         assert eventually(lambda: not server.server.busy)
 
 
-def test_s9_a_client_that_reads_slowly_gets_everything() -> None:
+@pytest.mark.case("S9")
+def test_a_client_that_reads_slowly_gets_everything() -> None:
     script = [str(n % 10) * 5000 for n in range(200)]
     with LiveServer(FakeEngine(script), deadlines=Deadlines(stalled=0.5)) as server, server.connect() as wire:
         wire.send(STREAM)

@@ -1,4 +1,4 @@
-"""What a request gets that waits: its place and its turn, or a word when to come again (CASES O1, O2, O3, O6)."""
+"""What a request gets that waits: its place and its turn, or a word when to come again."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from glm_edge.generation import Progress
 from support.engines.fake_engine import FakeEngine
 from support.server.live_server import BODY, CHAT, LiveServer, Reply, Wire, eventually, post
 
+pytestmark = pytest.mark.case("O2")
+
 STREAM = post({**BODY, "stream": True})
 SLOW = Progress(done=120, total=500)
 
@@ -32,7 +34,8 @@ def comments(wire: Wire, n: int) -> list[str]:
     return found
 
 
-def test_o1_a_stream_that_waits_is_told_its_place_and_the_time_and_then_how_much_is_read() -> None:
+@pytest.mark.case("O1")
+def test_a_stream_that_waits_is_told_its_place_and_the_time_and_then_how_much_is_read() -> None:
     first, second = threading.Event(), threading.Event()
     scripts = iter([[first, "a"], [SLOW, second, "b"]])
     engine = FakeEngine(lambda _: next(scripts), slots=1)
@@ -51,7 +54,8 @@ def test_o1_a_stream_that_waits_is_told_its_place_and_the_time_and_then_how_much
         assert b'"content":"b"' in rest
 
 
-def test_o1_without_a_measured_speed_a_place_has_no_time() -> None:
+@pytest.mark.case("O1")
+def test_without_a_measured_speed_a_place_has_no_time() -> None:
     go = threading.Event()
     with LiveServer(FakeEngine([go, "a"], slots=1)) as server, server.connect() as one, server.connect() as two:
         for wire in (one, two):
@@ -61,7 +65,8 @@ def test_o1_without_a_measured_speed_a_place_has_no_time() -> None:
         go.set()
 
 
-def test_o1_the_same_news_is_not_told_twice_but_silence_is_broken() -> None:
+@pytest.mark.case("O1")
+def test_the_same_news_is_not_told_twice_but_silence_is_broken() -> None:
     script = [SLOW, threading.Event()]
     with LiveServer(FakeEngine(script), ping_s=1.2) as server, server.connect() as wire:
         wire.send(STREAM)
@@ -72,8 +77,9 @@ def test_o1_the_same_news_is_not_told_twice_but_silence_is_broken() -> None:
         assert time.monotonic() - begin > 1
 
 
+@pytest.mark.case("S7")
 @pytest.mark.parametrize("step", [SLOW, 0.0], ids=["told", "silent"])
-def test_s7_comments_do_not_disturb_openais_client(step: Progress | float) -> None:
+def test_comments_do_not_disturb_openais_client(step: Progress | float) -> None:
     go = threading.Event()
     with (
         LiveServer(FakeEngine([step, go, "好"], slots=1), ping_s=0.6) as server,
@@ -86,8 +92,9 @@ def test_s7_comments_do_not_disturb_openais_client(step: Progress | float) -> No
         assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == "好"
 
 
+@pytest.mark.case("O6")
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_o6_a_request_that_would_wait_too_long_is_503_before_headers(stream: bool) -> None:
+def test_a_request_that_would_wait_too_long_is_503_before_headers(stream: bool) -> None:
     engine = FakeEngine([threading.Event()], slots=1)
     with LiveServer(engine, max_wait_s=60) as server, server.connect() as wire:
         wire.send(post(BODY))
@@ -99,7 +106,8 @@ def test_o6_a_request_that_would_wait_too_long_is_503_before_headers(stream: boo
         assert eventually(lambda: engine.generations[1].cancelled)
 
 
-def test_o6_a_request_that_has_waited_too_long_is_503() -> None:
+@pytest.mark.case("O6")
+def test_a_request_that_has_waited_too_long_is_503() -> None:
     engine = FakeEngine([threading.Event()], slots=1)
     with LiveServer(engine, max_wait_s=0.9) as server, server.connect() as wire:
         wire.send(post(BODY))
@@ -116,7 +124,8 @@ def keyed(server: LiveServer, key: str, **fields: object) -> Reply:
     return server.exchange(post({**BODY, **fields}, f"Authorization: Bearer {key}"))
 
 
-def test_o3_a_key_that_has_its_share_is_429_and_another_is_served() -> None:
+@pytest.mark.case("O3")
+def test_a_key_that_has_its_share_is_429_and_another_is_served() -> None:
     go = threading.Event()
     engine = FakeEngine([go, "x"], slots=4)
     with LiveServer(engine, policy=AccessPolicy(Keys(["one", "two"])), per_key=2) as server:
@@ -137,15 +146,17 @@ def test_o3_a_key_that_has_its_share_is_429_and_another_is_served() -> None:
             wire.__exit__()
 
 
-def test_o3_answers_count_not_requests() -> None:
+@pytest.mark.case("O3")
+def test_answers_count_not_requests() -> None:
     with LiveServer(FakeEngine(), policy=AccessPolicy(Keys(["one"])), per_key=2) as server:
         assert keyed(server, "one", n=2).status == 200
         refused = keyed(server, "one", n=3)
         assert (refused.status, refused.json["error"]["param"]) == (400, "n")
 
 
+@pytest.mark.case("O3")
 @pytest.mark.parametrize("keys", [["one", "two"], ["one"]], ids=["two", "one"])
-def test_o3_by_default_a_key_has_half_of_the_places_where_there_are_others(keys: list[str]) -> None:
+def test_by_default_a_key_has_half_of_the_places_where_there_are_others(keys: list[str]) -> None:
     service = Admission(FakeEngine(), capacity=4)
     client = create_app(service, policy=AccessPolicy(Keys(keys))).test_client()
     headers = {"Authorization": "Bearer one"}
@@ -155,7 +166,8 @@ def test_o3_by_default_a_key_has_half_of_the_places_where_there_are_others(keys:
         one.close()
 
 
-def test_o3_retry_after_is_what_answers_have_taken() -> None:
+@pytest.mark.case("O3")
+def test_retry_after_is_what_answers_have_taken() -> None:
     service = Admission(per_key=1)
     place = service.enter(b"key")
     place.taken = True
@@ -167,7 +179,8 @@ def test_o3_retry_after_is_what_answers_have_taken() -> None:
     assert 0.04 < error.value.retry_after < 1
 
 
-def test_o3_requests_that_the_engine_turned_away_make_no_answer_look_quick() -> None:
+@pytest.mark.case("O3")
+def test_requests_that_the_engine_turned_away_make_no_answer_look_quick() -> None:
     engine = FakeEngine(lambda request: [threading.Event()] if request.stop else ["x", 1.2], slots=1, waiting=0)
     with LiveServer(engine, policy=AccessPolicy(Keys(["one", "two"])), per_key=1) as server, server.connect() as wire:
         assert keyed(server, "one").status == 200

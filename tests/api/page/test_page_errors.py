@@ -135,8 +135,9 @@ def test_the_share_of_a_key_is_told(driver: Chrome) -> None:
         rest.set()
 
 
+@pytest.mark.case("O7")
 @pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
-def test_o7_the_engine_is_killed_and_the_conversation_goes_on(driver: Chrome) -> None:
+def test_the_engine_is_killed_and_the_conversation_goes_on(driver: Chrome) -> None:
     with worker(crashing.obeys) as engine, LiveServer(engine) as server:
         page = Page(driver, server.url).open()
         page.type("hang\n")

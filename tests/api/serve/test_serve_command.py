@@ -1,5 +1,4 @@
-"""`glm-edge serve` before it serves: what it refuses, with which exit code, and that it loads nothing for it
-(CASES A10, A13, C1, D9)."""
+"""`glm-edge serve` before it serves: what it refuses, with which exit code, and that it loads nothing for it."""
 
 from __future__ import annotations
 
@@ -62,8 +61,9 @@ def test_a_name_that_is_empty_is_refused(capsys: pytest.CaptureFixture[str], mod
     assert "--alias is empty" in message
 
 
+@pytest.mark.case("A10")
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
-def test_a10_listening_beyond_loopback_without_a_key_is_refused(
+def test_listening_beyond_loopback_without_a_key_is_refused(
     capsys: pytest.CaptureFixture[str], model: Path, host: str
 ) -> None:
     code, message = outcome(capsys, "--model", model, "--host", host, "--port", 0)
@@ -73,7 +73,8 @@ def test_a10_listening_beyond_loopback_without_a_key_is_refused(
     assert "--api-key-file" in message
 
 
-def test_d9_a_port_in_use_is_found_before_the_model_is_loaded(
+@pytest.mark.case("D9")
+def test_a_port_in_use_is_found_before_the_model_is_loaded(
     capsys: pytest.CaptureFixture[str], model: Path, taken: int
 ) -> None:
     for host in ("127.0.0.1", "localhost"):
@@ -82,19 +83,22 @@ def test_d9_a_port_in_use_is_found_before_the_model_is_loaded(
         assert f"{host} port {taken}" in message
 
 
-def test_d9_an_address_of_another_machine_cannot_be_had(capsys: pytest.CaptureFixture[str], model: Path) -> None:
+@pytest.mark.case("D9")
+def test_an_address_of_another_machine_cannot_be_had(capsys: pytest.CaptureFixture[str], model: Path) -> None:
     code, message = outcome(capsys, "--model", model, "--host", "192.0.2.1", "--port", 0, "--api-key", "k")
     assert code == 6
     assert "192.0.2.1" in message
 
 
-def test_d9_an_address_that_is_none_is_a_usage_error(capsys: pytest.CaptureFixture[str], model: Path) -> None:
+@pytest.mark.case("D9")
+def test_an_address_that_is_none_is_a_usage_error(capsys: pytest.CaptureFixture[str], model: Path) -> None:
     label = "a" * 64  # one more than a name's part may have, so that nobody is asked for it
     code, message = outcome(capsys, "--model", model, "--host", label, "--api-key", "k")
     assert code == 2
     assert label in message
 
 
+@pytest.mark.case("C1")
 @pytest.mark.parametrize(
     "options",
     [
@@ -111,7 +115,7 @@ def test_d9_an_address_that_is_none_is_a_usage_error(capsys: pytest.CaptureFixtu
     ],
     ids=" ".join,
 )
-def test_c1_a_bad_option_is_named_with_its_range(
+def test_a_bad_option_is_named_with_its_range(
     capsys: pytest.CaptureFixture[str], model: Path, options: list[str]
 ) -> None:
     code, message = outcome(capsys, "--model", model, *options)
@@ -119,8 +123,9 @@ def test_c1_a_bad_option_is_named_with_its_range(
     assert options[0] in message
 
 
+@pytest.mark.case("A13")
 @pytest.mark.parametrize("content", [b"", b"two words\n"], ids=repr)
-def test_a13_a_key_file_that_is_none_is_refused(
+def test_a_key_file_that_is_none_is_refused(
     capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path, content: bytes
 ) -> None:
     file = tmp_path / "keys"
@@ -138,8 +143,9 @@ def test_an_empty_key_is_refused_wherever_it_comes_from(
     assert outcome(capsys, "--model", model)[0] == 2
 
 
+@pytest.mark.case("A13")
 @pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX's")
-def test_a13_a_readable_key_file_is_warned_about(
+def test_a_readable_key_file_is_warned_about(
     capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path, taken: int
 ) -> None:
     file = tmp_path / "keys"

@@ -1,4 +1,4 @@
-"""A model that does not fit the memory: the server says how much is needed and ends (CASES O10)."""
+"""A model that does not fit the memory: the server says how much is needed and ends."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from support.checkpoints.small_checkpoint import CONFIG, write_checkpoint
 LIMIT = 2_500_000
 
 
+@pytest.mark.case("O10")
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory with ulimit -v")
 @pytest.mark.parametrize("where", ["", "--in-process"], ids=["worker", "in-process"])
-def test_o10_too_little_memory_is_exit_7_with_what_is_needed_and_there(tmp_path: Path, where: str) -> None:
+def test_too_little_memory_is_exit_7_with_what_is_needed_and_there(tmp_path: Path, where: str) -> None:
     checkpoint = write_checkpoint(tmp_path / "model", config={**CONFIG, "seq_length": 1 << 20})
     model = convert(checkpoint, tmp_path / "model.gguf", type="q8_0").path
     options = f'serve --model "{model}" --ctx {1 << 20} --slots 64 --queue 0 --port 0 --threads 1 --no-cache {where}'

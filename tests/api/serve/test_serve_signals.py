@@ -1,4 +1,4 @@
-"""A server process from start to end: loading, draining, being told twice (CASES D1 to D8); with the engine in it and
+"""A server process from start to end: loading, draining, being told twice; with the engine in it and
 with the engine in a child, which never stays behind."""
 
 from __future__ import annotations
@@ -89,8 +89,9 @@ def serving(*arguments: str) -> Iterator[Process]:
         process.popen.stderr.close()
 
 
+@pytest.mark.case("D1")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_d1_an_idle_server_ends_at_once_and_frees_its_port(number: int, place: tuple[str, ...]) -> None:
+def test_an_idle_server_ends_at_once_and_frees_its_port(number: int, place: tuple[str, ...]) -> None:
     with serving("quick", *place) as process, process.connect() as idle:
         port = process.port
         idle.send(get("/health"))
@@ -105,8 +106,9 @@ def test_d1_an_idle_server_ends_at_once_and_frees_its_port(number: int, place: t
     assert "Traceback" not in "".join(process.lines)
 
 
+@pytest.mark.case("D2")
 @pytest.mark.parametrize("data", [STREAM, WHOLE], ids=["stream", "whole"])
-def test_d2_an_answer_shorter_than_the_grace_is_completed(data: bytes, place: tuple[str, ...]) -> None:
+def test_an_answer_shorter_than_the_grace_is_completed(data: bytes, place: tuple[str, ...]) -> None:
     with serving("second", *place) as process, process.connect() as running, process.connect() as other:
         other.send(get("/health"))
         assert other.reply().status == 200
@@ -136,7 +138,8 @@ def test_d2_an_answer_shorter_than_the_grace_is_completed(data: bytes, place: tu
         assert process.exit_code() == 0
 
 
-def test_d2_new_connections_are_refused_while_the_server_drains(place: tuple[str, ...]) -> None:
+@pytest.mark.case("D2")
+def test_new_connections_are_refused_while_the_server_drains(place: tuple[str, ...]) -> None:
     with serving("second", *place) as process, process.connect() as running:
         running.send(STREAM)
         running.head()
@@ -148,8 +151,9 @@ def test_d2_new_connections_are_refused_while_the_server_drains(place: tuple[str
         assert process.exit_code() == 0
 
 
+@pytest.mark.case("D3")
 @pytest.mark.parametrize("scenario", ["endless", "stuck"])
-def test_d3_an_answer_longer_than_the_grace_ends_with_an_error(scenario: str, place: tuple[str, ...]) -> None:
+def test_an_answer_longer_than_the_grace_ends_with_an_error(scenario: str, place: tuple[str, ...]) -> None:
     with serving(scenario, "--grace", "0.5", *place) as process, process.connect() as running:
         running.send(STREAM)
         assert running.head().status == 200
@@ -165,8 +169,9 @@ def test_d3_an_answer_longer_than_the_grace_ends_with_an_error(scenario: str, pl
         assert time.monotonic() - begin < 0.5 + 2
 
 
+@pytest.mark.case("D4")
 @pytest.mark.parametrize("data", [STREAM, WHOLE], ids=["stream", "whole"])
-def test_d4_a_request_in_the_queue_is_turned_away_at_once(data: bytes, place: tuple[str, ...]) -> None:
+def test_a_request_in_the_queue_is_turned_away_at_once(data: bytes, place: tuple[str, ...]) -> None:
     with serving("one-slot", *place) as process, process.connect() as running, process.connect() as queued:
         running.send(WHOLE)
         time.sleep(0.2)
@@ -181,8 +186,9 @@ def test_d4_a_request_in_the_queue_is_turned_away_at_once(data: bytes, place: tu
         assert process.exit_code() == 0
 
 
+@pytest.mark.case("D5")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_d5_a_second_signal_ends_the_process_at_once(number: int, code: int, place: tuple[str, ...]) -> None:
+def test_a_second_signal_ends_the_process_at_once(number: int, code: int, place: tuple[str, ...]) -> None:
     with serving("stuck", *place) as process, process.connect() as running:
         running.send(STREAM)
         running.head()
@@ -192,7 +198,8 @@ def test_d5_a_second_signal_ends_the_process_at_once(number: int, code: int, pla
         assert process.exit_code() == code
 
 
-def test_d6_a_killed_servers_port_can_be_had_again_at_once(place: tuple[str, ...]) -> None:
+@pytest.mark.case("D6")
+def test_a_killed_servers_port_can_be_had_again_at_once(place: tuple[str, ...]) -> None:
     with serving("endless", *place) as process, process.connect() as running:
         running.send(STREAM)
         running.head()
@@ -204,7 +211,8 @@ def test_d6_a_killed_servers_port_can_be_had_again_at_once(place: tuple[str, ...
             again.bind(("127.0.0.1", port))
 
 
-def test_d7_d8_a_server_answers_while_it_loads_and_can_be_stopped(place: tuple[str, ...]) -> None:
+@pytest.mark.case("D7", "D8")
+def test_a_server_answers_while_it_loads_and_can_be_stopped(place: tuple[str, ...]) -> None:
     with serving("loading", *place) as process, process.connect() as wire:
         wire.send(get("/livez"))
         assert wire.reply().status == 200

@@ -1,4 +1,4 @@
-"""`glm-edge serve` whose engine dies, hangs or loses its file (CASES O7, O8, O9, D5, D6, D7, D10)."""
+"""`glm-edge serve` whose engine dies, hangs or loses its file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.paths import SUPPORT
 from support.server.live_server import BODY, PATIENCE, eventually, get, post
 from support.server.server_process import GREEDY, Server, run
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
+pytestmark = [pytest.mark.case("D7"), pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")]
 
 ENDLESS = {**BODY, "temperature": 0, "stream": True}
 
@@ -38,7 +38,8 @@ def order(words: str) -> bytes:
     return post({"messages": [{"role": "user", "content": words}]})
 
 
-def test_o8_killed_during_four_streams(tiny_f32: Path) -> None:
+@pytest.mark.case("O8")
+def test_killed_during_four_streams(tiny_f32: Path) -> None:
     with serving("--model", str(tiny_f32)) as server:
         server.said("serving")
         parent = server.popen.pid
@@ -70,7 +71,8 @@ def test_o8_killed_during_four_streams(tiny_f32: Path) -> None:
         assert server.popen.pid == parent
 
 
-def test_o7_a_hang_costs_its_answer_and_the_engine_comes_back() -> None:
+@pytest.mark.case("O7")
+def test_a_hang_costs_its_answer_and_the_engine_comes_back() -> None:
     with crashing() as server, server.connect() as wire:
         server.said("serving")
         hung = server.child
@@ -83,7 +85,8 @@ def test_o7_a_hang_costs_its_answer_and_the_engine_comes_back() -> None:
         assert server.ask(order("hi"))[0] == 200
 
 
-def test_o9_a_prompt_that_kills_three_times_is_refused_and_clients_are_told_not_to_retry() -> None:
+@pytest.mark.case("O9")
+def test_a_prompt_that_kills_three_times_is_refused_and_clients_are_told_not_to_retry() -> None:
     with crashing() as server:
         server.said("serving")
         for _ in range(3):
@@ -102,7 +105,8 @@ def test_o9_a_prompt_that_kills_three_times_is_refused_and_clients_are_told_not_
         assert server.child.pid == child
 
 
-def test_d10_a_model_cut_short_is_named_in_the_log_and_served_again_when_it_is_put_back(
+@pytest.mark.case("D10")
+def test_a_model_cut_short_is_named_in_the_log_and_served_again_when_it_is_put_back(
     tiny_f32: Path, tmp_path: Path
 ) -> None:
     model = tmp_path / "model.gguf"
@@ -125,7 +129,8 @@ def test_d10_a_model_cut_short_is_named_in_the_log_and_served_again_when_it_is_p
         assert server.popen.poll() is None
 
 
-def test_d5_a_second_signal_during_a_stream_leaves_nothing_behind(tiny_f32: Path) -> None:
+@pytest.mark.case("D5")
+def test_a_second_signal_during_a_stream_leaves_nothing_behind(tiny_f32: Path) -> None:
     with serving("--model", str(tiny_f32)) as server, server.connect() as wire:
         server.said("serving")
         child = server.child
@@ -138,7 +143,8 @@ def test_d5_a_second_signal_during_a_stream_leaves_nothing_behind(tiny_f32: Path
         assert eventually(lambda: gone(child))
 
 
-def test_d6_the_engine_does_not_outlive_a_killed_server(tiny_f32: Path) -> None:
+@pytest.mark.case("D6")
+def test_the_engine_does_not_outlive_a_killed_server(tiny_f32: Path) -> None:
     with serving("--model", str(tiny_f32)) as server, server.connect() as wire:
         server.said("serving")
         child, port = server.child, server.port

@@ -87,14 +87,16 @@ def test_a_pull_makes_the_bytes_of_a_conversion_and_fetches_each_file_once(
     assert "3 of 3 shards" in lines[0]
 
 
-def test_m20_no_python_file_is_ever_asked_for(hub: Hub, out: Path) -> None:
+@pytest.mark.case("M20")
+def test_no_python_file_is_ever_asked_for(hub: Hub, out: Path) -> None:
     assert any(name.endswith(".py") for name in hub.files)
     fetch(hub, out)
     assert not any(".py" in line for line in hub.asked)
 
 
+@pytest.mark.case("M15")
 @pytest.mark.parametrize("shard", ["evil.py", "../x.bin", "other.bin"])
-def test_m15_an_index_cannot_name_another_file(hub: Hub, out: Path, shard: str) -> None:
+def test_an_index_cannot_name_another_file(hub: Hub, out: Path, shard: str) -> None:
     name = "pytorch_model.bin.index.json"
     index = json.loads(hub.files[name])
     index["weight_map"]["transformer.output_layer.weight"] = shard

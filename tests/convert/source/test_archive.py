@@ -1,4 +1,4 @@
-"""The strict zip reader: takes what torch writes, refuses what only looks like it (M8, M9, M12, M13)."""
+"""The strict zip reader: takes what torch writes, refuses what only looks like it."""
 
 import io
 import os
@@ -147,21 +147,24 @@ CHANGES: dict[str, tuple[Callable[[Parts], None], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.case("M12")
 @pytest.mark.parametrize("name", CHANGES)
-def test_m12_a_file_changed_in_one_place_is_refused(parts: Parts, name: str) -> None:
+def test_a_file_changed_in_one_place_is_refused(parts: Parts, name: str) -> None:
     change, what = CHANGES[name]
     change(parts)
     assert what in parts.refused()
 
 
-def test_m12_a_repeated_name_is_refused(tmp_path: Path) -> None:
+@pytest.mark.case("M12")
+def test_a_repeated_name_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     write_archive(path, [Member("data/0", 1, [b"1"]), Member("data/0", 1, [b"2"])])
     with pytest.raises(InvalidFileError, match="'data/0' is there twice"):
         open_archive(path)
 
 
-def test_m12_a_gap_is_refused(parts: Parts) -> None:
+@pytest.mark.case("M12")
+def test_a_gap_is_refused(parts: Parts) -> None:
     """A member that the directory does not list: other readers, which go from header to header, would find it."""
     first, second = parts.central["byteorder"], parts.central["data/0"]
     del parts.data[first:second]
@@ -174,7 +177,8 @@ def test_m12_a_gap_is_refused(parts: Parts) -> None:
     assert "member b'a/data/0' has a gap before it" in parts.refused()
 
 
-def test_m12_too_many_members_are_refused_before_they_are_read(tmp_path: Path) -> None:
+@pytest.mark.case("M12")
+def test_too_many_members_are_refused_before_they_are_read(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     write_archive(path, [Member(f"{n}", 0, []) for n in range(MAX_MEMBERS + 1)])
     with pytest.raises(InvalidFileError, match=f"{MAX_MEMBERS + 1} members"):
@@ -192,7 +196,8 @@ def test_a_large_directory_takes_little_memory(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
-def test_m9_a_damaged_tensor_is_found_by_verify(parts: Parts) -> None:
+@pytest.mark.case("M9")
+def test_a_damaged_tensor_is_found_by_verify(parts: Parts) -> None:
     parts.set(parts.content("data/0") + 47, "B", 255)
     parts.path.write_bytes(parts.data)
     archive = open_archive(parts.path)
@@ -201,14 +206,16 @@ def test_m9_a_damaged_tensor_is_found_by_verify(parts: Parts) -> None:
         archive.verify("data/0", block=10)
 
 
-def test_m8_a_file_cut_short_anywhere_is_refused(parts: Parts) -> None:
+@pytest.mark.case("M8")
+def test_a_file_cut_short_anywhere_is_refused(parts: Parts) -> None:
     whole = bytes(parts.data)
     for size in {*range(0, len(whole), 7), *range(len(whole) - 100, len(whole))}:
         parts.data = bytearray(whole[:size])
         parts.refused()
 
 
-def test_m9_no_bit_outside_the_tensors_changes_what_is_read(parts: Parts) -> None:
+@pytest.mark.case("M9")
+def test_no_bit_outside_the_tensors_changes_what_is_read(parts: Parts) -> None:
     """Times, versions and attributes mean nothing here; every other bit that flips is noticed."""
     whole, start = bytes(parts.data), parts.content("data/0")
     noticed = 0
@@ -228,6 +235,7 @@ def test_m9_no_bit_outside_the_tensors_changes_what_is_read(parts: Parts) -> Non
     assert noticed > 900  # the rest is mostly padding
 
 
+@pytest.mark.case("M7", "M13")
 @pytest.mark.parametrize(
     ("content", "what"),
     [
@@ -242,7 +250,7 @@ def test_m9_no_bit_outside_the_tensors_changes_what_is_read(parts: Parts) -> Non
     ],
     ids=["empty", "magic only", "git-lfs", "html", "legacy", "tar", "gguf", "zeros"],
 )
-def test_m7_m13_a_file_of_another_kind_is_named(tmp_path: Path, content: bytes, what: str) -> None:
+def test_a_file_of_another_kind_is_named(tmp_path: Path, content: bytes, what: str) -> None:
     path = tmp_path / "pytorch_model.bin"
     path.write_bytes(content)
     with pytest.raises(InvalidFileError) as caught:

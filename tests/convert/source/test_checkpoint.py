@@ -1,4 +1,4 @@
-"""A checkpoint folder: which files are opened, and every way in which they do not fit together (M7, M15, M16, M20)."""
+"""A checkpoint folder: which files are opened, and every way in which they do not fit together."""
 
 import json
 import os
@@ -117,6 +117,7 @@ def test_two_sets_of_weights(folder: Path) -> None:
     assert "remove the one" in refused(folder)
 
 
+@pytest.mark.case("M7")
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.model", FIRST, INDEX])
 @pytest.mark.parametrize(
     ("content", "what"),
@@ -127,7 +128,7 @@ def test_two_sets_of_weights(folder: Path) -> None:
     ],
     ids=["git-lfs", "html", "empty"],
 )
-def test_m7_a_failed_download_is_called_one(folder: Path, name: str, content: bytes, what: str) -> None:
+def test_a_failed_download_is_called_one(folder: Path, name: str, content: bytes, what: str) -> None:
     (folder / name).write_bytes(content)
     message = refused(folder)
     assert what in message
@@ -144,6 +145,7 @@ def loop(path: Path) -> None:
     path.symlink_to(path.name)
 
 
+@pytest.mark.case("M7")
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.model", FIRST, INDEX])
 @pytest.mark.parametrize(
     ("make", "what"),
@@ -151,15 +153,16 @@ def loop(path: Path) -> None:
     ids=["folder", "pipe", "loop"],
 )
 @pytest.mark.skipif(os.name == "nt", reason="makes links and pipes")
-def test_m7_what_is_no_file_is_not_opened(folder: Path, name: str, make: Callable[[Path], None], what: str) -> None:
+def test_what_is_no_file_is_not_opened(folder: Path, name: str, make: Callable[[Path], None], what: str) -> None:
     (folder / name).unlink()
     make(folder / name)
     assert what in refused(folder)
 
 
+@pytest.mark.case("M15")
 @pytest.mark.skipif(os.name == "nt", reason="makes links")
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.model", FIRST, INDEX])
-def test_m15_a_link_may_not_leave_the_folder(folder: Path, name: str) -> None:
+def test_a_link_may_not_leave_the_folder(folder: Path, name: str) -> None:
     (folder / name).rename(folder.parent / "outside")
     (folder / name).symlink_to(folder.parent / "outside")
     assert f"{name}: a link that leads out of the folder" in refused(folder)
@@ -184,21 +187,24 @@ def test_a_snapshot_in_the_hugging_face_cache(folder: Path, tmp_path: Path) -> N
     assert "a link that leads out of the folder" in refused(snapshot)
 
 
+@pytest.mark.case("M15")
 @pytest.mark.parametrize(
     "name",
     ["../a.bin", "/etc/passwd", "a/b.bin", "C:\\a.bin", "C:a.bin", "\\\\srv\\share\\a.bin", "NUL.bin", "com1",
      "lpt9.x.y", "..", ".", "", ".hidden", "a.bin\n", "a.bin.", "a b.bin", "a\0.bin", "ａ.bin", "x" * 300],
 )  # fmt: skip
-def test_m15_a_shard_name_is_a_plain_file_name(folder: Path, name: str) -> None:
+def test_a_shard_name_is_a_plain_file_name(folder: Path, name: str) -> None:
     write_index(folder, {"a": name, "b": FIRST, "c": SECOND})
     assert "is not a plain file name" in refused(folder)
 
 
-def test_m15_shard_names_may_not_differ_in_case_alone(folder: Path) -> None:
+@pytest.mark.case("M15")
+def test_shard_names_may_not_differ_in_case_alone(folder: Path) -> None:
     write_index(folder, {"a": FIRST, "b": FIRST.upper(), "c": SECOND})
     assert f"{FIRST.upper()} is there in two spellings" in refused(folder)
 
 
+@pytest.mark.case("M15")
 @pytest.mark.parametrize(
     ("index", "what"),
     [
@@ -213,18 +219,20 @@ def test_m15_shard_names_may_not_differ_in_case_alone(folder: Path) -> None:
     ],
     ids=range(8),
 )
-def test_m15_an_index_of_another_form(folder: Path, index: Any, what: str) -> None:
+def test_an_index_of_another_form(folder: Path, index: Any, what: str) -> None:
     (folder / INDEX).write_text(json.dumps(index))
     assert what in refused(folder)
 
 
-def test_m15_a_tensor_listed_twice_in_the_index(folder: Path) -> None:
+@pytest.mark.case("M15")
+def test_a_tensor_listed_twice_in_the_index(folder: Path) -> None:
     (folder / INDEX).write_text(f'{{"weight_map": {{"a": "{FIRST}", "a": "{SECOND}"}}}}')
     assert "the key 'a' is there twice" in refused(folder)
 
 
+@pytest.mark.case("M15")
 @pytest.mark.parametrize("total", [TOTAL - 1, TOTAL + 1, 0, -1, "32", [], 1e300])
-def test_m15_a_wrong_total_size(folder: Path, total: Any) -> None:
+def test_a_wrong_total_size(folder: Path, total: Any) -> None:
     write_index(folder, {"a": FIRST, "b": FIRST, "c": SECOND}, total_size=total)
     assert f"the tensors have {TOTAL} bytes" in refused(folder)
 
@@ -234,13 +242,15 @@ def test_an_index_without_total_size(folder: Path) -> None:
     assert len(open_checkpoint(folder).tensors) == 3
 
 
-def test_m8_a_truncated_shard_is_named(folder: Path) -> None:
+@pytest.mark.case("M8")
+def test_a_truncated_shard_is_named(folder: Path) -> None:
     content = (folder / SECOND).read_bytes()
     (folder / SECOND).write_bytes(content[: len(content) // 2])
     assert f"{SECOND}: cut short" in refused(folder)
 
 
-def test_m16_all_problems_are_in_one_message(folder: Path) -> None:
+@pytest.mark.case("M16")
+def test_all_problems_are_in_one_message(folder: Path) -> None:
     third = "pytorch_model-00003-of-00003.bin"
     write_shard(folder / SECOND, {"b": SHARDS[FIRST]["b"], "d": SHARDS[FIRST]["b"]})
     write_shard(folder / "pytorch_model-00009-of-00009.bin", SHARDS[FIRST])
@@ -259,7 +269,8 @@ def test_m16_all_problems_are_in_one_message(folder: Path) -> None:
         assert problem in message
 
 
-def test_m16_twenty_problems_are_listed_and_the_rest_counted(folder: Path) -> None:
+@pytest.mark.case("M16")
+def test_twenty_problems_are_listed_and_the_rest_counted(folder: Path) -> None:
     write_index(folder, {"a": FIRST, "b": FIRST, "c": SECOND} | {f"x{n:02}": FIRST for n in range(25)})
     message = refused(folder)
     assert "25 problems: x00 is not in" in message
@@ -267,7 +278,8 @@ def test_m16_twenty_problems_are_listed_and_the_rest_counted(folder: Path) -> No
     assert message.endswith("; and 5 more")
 
 
-def test_m20_no_code_of_a_checkpoint_runs_and_nothing_is_fetched(
+@pytest.mark.case("M20")
+def test_no_code_of_a_checkpoint_runs_and_nothing_is_fetched(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_network(*arguments: Any) -> None:

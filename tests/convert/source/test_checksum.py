@@ -1,4 +1,4 @@
-"""The shards' CRCs, checked while their rows are read: every flipped bit of a weight is noticed (M9)."""
+"""The shards' CRCs, checked while their rows are read: every flipped bit of a weight is noticed."""
 
 import itertools
 import random
@@ -64,7 +64,8 @@ def test_pieces_that_are_read_again_change_nothing() -> None:
     checksum.add(6000, memoryview(b"something else"))
 
 
-def test_m9_a_bit_flipped_in_any_tensor_stops_the_conversion(tmp_path: Path) -> None:
+@pytest.mark.case("M9")
+def test_a_bit_flipped_in_any_tensor_stops_the_conversion(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "model")
     shard = checkpoint / "pytorch_model.bin"
     content = shard.read_bytes()

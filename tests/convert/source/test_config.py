@@ -95,6 +95,7 @@ def test_an_integer_is_a_number_too(tmp_path: Path) -> None:
     assert read_config(write(tmp_path, rope_ratio=16)).rope_ratio == 16.0
 
 
+@pytest.mark.case("M18")
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
@@ -107,7 +108,7 @@ def test_an_integer_is_a_number_too(tmp_path: Path) -> None:
     ],
     ids=["llama", "glm4", "chatglm3", "chatglm3-path", "glm-4", "chatglm-6b"],
 )
-def test_m18_another_model_is_called_by_its_name(tmp_path: Path, changes: dict[str, Any], what: str) -> None:
+def test_another_model_is_called_by_its_name(tmp_path: Path, changes: dict[str, Any], what: str) -> None:
     message = refused(write(tmp_path, **changes))
     assert message.startswith("5 ")
     assert what in message
@@ -132,6 +133,7 @@ def test_a_name_with_both_generations_is_not_guessed(tmp_path: Path) -> None:
     assert read_config(write(tmp_path, _name_or_path="/data/not-chatglm3/chatglm2-6b")).name == "chatglm2-6b"
 
 
+@pytest.mark.case("M18")
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
@@ -148,7 +150,7 @@ def test_a_name_with_both_generations_is_not_guessed(tmp_path: Path) -> None:
     ],
     ids=lambda value: "" if isinstance(value, str) else "-".join(value),
 )
-def test_m18_another_architecture_names_the_key(tmp_path: Path, changes: dict[str, Any], what: str) -> None:
+def test_another_architecture_names_the_key(tmp_path: Path, changes: dict[str, Any], what: str) -> None:
     message = refused(write(tmp_path, **changes))
     assert message.startswith("5 ")
     assert what in message
@@ -159,6 +161,7 @@ def test_all_differences_are_in_one_message(tmp_path: Path) -> None:
     assert all(key in message for key in ("rmsnorm", "add_qkv_bias", "post_layer_norm"))
 
 
+@pytest.mark.case("M18")
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
@@ -183,13 +186,14 @@ def test_all_differences_are_in_one_message(tmp_path: Path) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_m18_a_wrong_type_or_range_names_the_key(tmp_path: Path, changes: dict[str, Any], what: str) -> None:
+def test_a_wrong_type_or_range_names_the_key(tmp_path: Path, changes: dict[str, Any], what: str) -> None:
     message = refused(write(tmp_path, **changes))
     assert message.startswith("3 ")
     assert what in message
     assert len(message) < 400
 
 
+@pytest.mark.case("M18")
 @pytest.mark.parametrize(
     ("content", "what"),
     [
@@ -213,7 +217,7 @@ def test_m18_a_wrong_type_or_range_names_the_key(tmp_path: Path, changes: dict[s
     ],
     ids=range(17),
 )
-def test_m18_json_is_read_strictly(tmp_path: Path, content: bytes, what: str) -> None:
+def test_json_is_read_strictly(tmp_path: Path, content: bytes, what: str) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(content)
     assert what in refused(path)
@@ -228,14 +232,16 @@ def test_a_folder_in_its_place(tmp_path: Path) -> None:
     assert "is a folder" in refused(tmp_path / "config.json")
 
 
+@pytest.mark.case("M7")
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_m7_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.json")
     assert "is a named pipe" in refused(tmp_path / "config.json")
 
 
+@pytest.mark.case("M7")
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="this system has no /dev/zero")
-def test_m7_a_device_is_not_read() -> None:
+def test_a_device_is_not_read() -> None:
     assert "is a device" in refused(Path("/dev/zero"))
 
 

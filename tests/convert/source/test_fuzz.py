@@ -1,4 +1,4 @@
-"""A few cases of `benchmarks/fuzz.py`, so that it runs when it is wanted (M21); ten thousand take three minutes."""
+"""A few cases of `benchmarks/fuzz.py`, so that it runs when it is wanted; ten thousand take three minutes."""
 
 import json
 import subprocess
@@ -11,8 +11,9 @@ from support.paths import BENCHMARKS
 FUZZ = BENCHMARKS / "fuzz.py"
 
 
+@pytest.mark.case("M21")
 @pytest.mark.skipif(sys.platform != "linux", reason="forks, and limits memory as Linux does")
-def test_m21_damaged_files_of_every_format_give_our_errors_soon_and_in_little_memory() -> None:
+def test_damaged_files_of_every_format_give_our_errors_soon_and_in_little_memory() -> None:
     command = [sys.executable, "-W", "ignore", str(FUZZ), "--cases", "8", "--seed", "3"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -125,8 +125,9 @@ def test_without_quantization_bit_they_are_no_weights(tmp_path: Path) -> None:
         convert(write_checkpoint(tmp_path / "model", weights=quantized(8)), tmp_path / "x.gguf")
 
 
+@pytest.mark.case("M17")
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf], ids=str)
-def test_m17_a_scale_that_is_no_number_is_refused_where_it_counts(tmp_path: Path, bad: float) -> None:
+def test_a_scale_that_is_no_number_is_refused_where_it_counts(tmp_path: Path, bad: float) -> None:
     weights = quantized(4)
     weights[SCALE][17] = bad
     with pytest.raises(InvalidFileError) as caught:
@@ -135,7 +136,8 @@ def test_m17_a_scale_that_is_no_number_is_refused_where_it_counts(tmp_path: Path
     assert "not a finite number" in str(caught.value)
 
 
-def test_m17_scales_of_zero_are_refused(tmp_path: Path) -> None:
+@pytest.mark.case("M17")
+def test_scales_of_zero_are_refused(tmp_path: Path) -> None:
     weights = quantized(8)
     weights[SCALE][:] = 0
     with pytest.raises(InvalidFileError, match=f"every weight of {DENSE} is zero"):

@@ -1,4 +1,4 @@
-"""safetensors files: every rule of the format, and the verdict of the format's own library on each case (M14)."""
+"""safetensors files: every rule of the format, and the verdict of the format's own library on each case."""
 
 import os
 from pathlib import Path
@@ -125,24 +125,27 @@ STRICTER: dict[str, tuple[bytes, str]] = {
 }
 
 
+@pytest.mark.case("M14")
 @pytest.mark.parametrize("name", RIGHT)
-def test_m14_what_the_format_allows_is_taken(tmp_path: Path, name: str) -> None:
+def test_what_the_format_allows_is_taken(tmp_path: Path, name: str) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(RIGHT[name])
     assert verdict(path) is None
     assert library_takes(path)
 
 
+@pytest.mark.case("M14")
 @pytest.mark.parametrize("name", WRONG)
-def test_m14_what_breaks_a_rule_is_refused_with_the_rule(tmp_path: Path, name: str) -> None:
+def test_what_breaks_a_rule_is_refused_with_the_rule(tmp_path: Path, name: str) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(WRONG[name][0])
     assert WRONG[name][1] in str(verdict(path))
     assert not library_takes(path)
 
 
+@pytest.mark.case("M14")
 @pytest.mark.parametrize("name", STRICTER)
-def test_m14_what_is_ambiguous_or_of_no_use_is_refused_too(tmp_path: Path, name: str) -> None:
+def test_what_is_ambiguous_or_of_no_use_is_refused_too(tmp_path: Path, name: str) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(STRICTER[name][0])
     assert STRICTER[name][1] in str(verdict(path))
@@ -157,12 +160,13 @@ def test_all_that_is_wrong_is_in_one_message(tmp_path: Path) -> None:
     assert message.endswith("and 10 more")
 
 
+@pytest.mark.case("M7")
 @pytest.mark.parametrize(
     ("content", "what"),
     [(b"", "is empty"), (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"), (b"<html>", "HTML page")],
     ids=["empty", "git_lfs", "html"],
 )
-def test_m7_a_failed_download_is_called_one(tmp_path: Path, content: bytes, what: str) -> None:
+def test_a_failed_download_is_called_one(tmp_path: Path, content: bytes, what: str) -> None:
     (tmp_path / "a.safetensors").write_bytes(content)
     assert what in str(verdict(tmp_path / "a.safetensors"))
 
@@ -190,7 +194,8 @@ def test_bfloat16_is_the_upper_half_of_a_float32(tmp_path: Path) -> None:
     assert np.array_equal(open_safetensors(path)["w"].read_rows(0, 2), (bits.astype(np.uint32) << 16).view(np.float32))
 
 
-def test_m8_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
+@pytest.mark.case("M8")
+def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     write_safetensors(path, {"a": np.ones((3, 5), np.float16), "b": np.ones(2, np.float32)})
     content = path.read_bytes()
@@ -199,7 +204,8 @@ def test_m8_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
         assert verdict(path), size
 
 
-def test_v11_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None:
+@pytest.mark.case("V11")
+def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     write_safetensors(path, {"w": np.ones((4, 4), np.float32)})
     tensor = open_safetensors(path)["w"]

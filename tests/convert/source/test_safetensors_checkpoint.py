@@ -124,7 +124,8 @@ def test_two_sets_of_one_format_are_refused(folder: Path) -> None:
     assert f"holds {INDEX} and model.safetensors; remove the one" in refused(folder)
 
 
-def test_m16_all_problems_of_shards_are_in_one_message(folder: Path) -> None:
+@pytest.mark.case("M16")
+def test_all_problems_of_shards_are_in_one_message(folder: Path) -> None:
     weights = random_weights()
     names = list(weights)
     write_safetensors(folder / SECOND, {name: weights[name] for name in (names[0], names[-1])})
@@ -142,7 +143,8 @@ def test_m16_all_problems_of_shards_are_in_one_message(folder: Path) -> None:
         assert problem in message
 
 
-def test_m16_integers_and_wrong_shapes_are_listed(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.case("M16")
+def test_integers_and_wrong_shapes_are_listed(folder: Path, tmp_path: Path) -> None:
     weights = random_weights()
     names = [name for name, value in weights.items() if value.ndim == 2]
     weights[names[0]] = np.ones(weights[names[0]].shape, np.int64)
@@ -155,8 +157,9 @@ def test_m16_integers_and_wrong_shapes_are_listed(folder: Path, tmp_path: Path) 
     )
 
 
+@pytest.mark.case("M17")
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf], ids=str)
-def test_m17_a_weight_that_is_no_number_is_named(folder: Path, tmp_path: Path, bad: float) -> None:
+def test_a_weight_that_is_no_number_is_named(folder: Path, tmp_path: Path, bad: float) -> None:
     weights = random_weights()
     weights["transformer.output_layer.weight"][5, 7] = bad
     write_shards(folder, weights, 2)

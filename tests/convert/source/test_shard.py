@@ -1,4 +1,4 @@
-"""A shard's tensors, read by rows; and shards whose parts do not fit together (M13, V11)."""
+"""A shard's tensors, read by rows; and shards whose parts do not fit together."""
 
 import os
 import threading
@@ -122,7 +122,8 @@ def test_a_file_of_torch_before_2_1_has_no_byte_order(tmp_path: Path) -> None:
     assert np.array_equal(open_shard(tmp_path / "a.bin")["w"].read_rows(0, 5), SINGLE)
 
 
-def test_m13_a_big_endian_file_is_refused(tmp_path: Path) -> None:
+@pytest.mark.case("M13")
+def test_a_big_endian_file_is_refused(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.bin", {"w": SINGLE}, byteorder=b"big")
     assert "not little endian" in refused(tmp_path / "a.bin")
 
@@ -138,8 +139,9 @@ MISFITS = {
 }
 
 
+@pytest.mark.case("M13")
 @pytest.mark.parametrize("name", MISFITS)
-def test_m13_parts_that_do_not_fit_are_refused(tmp_path: Path, name: str) -> None:
+def test_parts_that_do_not_fit_are_refused(tmp_path: Path, name: str) -> None:
     data, others, what = MISFITS[name]
     write_archive(tmp_path / "a.bin", parts([("w", (2,), "f32")], data, **others))
     assert what in refused(tmp_path / "a.bin")
@@ -154,7 +156,8 @@ def test_all_misfits_are_in_one_message(tmp_path: Path) -> None:
     assert message.endswith("; and 10 more")
 
 
-def test_v11_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None:
+@pytest.mark.case("V11")
+def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     write_shard(path, {"w": SINGLE})
     tensor = open_shard(path)["w"]

@@ -76,8 +76,9 @@ def checkpoint_and_lora(tmp_path: Path) -> tuple[Path, Path]:
     return folder, lora
 
 
+@pytest.mark.case("V11")
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.model", "pytorch_model.bin"])
-def test_v11_a_source_that_changed_after_it_was_opened_is_not_taken_for_it(tmp_path: Path, name: str) -> None:
+def test_a_source_that_changed_after_it_was_opened_is_not_taken_for_it(tmp_path: Path, name: str) -> None:
     source = open_checkpoint(write_checkpoint(tmp_path / "model"))
     with (tmp_path / "model" / name).open("ab") as file:
         file.write(b" ")

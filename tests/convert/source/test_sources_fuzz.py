@@ -1,4 +1,4 @@
-"""Seeded damage to what a checkpoint's files say of themselves: our errors only, soon, and in little memory (M21)."""
+"""Seeded damage to what a checkpoint's files say of themselves: our errors only, soon, and in little memory."""
 
 import json
 import random
@@ -54,8 +54,9 @@ def little_memory() -> Any:
     assert peak() - before < MEGABYTES
 
 
+@pytest.mark.case("M21")
 @pytest.mark.parametrize("seed", range(4))
-def test_m21_safetensors_headers(tmp_path: Path, seed: int) -> None:
+def test_safetensors_headers(tmp_path: Path, seed: int) -> None:
     path = tmp_path / "a.safetensors"
     write_safetensors(
         path, {"a": np.ones((3, 4), np.float16), "b": np.ones((2, 2), np.float32), "c": np.ones(5, np.int8)}
@@ -87,15 +88,17 @@ LARGE = {
 }  # fmt: skip
 
 
+@pytest.mark.case("M21")
 @pytest.mark.parametrize("name", LARGE)
-def test_m21_safetensors_headers_made_to_take_time_or_memory(tmp_path: Path, name: str) -> None:
+def test_safetensors_headers_made_to_take_time_or_memory(tmp_path: Path, name: str) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(struct.pack("<Q", len(LARGE[name])) + LARGE[name] + bytes(30_000))
     assert survives(lambda: open_safetensors(path), name) == (name == "many_tensors")
 
 
+@pytest.mark.case("M21")
 @pytest.mark.parametrize("seed", range(2))
-def test_m21_adapter_configs(small_checkpoint: Path, tmp_path: Path, seed: int) -> None:
+def test_adapter_configs(small_checkpoint: Path, tmp_path: Path, seed: int) -> None:
     source = open_checkpoint(small_checkpoint)
     lora = write_lora(
         tmp_path / "lora", lora_weights(["query_key_value"]), CONFIG | {"target_modules": ["query_key_value"]}
@@ -110,7 +113,8 @@ def test_m21_adapter_configs(small_checkpoint: Path, tmp_path: Path, seed: int) 
     assert 0 < taken < 200
 
 
-def test_m21_values_of_adapter_configs(small_checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.case("M21")
+def test_values_of_adapter_configs(small_checkpoint: Path, tmp_path: Path) -> None:
     source = open_checkpoint(small_checkpoint)
     lora = write_lora(tmp_path / "lora", lora_weights())
     draw = random.Random(7)
@@ -139,7 +143,8 @@ def test_m21_values_of_adapter_configs(small_checkpoint: Path, tmp_path: Path) -
         survives(lambda: merge_lora(source, lora), f"{n}: {changes}")
 
 
-def test_m21_quantized_weights_and_scales(tmp_path: Path) -> None:
+@pytest.mark.case("M21")
+def test_quantized_weights_and_scales(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "model")
     (folder / "pytorch_model.bin").unlink()
     config = json.loads((folder / "config.json").read_text())

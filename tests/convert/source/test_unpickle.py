@@ -1,4 +1,4 @@
-"""The pickle machine: reads state dicts as torch writes them and does nothing else (M10, M11, M13)."""
+"""The pickle machine: reads state dicts as torch writes them and does nothing else."""
 
 import os
 import pickle
@@ -115,9 +115,10 @@ HOSTILE = {
 }
 
 
+@pytest.mark.case("M10")
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("name", HOSTILE)
-def test_m10_a_call_is_refused_by_its_name(
+def test_a_call_is_refused_by_its_name(
     name: str, protocol: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -130,6 +131,7 @@ def test_m10_a_call_is_refused_by_its_name(
     assert set(sys.modules) == before
 
 
+@pytest.mark.case("M10")
 @pytest.mark.parametrize(
     "name",
     [
@@ -147,7 +149,7 @@ def test_m10_a_call_is_refused_by_its_name(
         "antigravity x",
     ],
 )
-def test_m10_a_name_that_is_not_in_the_table_is_not_imported(name: str) -> None:
+def test_a_name_that_is_not_in_the_table_is_not_imported(name: str) -> None:
     module, attribute = name.split()
     before = set(sys.modules)
     said = f"pickle global {module}.{attribute} is not allowed"
@@ -156,6 +158,7 @@ def test_m10_a_name_that_is_not_in_the_table_is_not_imported(name: str) -> None:
     assert set(sys.modules) == before
 
 
+@pytest.mark.case("M10")
 @pytest.mark.parametrize(
     ("code", "name"),
     [
@@ -178,10 +181,11 @@ def test_m10_a_name_that_is_not_in_the_table_is_not_imported(name: str) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_m10_opcodes_that_make_objects_are_refused(code: bytes, name: str) -> None:
+def test_opcodes_that_make_objects_are_refused(code: bytes, name: str) -> None:
     assert name in refused(b"\x80\x02" + code)
 
 
+@pytest.mark.case("M11")
 @pytest.mark.parametrize(
     "content",
     [
@@ -202,7 +206,7 @@ def test_m10_opcodes_that_make_objects_are_refused(code: bytes, name: str) -> No
     ids=["LONG4", "BINUNICODE8", "BINUNICODE", "LONG1", "FRAME", "marks", "dicts", "nested tuples", "memo indices",
          "doubling", "nested marks", "too long", "repeated text"],
 )  # fmt: skip
-def test_m11_a_bomb_goes_off_small(content: bytes) -> None:
+def test_a_bomb_goes_off_small(content: bytes) -> None:
     tracemalloc.start()
     start = time.process_time()
     try:
@@ -213,6 +217,7 @@ def test_m11_a_bomb_goes_off_small(content: bytes) -> None:
     assert time.process_time() - start < 20  # without tracing well under a second
 
 
+@pytest.mark.case("M11")
 @pytest.mark.parametrize(
     ("content", "what"),
     [
@@ -241,10 +246,11 @@ def test_m11_a_bomb_goes_off_small(content: bytes) -> None:
         (b"\x80\x02}}R.", "a dict is called"),
     ],
 )
-def test_m11_a_pickle_of_another_form_is_refused(content: bytes, what: str) -> None:
+def test_a_pickle_of_another_form_is_refused(content: bytes, what: str) -> None:
     assert what in refused(content)
 
 
+@pytest.mark.case("M13")
 @pytest.mark.parametrize(
     ("made", "what"),
     [
@@ -270,11 +276,12 @@ def test_m11_a_pickle_of_another_form_is_refused(content: bytes, what: str) -> N
         (tensor() + text("b") + tensor(kind=b"ctorch\nFloatStorage\n"), "storage 0 is described in two ways"),
     ],
 )  # fmt: skip
-def test_m13_a_tensor_that_is_not_plain_is_refused(made: bytes, what: str) -> None:
+def test_a_tensor_that_is_not_plain_is_refused(made: bytes, what: str) -> None:
     assert what in refused(state(text("w") + made))
 
 
-def test_m21_random_changes_give_our_error_or_tensors() -> None:
+@pytest.mark.case("M21")
+def test_random_changes_give_our_error_or_tensors() -> None:
     random = Random(0)
     for _ in range(3000):
         content = bytearray(PLAIN)

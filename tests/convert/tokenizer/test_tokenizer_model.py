@@ -79,8 +79,9 @@ INVALID = {
 }
 
 
+@pytest.mark.case("M19")
 @pytest.mark.parametrize("content", INVALID.values(), ids=INVALID.keys())
-def test_m19_a_broken_file_is_invalid(write: Callable[[bytes], Path], content: bytes) -> None:
+def test_a_broken_file_is_invalid(write: Callable[[bytes], Path], content: bytes) -> None:
     path = write(content)
     with pytest.raises(InvalidFileError) as caught:
         read_vocabulary(path, PADDED)
@@ -111,15 +112,17 @@ def test_another_kind_of_tokenizer_is_unsupported(write: Callable[[bytes], Path]
         read_vocabulary(write(content), PADDED)
 
 
-def test_m8_m19_a_file_cut_anywhere_is_refused(write: Callable[[bytes], Path]) -> None:
+@pytest.mark.case("M8", "M19")
+def test_a_file_cut_anywhere_is_refused(write: Callable[[bytes], Path]) -> None:
     for size in [*range(0, len(GOOD) - 70, 23), *range(len(GOOD) - 70, len(GOOD))]:  # the settings come last
         path = write(GOOD[:size])
         with pytest.raises((InvalidFileError, UnsupportedModelError)):
             read_tokenizer_model(path)
 
 
+@pytest.mark.case("M19")
 @pytest.mark.parametrize("padded", [len(PIECES) + 4, len(PIECES) + 5 + 1024, 65024], ids=["short", "long", "real"])
-def test_m19_a_tokenizer_of_another_model_is_invalid(write: Callable[[bytes], Path], padded: int) -> None:
+def test_a_tokenizer_of_another_model_is_invalid(write: Callable[[bytes], Path], padded: int) -> None:
     with pytest.raises(InvalidFileError, match=f"padded_vocab_size {padded}"):
         read_vocabulary(write(GOOD), padded)
 
@@ -129,7 +132,8 @@ def test_a_missing_file_is_invalid(tmp_path: Path) -> None:
         read_vocabulary(tmp_path / "tokenizer.model", PADDED)
 
 
-def test_m21_mutated_files_raise_only_our_errors(write: Callable[[bytes], Path]) -> None:
+@pytest.mark.case("M21")
+def test_mutated_files_raise_only_our_errors(write: Callable[[bytes], Path]) -> None:
     draw = random.Random(3)
     small = tokenizer_proto([*FIRST, *BYTES, ("a", NORMAL), ("aa", NORMAL), ("<ctl>", CONTROL)])
     for _ in range(200):

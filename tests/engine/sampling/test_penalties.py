@@ -87,10 +87,9 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.case("H20")
 @pytest.mark.parametrize(("sampling", "param"), BAD.values(), ids=BAD)
-def test_h20_what_cannot_be_sampled_is_refused_at_submit(
-    engine: LlamaEngine, sampling: dict[str, Any], param: str
-) -> None:
+def test_what_cannot_be_sampled_is_refused_at_submit(engine: LlamaEngine, sampling: dict[str, Any], param: str) -> None:
     with pytest.raises(RequestError, match=param) as caught:
         engine.submit(Request((Message("user", "你好"),), SamplingParams(**sampling)))
     assert caught.value.param == param

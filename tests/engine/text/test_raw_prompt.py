@@ -49,7 +49,8 @@ def test_an_empty_raw_prompt_is_answered(engine: LlamaEngine) -> None:
     assert answer(engine, Request((), GREEDY, max_tokens=2, prompt=""))[1].finish_reason in ("stop", "length")
 
 
-def test_h21_a_raw_prompt_longer_than_the_context_is_refused_by_its_name(engine: LlamaEngine) -> None:
+@pytest.mark.case("H21")
+def test_a_raw_prompt_longer_than_the_context_is_refused_by_its_name(engine: LlamaEngine) -> None:
     with pytest.raises(ContextLengthError) as error:
         engine.submit(Request((), GREEDY, prompt="字" * 500))
     assert error.value.param == "prompt"
