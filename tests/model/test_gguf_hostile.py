@@ -255,7 +255,7 @@ def test_M21_two_thousand_mutations_give_our_errors_or_nothing(path: Path) -> No
 COST = r"""
 import re, sys, time
 from pathlib import Path
-from glm_edge.gguf import read_gguf
+from glm_edge.model.gguf import read_gguf
 start = time.process_time()
 assert len(read_gguf(Path(sys.argv[1])).metadata["k"]) == 1 << 20
 print(time.process_time() - start, re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])

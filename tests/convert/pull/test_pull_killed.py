@@ -22,7 +22,7 @@ from support.checkpoints.wide_checkpoint import shard, write_wide
 KILLER = """
 import json, os, random, shutil, signal, sys, time
 from pathlib import Path
-from glm_edge.convert.pull import pull
+from glm_edge.convert.pull.pull import pull
 from huggingface_hub import HfApi, constants, errors, hf_hub_url
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff, logging
 
