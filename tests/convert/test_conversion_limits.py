@@ -25,7 +25,8 @@ LADDER = """
 import json, os, resource, signal, sys
 from pathlib import Path
 from glm_edge.cli import glm_edge, run
-from glm_edge.convert import convert, ggml
+import glm_edge.convert.convert
+from glm_edge.model import ggml
 
 ggml.block_size("q4_0")  # loads the library
 checkpoint, out = sys.argv[1:]
