@@ -25,7 +25,7 @@ LADDER = """
 import json, os, resource, signal, sys
 from pathlib import Path
 from glm_edge.cli import glm_edge, run
-import glm_edge.convert.convert
+from glm_edge.convert import convert
 from glm_edge.model import ggml
 
 ggml.block_size("q4_0")  # loads the library
