@@ -12,7 +12,7 @@ import click
 from tqdm import tqdm
 
 from ..engine.engine import LlamaEngine
-from ..llama.binding import versions
+from ..llama.library import versions
 from ..system.device import machine
 from ..system.profile import load_profile, profile_path, tuned
 from ..types import EngineConfig

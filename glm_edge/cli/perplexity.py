@@ -13,7 +13,7 @@ from ..errors import InvalidFileError, StorageError
 from .progress import progress_bar
 
 if TYPE_CHECKING:
-    from ..llama.binding import Model
+    from ..llama.model import Model
     from ..tools.perplexity import Perplexity
 
 
@@ -28,7 +28,7 @@ def command(file: Path, model: Path | None, n_ctx: int, threads: int | None) -> 
     Lower is better, and only the same text and tokenizer compare. Prints a sentence and one JSON line.
     """
     from ..engine.memory_plan import plan_memory, weights_of
-    from ..llama.binding import Model
+    from ..llama.model import Model
     from ..model.checks import check_model, prefix_ids
     from ..model.gguf import read_gguf
     from ..system.device import memory_available, processors
@@ -59,7 +59,7 @@ def command(file: Path, model: Path | None, n_ctx: int, threads: int | None) -> 
 
 
 def _measure(model: Model, text: str, prefix: tuple[int, ...], n_ctx: int, threads: int) -> Perplexity:
-    from ..llama.binding import Context
+    from ..llama.context import Context
     from ..tools.perplexity import BATCH, perplexity
 
     context = Context(

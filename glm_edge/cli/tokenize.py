@@ -19,7 +19,7 @@ def command(model: Path) -> None:
     The ids are those of plain text: no control token is added and none is parsed out of the text.
     """
     from ..engine.text.tokenizer import Tokenizer
-    from ..llama.binding import Model
+    from ..llama.model import Model
     from ..model.checks import check_model
     from ..model.gguf import read_gguf
 

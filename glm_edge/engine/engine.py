@@ -15,7 +15,9 @@ from typing import TypeVar
 
 from ..errors import ContextLengthError, EngineClosedError, EngineError, GlmEdgeError, OverloadedError, RequestError
 from ..generation import Generation, Progress
-from ..llama.binding import Batch, Context, Model, versions
+from ..llama.context import Batch, Context
+from ..llama.library import versions
+from ..llama.model import Model
 from ..model.checks import check_model, fingerprint, model_id
 from ..model.gguf import read_gguf
 from ..model.values import GgufFile

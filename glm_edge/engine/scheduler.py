@@ -16,7 +16,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from ..errors import EngineError, GlmEdgeError
-from ..llama.binding import Batch, Context
+from ..llama.context import Batch, Context
 from .latency import ROW, LatencyModel
 from .prefix_cache.prefix import common_prefix
 from .prefix_cache.store import BLOCK_TOKENS, LEAST_WRITTEN, Store

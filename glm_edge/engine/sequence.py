@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ..errors import GlmEdgeError
 from ..generation import Generation
-from ..llama.binding import Model
+from ..llama.model import Model
 from ..types import Chunk, FinishReason, Request, Stats, TokenLogprob
 from .latency import LatencyModel
 from .lookup import Lookup

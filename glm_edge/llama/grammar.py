@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import EngineError, RequestError
-from .binding import Model, said
+from .library import log_excerpt
+from .model import Model
 
 CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 
@@ -34,7 +35,7 @@ class Grammar:
         sampler = ll.llama_sampler_init_grammar(model.vocab, text.encode(), b"root")
         if not sampler:
             raise RequestError(
-                f"response_format: llama.cpp cannot use the grammar made of it{said()}", param="response_format"
+                f"response_format: llama.cpp cannot use the grammar made of it{log_excerpt()}", param="response_format"
             )
         self.eos = model.eos
         # llama.cpp would match a control token by its text, which no reader gets

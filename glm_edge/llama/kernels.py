@@ -1,9 +1,10 @@
-"""Which of ggml's kernels are used: all but those for Intel's AMX, which crash. The third part of the binding.
+"""Which of ggml's kernels are used: all but those for Intel's AMX, which crash.
 
-ggml keeps weights in the layout of the first kind of kernels that can use them. Those for AMX load a tile configuration
-whose making GCC optimises away, since its own intrinsic says that 8 bytes of the 64 are read: the first batch of two
-tokens then ends in SIGSEGV, whatever the model (seen with GCC 12 and llama.cpp 0c1e57098; ggml-org/llama.cpp issue
-20824, pull request 26954). The next kind, CPU_REPACK, is what processors without AMX use.
+ggml keeps weights in the layout of the first kind of kernels that can use them. The AMX kernels load a tile
+configuration of 64 bytes. GCC's own intrinsic says that only 8 of them are read, so GCC optimises the writing of the
+others away, and the first batch of two tokens ends in SIGSEGV, whatever the model (seen with GCC 12 and llama.cpp
+0c1e57098; ggml-org/llama.cpp issue 20824, pull request 26954). The next kind, CPU_REPACK, is what processors without
+AMX use.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ _Kinds = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)  # g
 
 
 def leave_out_broken_kernels() -> bool:
-    """Take them out of ggml's list; False where that has no effect, so that no kind of this list may be used.
+    """Take the AMX kernels out of ggml's list. False where that has no effect: then no kind of the list may be used.
 
-    ggml makes the list once and hands out its own copy (`ggml-cpu.cpp`): what is changed in it stays changed.
+    ggml makes the list once and hands out a pointer to it (`ggml-cpu.cpp`), so a change in it stays.
     """
     if sys.platform != "linux":  # GCC and AMX meet nowhere else
         return True
-    kept = [address for address, name in _kinds() if name != _BROKEN]
-    if len(kept) < len(_kinds()):
-        for place, address in enumerate([*kept, None]):
-            _list()[place] = address
-    return len(kept) == len(_kinds())
+    usable = [address for address, name in _kinds() if name != _BROKEN]
+    if len(usable) < len(_kinds()):
+        for index, address in enumerate([*usable, None]):
+            _list()[index] = address
+    return len(usable) == len(_kinds())
 
 
 def _kinds() -> list[tuple[int, bytes]]:

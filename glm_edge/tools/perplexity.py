@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import EngineError, InvalidFileError
-from ..llama.binding import Batch, Context, Model
+from ..llama.context import Batch, Context
+from ..llama.model import Model
 
 BATCH = 32  # tokens whose logits are in memory together: 8 MiB at 65,024 candidates
 _START = "[Round 1]"

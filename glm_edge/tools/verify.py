@@ -175,7 +175,7 @@ def _check_head(file: GgufFile, content: BinaryIO, hashes: list[str]) -> None:
 
 def _check_golden(file: GgufFile) -> None:
     from ..engine.text.tokenizer import Tokenizer
-    from ..llama.binding import Model
+    from ..llama.model import Model
 
     model = Model(file.path, vocab_only=True)
     try:

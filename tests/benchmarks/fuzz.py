@@ -40,7 +40,8 @@ import numpy as np
 from glm_edge.convert.convert import convert
 from glm_edge.engine.text.tokenizer import Tokenizer
 from glm_edge.errors import GlmEdgeError, OutOfMemoryError
-from glm_edge.llama.binding import Batch, Context, Model
+from glm_edge.llama.context import Batch, Context
+from glm_edge.llama.model import Model
 from glm_edge.model.checks import check_model
 from glm_edge.model.gguf import read_gguf
 from glm_edge.tools.verify import verify

@@ -32,7 +32,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from glm_edge.convert.convert import convert
 from glm_edge.convert.recipes import RECIPES, Recipe, Rule
-from glm_edge.llama.binding import Batch, Context, Model
+from glm_edge.llama.context import Batch, Context
+from glm_edge.llama.model import Model
 from glm_edge.model.checks import prefix_ids
 from glm_edge.model.ggml import block_size, dequantize, quantize
 from glm_edge.model.gguf import read_gguf

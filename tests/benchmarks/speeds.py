@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from glm_edge.llama.binding import Model
+from glm_edge.llama.model import Model
 from glm_edge.tools.bench.bare import Bare
 from glm_edge.types import EngineConfig
 

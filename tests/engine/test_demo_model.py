@@ -13,7 +13,7 @@ import pytest
 from glm_edge.convert.convert import convert
 from glm_edge.engine.engine import LlamaEngine
 from glm_edge.engine.text.tokenizer import Tokenizer
-from glm_edge.llama.binding import Model
+from glm_edge.llama.model import Model
 from glm_edge.model.gguf import read_gguf
 from glm_edge.types import EngineConfig, Message, Request, SamplingParams, Stats
 from support.engines.oracle import Oracle

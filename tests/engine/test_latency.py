@@ -9,7 +9,8 @@ import pytest
 
 from glm_edge.convert.convert import convert
 from glm_edge.engine.latency import LatencyModel
-from glm_edge.llama.binding import Batch, Context, Model
+from glm_edge.llama.context import Batch, Context
+from glm_edge.llama.model import Model
 
 
 def latency(**seconds: float) -> LatencyModel:

@@ -10,7 +10,8 @@ import pytest
 
 from glm_edge.engine.engine import LlamaEngine
 from glm_edge.engine.text.tokenizer import Tokenizer
-from glm_edge.llama.binding import Batch, Context, Model
+from glm_edge.llama.context import Batch, Context
+from glm_edge.llama.model import Model
 from glm_edge.model.gguf import read_gguf
 from glm_edge.types import EngineConfig, Message, Request, SamplingParams
 

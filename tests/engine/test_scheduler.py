@@ -15,7 +15,8 @@ from glm_edge.engine.scheduler import Scheduler, sequence_count
 from glm_edge.engine.sequence import GenerationJob, Sequence
 from glm_edge.engine.text.tokenizer import Prompt
 from glm_edge.generation import Generation
-from glm_edge.llama.binding import Batch, Context, Model
+from glm_edge.llama.context import Batch, Context
+from glm_edge.llama.model import Model
 from glm_edge.types import Request, SamplingParams
 
 N_CTX, SLOTS = 512, 2

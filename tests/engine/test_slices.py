@@ -10,7 +10,8 @@ import pytest
 from glm_edge.engine.engine import LlamaEngine
 from glm_edge.engine.prefix_cache.store import Store
 from glm_edge.engine.scheduler import Scheduler, sequence_count
-from glm_edge.llama.binding import Batch, Context, Model
+from glm_edge.llama.context import Batch, Context
+from glm_edge.llama.model import Model
 from glm_edge.types import EngineConfig, Message, Request, SamplingParams
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from glm_edge.llama.binding import Batch, Context, Model
+from glm_edge.llama.context import Batch, Context
 from glm_edge.llama.kernels import _kinds, leave_out_broken_kernels
+from glm_edge.llama.model import Model
 
 
 def test_no_kernels_for_amx_are_left_and_asking_again_changes_nothing() -> None:
@@ -19,7 +20,7 @@ def test_no_kernels_for_amx_are_left_and_asking_again_changes_nothing() -> None:
 
 
 def test_batch_of_several_tokens_is_computed_on_repacked_weights(tiny_q4_0: Path) -> None:
-    check = f"from pathlib import Path; from {__name__} import decode; print(decode(Path({str(tiny_q4_0)!r})))"
+    check = f"from pathlib import Path; from {Path(__file__).stem} import decode; print(decode(Path({str(tiny_q4_0)!r})))"
     done = subprocess.run(
         [sys.executable, "-c", check], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )
@@ -50,7 +51,7 @@ def decode(path: Path) -> str:
 def test_threads_do_not_spin_for_long_unless_the_user_says_so(given: dict[str, str], found: str | None) -> None:
     env = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     # OpenMP shows what it was told at the moment it was loaded
-    check = "import os, glm_edge.llama.binding; print(os.environ.get('GOMP_SPINCOUNT'))"
+    check = "import os, glm_edge.llama.library; print(os.environ.get('GOMP_SPINCOUNT'))"
     env |= given | {"OMP_DISPLAY_ENV": "verbose"}
     done = subprocess.run([sys.executable, "-c", check], env=env, capture_output=True, text=True, check=True)
     assert done.stdout == f"{found}\n"

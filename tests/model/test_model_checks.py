@@ -196,7 +196,7 @@ def test_the_keys_of_our_own_are_given_as_values(tmp_path: Path) -> None:
 
 def test_llama_cpp_loads_what_passes(tmp_path: Path) -> None:
     """So that the cases above differ from a running model by their one change only."""
-    from glm_edge.llama.binding import Model
+    from glm_edge.llama.model import Model
 
     path = tmp_path / "model.gguf"
     path.write_bytes(build_model(tiny_keys(), tiny_shapes()))

@@ -8,7 +8,7 @@ import pytest
 
 from glm_edge.cli import glm_edge
 from glm_edge.cli.run import run
-from glm_edge.llama.binding import Model
+from glm_edge.llama.model import Model
 from glm_edge.model.checks import prefix_ids
 from glm_edge.model.gguf import read_gguf
 from glm_edge.tools.perplexity import split

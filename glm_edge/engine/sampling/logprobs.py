@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...llama.binding import Model
+from ...llama.model import Model
 from ...types import TokenLogprob
 from .draw import Floats, likeliest
 

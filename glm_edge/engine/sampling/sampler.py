@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...errors import RequestError
-from ...llama.binding import Model
 from ...llama.grammar import Grammar
+from ...llama.model import Model
 from ...types import JsonFormat, Request, SamplingParams
 from .draw import Drawer, Floats
 from .gbnf import json_object_grammar

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...errors import IntegrityError
-from ...llama.binding import Model
+from ...llama.model import Model
 from ...model.checks import golden_texts, prefix_ids
 from ...model.values import GgufFile
 from ...types import Message

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from ...llama.binding import Batch, Context, Model
+from ...llama.context import Batch, Context
+from ...llama.model import Model
 from ...types import EngineConfig
 
 _FIRST, _SPREAD = 1000, 37  # ids of an arbitrary prompt; their values do not change the amount of work

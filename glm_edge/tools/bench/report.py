@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ... import __version__
-from ...llama.binding import versions
+from ...llama.library import versions
 from ...model.values import TENSOR_TYPES, GgufFile
 from ...system.device import machine
 from .run import Result

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from ...engine.engine import LlamaEngine
 from ...engine.text.tokenizer import Tokenizer
-from ...llama.binding import high_level
+from ...llama.library import high_level
 from ...model.gguf import read_gguf
 from ...system.device import peak_memory, processors
 from ...types import EngineConfig, Message, Request, SamplingParams, Stats

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ...engine.memory_plan import MemoryPlan, plan_memory, weights_of
-from ...llama.binding import Model
+from ...llama.model import Model
 from ...model.checks import check_model
 from ...model.gguf import read_gguf
 from ...system.device import Processors, memory_available, processors

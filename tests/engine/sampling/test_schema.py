@@ -13,8 +13,8 @@ import pytest
 from glm_edge.engine.sampling.gbnf import json_object_grammar
 from glm_edge.engine.sampling.schema import schema_grammar
 from glm_edge.errors import EngineError, RequestError
-from glm_edge.llama.binding import Model
 from glm_edge.llama.grammar import Grammar
+from glm_edge.llama.model import Model
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,112 @@
+"""Weights and vocabulary of one GGUF file. Not here: what is computed with them (`context.py`)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import llama_cpp as ll
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import EngineError, InvalidFileError, OutOfMemoryError, RequestError
+from ..types import LoadMode
+from .library import MAY_REPACK, clear_log, log_excerpt, logged_allocation_failure
+
+_LOAD_MODES = {"none": ll.LLAMA_LOAD_MODE_NONE, "mmap": ll.LLAMA_LOAD_MODE_MMAP, "direct": ll.LLAMA_LOAD_MODE_DIRECT_IO}
+_TEXT = ll.LLAMA_TOKEN_ATTR_NORMAL | ll.LLAMA_TOKEN_ATTR_USER_DEFINED | ll.LLAMA_TOKEN_ATTR_BYTE  # tokens with bytes
+
+
+class Model:
+    """Weights and vocabulary of one GGUF file, loaded.
+
+    Args:
+        progress: called with 0..1 while loading; returning False stops the load. What it raises, a signal's exception
+            too, stops the load and is raised again.
+
+    Raises InvalidFileError when llama.cpp refuses the file, OutOfMemoryError when it does not fit.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        load_mode: LoadMode = "direct",
+        repack: bool = True,
+        vocab_only: bool = False,
+        progress: Callable[[float], bool] | None = None,
+    ) -> None:
+        params = ll.llama_model_default_params()
+        params.n_gpu_layers = 0
+        params.load_mode = _LOAD_MODES[load_mode]
+        params.use_extra_bufts = repack and MAY_REPACK
+        params.vocab_only = vocab_only
+        raised: list[BaseException] = []
+
+        def on_progress(done: float, _: object) -> bool:
+            try:
+                return progress is None or progress(done)
+            except BaseException as error:  # llama.cpp's frames are between here and the caller
+                raised.append(error)
+                return False
+
+        callback = ll.llama_progress_callback(on_progress)  # the struct keeps no reference of its own
+        params.progress_callback = callback
+        clear_log()
+        self.handle: Any = ll.llama_model_load_from_file(os.fsencode(path), params)  # for this package alone
+        if raised:
+            self.close()
+            raise raised[0]
+        if not self.handle:
+            # llama.cpp has one result for all failures; only its log tells this one
+            error = OutOfMemoryError if logged_allocation_failure() else InvalidFileError
+            raise error(f"{path}: llama.cpp cannot load it{log_excerpt()}")
+        self.vocab: Any = ll.llama_model_get_vocab(self.handle)  # for this package alone
+        self.n_vocab: int = ll.llama_vocab_n_tokens(self.vocab)
+        self.n_params: int = ll.llama_model_n_params(self.handle)
+        self.eos: int = ll.llama_vocab_eos(self.vocab)
+        self._pieces: dict[int, bytes] = {}  # those that were asked for
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of plain text: no special token is added, none is parsed out of the text."""
+        try:
+            data = text.encode()
+        except UnicodeEncodeError:
+            raise RequestError("the text has half a surrogate pair, which is no character") from None
+        size = len(data) + 2  # one id a byte, and the dummy prefix
+        ids = (ll.llama_token * size)()
+        n = ll.llama_tokenize(self.vocab, data, len(data), ids, size, False, False)
+        if n < 0:
+            raise EngineError(f"llama.cpp cannot tokenize {len(data)} bytes of text")
+        return list(ids[:n])
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of one token; control tokens have none."""
+        known = self._pieces.get(token)
+        if known is None:
+            known = self._pieces[token] = self._piece(token)
+        return known
+
+    def _piece(self, token: int) -> bytes:
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            n = ll.llama_token_to_piece(self.vocab, token, buffer, size, 0, False)
+            if n >= 0:
+                return buffer.raw[:n]
+            size = -n
+
+    @cached_property
+    def silent(self) -> npt.NDArray[np.bool_]:
+        """Which tokens have no bytes, shape (n_vocab,): control tokens and padding. Takes 40 ms once."""
+        # by kind, which takes a third of the time that asking each for its bytes does
+        return np.array([not ll.llama_vocab_get_attr(self.vocab, token) & _TEXT for token in range(self.n_vocab)])
+
+    def close(self) -> None:
+        if self.handle:
+            ll.llama_model_free(self.handle)
+            self.handle = None
