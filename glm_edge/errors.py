@@ -1,8 +1,8 @@
 """Every error that GLM Edge raises on purpose: one tree, raised where the fact is known, translated once.
 
 The command line prints `error: <message>` and exits with `exit_code`; the HTTP layer turns the class into a status
-(`api/wire.py`). A message says what was wrong, the value, the limit and what to do, on one line. Anything that is not
-in this tree is a bug of ours.
+(`api/contract/wire.py`). A message says what was wrong, the value, the limit and what to do, on one line. Any other
+exception is a bug of ours.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class GlmEdgeError(Exception):
     exit_code = 1
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled as it is, without calling __init__ again, whose arguments need not be the message."""
+        """Pickle the fields as they are. Unpickling does not call __init__: its arguments need not be the message."""
         return _restore, (type(self), self.args, self.__dict__)
 
 
@@ -39,25 +39,25 @@ class InvalidFileError(GlmEdgeError):
 
 
 class IntegrityError(GlmEdgeError):
-    """A file is well formed but not the one it should be: size, hash or golden tokens differ."""
+    """A file is well formed but is not the expected one: its size, hash or golden tokens differ."""
 
     exit_code = 4
 
 
 class UnsupportedModelError(GlmEdgeError):
-    """Well formed, but not a model that GLM Edge can handle; or the native library cannot run here."""
+    """A file is well formed but not a model that GLM Edge can run; or the native library cannot run here."""
 
     exit_code = 5
 
 
 class StorageError(GlmEdgeError):
-    """The disk or the network said no: missing, full, read-only, in use, broken."""
+    """The disk or the network failed: missing, full, read-only, in use, broken."""
 
     exit_code = 6
 
 
 class OutOfMemoryError(GlmEdgeError):
-    """The model, its cache or a buffer does not fit the memory that is there."""
+    """The model, its cache or a buffer does not fit into the memory."""
 
     exit_code = 7
 
@@ -88,19 +88,19 @@ class ContextLengthError(RequestError):
 
 
 class EngineError(GlmEdgeError):
-    """The engine failed while it worked on a request; the request is lost, the server is not."""
+    """The engine failed while it worked on a request. The request is lost; the server goes on."""
 
 
 class EngineDiedError(EngineError):
-    """The engine's process ended while it worked on a request; another is being started."""
+    """The engine's process ended while it worked on a request. Another one is being started."""
 
 
 class RepeatedCrashError(EngineError):
-    """The same prompt was being answered each time the engine died; it is not given to it again."""
+    """The engine died several times while it answered this prompt, so the prompt is refused for a while."""
 
 
 class LoadingError(EngineError):
-    """The model is still being loaded; the same request can be served in about `retry_after` seconds."""
+    """The model is still being loaded; the request can be sent again in about `retry_after` seconds."""
 
     def __init__(self, message: str, *, retry_after: float = 5.0) -> None:
         super().__init__(message)
@@ -108,7 +108,7 @@ class LoadingError(EngineError):
 
 
 class EngineClosedError(EngineError):
-    """The engine is shutting down and takes no more requests, or ended this one."""
+    """The engine is shutting down: it takes no more requests, or has ended this one."""
 
 
 class OverloadedError(EngineError):
@@ -120,7 +120,7 @@ class OverloadedError(EngineError):
 
 
 class RateLimitError(GlmEdgeError):
-    """One client has as much as it may have at once; `retry_after` is an estimate in seconds."""
+    """One client has as many answers as it may have at once; `retry_after` is an estimate in seconds."""
 
     def __init__(self, message: str, *, retry_after: float) -> None:
         super().__init__(message)

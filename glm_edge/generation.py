@@ -1,6 +1,6 @@
 """One submitted request, seen from both ends: the engine puts chunks in, a reader in another thread takes them out.
 
-The queue is unbounded, because an answer is at most the context long: a slow reader never holds up the engine.
+The queue is unbounded, so a slow reader never holds up the engine. An answer is never longer than the context.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a request is that has no text yet."""
+    """How far a request without text is: its position in the queue, then the part of its prompt that is read."""
 
     place: int = 0  # in the queue: 1 is the next; 0 once the engine works on it
-    wait_s: float | None = None  # until then, by the speed measured so far; None while none has been
-    done: int = 0  # tokens of the prompt that are computed, or were before
+    wait_s: float | None = None  # seconds until the engine works on it, by the measured speed; None if none is measured
+    done: int = 0  # tokens of the prompt that are in the cache
     total: int = 0  # tokens of the prompt
 
 
 class Generation(Generic[C]):
-    """Chunks of one answer, in order, until the end or an error.
+    """The chunks of one request, in order, until the end or an error.
 
-    Reader: iterate, or `get` with a timeout; `cancel` at any time, from any thread.
-    Engine: `start` when the request leaves the queue, `put` each chunk, then exactly one of `finish` and `fail`; look
-    at `cancelled` between steps.
+    Reader: iterate, or call `get` with a timeout. Call `cancel` at any time, from any thread.
+    Engine: call `start` when the request leaves the queue, `put` for each chunk, `finish` or `fail` at the end; look at
+    `cancelled` between steps. Each answer of a request may fail, so more than one end may come. The first one counts.
 
     Args:
         on_cancel: called in the thread that cancels, after `cancelled` is true; must not block.
-        progress: asked for how far it is, in any thread, before the first chunk; must not block.
+        progress: returns how far the request is, in any thread, before the first chunk; must not block.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Generation(Generic[C]):
             yield chunk
 
     def cancel(self) -> None:
-        """Ask the engine to stop; chunks already made can still be read."""
+        """Ask the engine to stop. Chunks that are there already can still be read."""
         self._cancelled.set()
         if self._on_cancel is not None:
             self._on_cancel()
@@ -88,18 +88,19 @@ class Generation(Generic[C]):
 
     @property
     def started(self) -> bool:
-        """Whether the engine works on the request; until then it waits in the queue, and ending it loses nothing."""
+        """Whether the engine works on the request. Until then it waits in the queue, and ending it loses no work."""
         return self._started.is_set()
 
     @property
     def progress(self) -> Progress | None:
-        """How far it is, as of now; None where nobody can tell."""
+        """How far the request is now; None if that is unknown."""
         return None if self._progress is None else self._progress()
 
     def forward(self, sink: Callable[[C | GlmEdgeError | None], None]) -> None:
-        """Instead of being read: call `sink` with each chunk and with the end, None or an error.
+        """Push instead of being read: call `sink` with each chunk, and at the end with None or an error.
 
-        In order and one at a time: in this thread with what there is already, then in the engine's. Call it once.
+        The calls come in order, one at a time: first in this thread, for what is there already, then in the engine's.
+        Call this once.
         """
         with self._lock:
             while not self._queue.empty():

@@ -22,7 +22,7 @@ _HELP = "/new starts a new conversation, /exit or Ctrl-D leaves; Ctrl-C stops an
 @click.option("--system", help="Instructions in front of the first question.")
 @click.option("--temperature", type=Number(0, 2), default=0.8, show_default=True, help="0 is greedy.")
 @click.option("--top-p", type=Number(0, 1), default=0.8, show_default=True, help="1 keeps every token.")
-@click.option("--top-k", type=click.IntRange(0), default=0, help="Keeps so many of the likeliest tokens; 0 keeps all.")
+@click.option("--top-k", type=click.IntRange(0), default=0, help="Keeps only the likeliest N tokens; 0 keeps all.")
 @click.option(
     "--min-p", type=Number(0, 1), default=0.0, help="Drops what is less likely than this times the likeliest."
 )
@@ -77,7 +77,7 @@ def command(
 
 
 class Conversation:
-    """The messages so far, and how the next answer is asked for and printed."""
+    """A conversation in the terminal: its messages so far; asks the engine and prints the answers."""
 
     def __init__(self, engine: Engine, system: str | None, sampling: SamplingParams, max_tokens: int | None) -> None:
         self._engine = engine
@@ -91,7 +91,7 @@ class Conversation:
         self._messages = ()
 
     def ask(self, question: str) -> Stats | None:
-        """Print the answer as it comes. Ctrl-C ends it; what was printed stays part of the conversation."""
+        """Print the answer to a question as it comes. Ctrl-C ends it; the printed part stays in the messages."""
         messages = (*self._messages, Message("user", question))
         self.interrupted = False
         generation = self._engine.submit(Request(self._system + messages, self._sampling, self._max_tokens, trim=True))

@@ -1,4 +1,4 @@
-"""Which model file a command runs, when there is a choice and when there is none."""
+"""The model file that a command runs: the one named, or the demo model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def resolve_model(path: Path | None) -> Path:
 
 
 def cache_folder(wanted: bool) -> Path | None:
-    """Where computed prefixes are kept over restarts: in the user's cache folder, or nowhere."""
+    """The folder that keeps computed prefixes over restarts, in the user's cache folder; None if not wanted."""
     if not wanted:
         return None
     import platformdirs

@@ -1,4 +1,4 @@
-"""Numbers as options: click's range with one hole closed. Nothing compares with NaN, so it would pass any range."""
+"""Numbers as options: click's FloatRange, which lets NaN pass any range, without NaN."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 
 class Number(click.FloatRange):
-    """FloatRange, and NaN is none."""
+    """A FloatRange that refuses NaN."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = float(super().convert(value, param, ctx))

@@ -1,4 +1,4 @@
-"""`glm-edge perplexity`: how well a model predicts a text file."""
+"""`glm-edge perplexity`: measure how well a model predicts a text file. See `tools/perplexity.py`."""
 
 from __future__ import annotations
 

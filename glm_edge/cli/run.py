@@ -1,7 +1,7 @@
-"""Running a command: what it raises becomes one line on stderr and an exit code; SIGTERM unwinds like Ctrl-C.
+"""Run a command: an error becomes one line on stderr and an exit code; SIGTERM unwinds like Ctrl-C.
 
-`glm-edge` and `python -m convert` both go through here. click's own runner is not used: it turns a closed pipe into a
-failure and prints usage errors in three lines.
+`glm-edge` and `python -m convert` both use this. click's own runner is not used: it turns a closed pipe into a failure
+and prints usage errors in three lines.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def run(command: click.Command, args: Sequence[str], *, prog_name: str) -> int:
         if "--debug" in args:
             raise
         return _fail(str(error), UsageError.exit_code if isinstance(error, RequestError) else error.exit_code)
-    except BrokenPipeError:  # the reader of our output left, as `| head` does: nothing is wrong
+    except BrokenPipeError:  # the reader of our output has left, like `| head`: no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except MemoryError:
         return _fail("out of memory; close other programs, or ask for less context", OutOfMemoryError.exit_code)
@@ -62,7 +62,7 @@ def _fail(message: str, code: int) -> int:
 
 
 class _Interrupted(KeyboardInterrupt):
-    """CPython remembers a KeyboardInterrupt itself that `exec` let pass, and `python -m` dies of SIGINT at its end."""
+    """Ctrl-C. A subclass, because `python -m` dies of SIGINT at its end if a plain KeyboardInterrupt passed `exec`."""
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

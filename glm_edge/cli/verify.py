@@ -1,4 +1,4 @@
-"""`glm-edge verify`: whether a model file is, to the last byte, what the converter wrote. The work is `verify.py`'s."""
+"""`glm-edge verify`: check that a model file is, to the last byte, what the converter wrote. See `tools/verify.py`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .progress import progress_bar
     type=click.Path(path_type=Path),
     metavar="DIR",
     multiple=True,
-    help="A folder with the files that it was made from, to be compared; repeatable, for a LoRA's.",
+    help="Compare the files that the model was made from, in this folder; repeatable, for a LoRA's folder.",
 )
 def command(file: Path, folders: tuple[Path, ...]) -> None:
     """Check the model FILE to the last byte: structure, hashes, scales, token ids.
 
-    Exits with 3 where its format is broken, with 4 where its content is not what was written. Prints a sentence and one
+    Exits with 3 if its format is broken, with 4 if its content has changed. Prints a sentence and one
     JSON line, with the SHA-256 of every file that the model was made from, as the Hugging Face hub shows it.
     """
     from ..convert.layout import HASHES, HEX
@@ -37,9 +37,9 @@ def command(file: Path, folders: tuple[Path, ...]) -> None:
             compare_sources(head, folders, progress)
     recipe, version = head.metadata.get("glm_edge.recipe"), head.metadata.get("glm_edge.version")
     click.echo(
-        f"{file}: as it was written: {head.size / 1e9:.3f} GB, {len(head.tensors)} tensors,"
+        f"{file}: unchanged since it was written: {head.size / 1e9:.3f} GB, {len(head.tensors)} tensors,"
         f" {len(golden_texts(head))} golden texts; {recipe}, by GLM Edge {version}"
-        + (f"; its {len(sources(head))} source files are those it was made from" if folders else "")
+        + (f"; all {len(sources(head))} source files match" if folders else "")
     )
     facts = {"file": file.name, "bytes": head.size, "head_sha256": str(head.metadata[HASHES])[:HEX]}
     click.echo(json.dumps(facts | {"sources": {source.name: source.sha256 for source in sources(head)}}))

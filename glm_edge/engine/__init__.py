@@ -1,1 +1,11 @@
-"""The engine: one thread owns the llama context and answers requests. Knows nothing of HTTP."""
+"""The engine: one thread owns the llama context and answers requests. Knows nothing of HTTP.
+
+engine.py       LlamaEngine: takes requests, runs the thread
+scheduler.py    which tokens go into the next batch; who waits, runs, is preempted
+kv_cache.py     which cells of the cache are reused, offloaded to the prefix store, restored, evicted
+sequence.py     one answer being computed
+memory_plan.py  how the model is put into memory
+latency.py      what batches cost here, measured; lookup.py drafts tokens where that pays; eta.py estimates waits
+text/           prompts, token ids, stop strings       sampling/       logits to a token
+prefix_cache/   computed prefixes outside of the KV cache
+"""

@@ -1,6 +1,6 @@
 """LlamaEngine: the engine in this process. One thread owns the llama context; everyone else submits and reads.
 
-Submitting tokenizes in the caller's thread, so that a prompt which cannot fit is refused before anything is queued.
+`submit` tokenizes in the caller's thread, so a prompt that cannot fit is refused before anything is queued.
 """
 
 from __future__ import annotations
@@ -24,28 +24,29 @@ from ..model.values import GgufFile
 from ..system.device import memory_available, processors
 from ..types import Chunk, EngineConfig, Message, ModelInfo, Request
 from .eta import EtaEstimator
+from .kv_cache import sequence_count
 from .lookup import MAX_DRAFT
 from .memory_plan import plan_memory, weights_of
 from .prefix_cache.store import Store
 from .sampling.sampler import samplers
-from .scheduler import Scheduler, sequence_count
+from .scheduler import Scheduler
 from .sequence import GenerationJob, Sequence
 from .text.tokenizer import Tokenizer
 from .text.trim import trimmed
 
 R = TypeVar("R")
 
-_RETRY_S = 5.0  # until another try, while nothing is known of the speed
+_RETRY_S = 5.0  # Retry-After while no speed is measured
 
 
 class LlamaEngine:
-    """Loads a GGUF file and answers requests until close().
+    """The engine in this process (types.Engine): a loaded model and the thread that answers requests until close().
 
     Args:
         progress: called with 0..1 while the weights load; returning False stops the load.
 
     Raises InvalidFileError, UnsupportedModelError or IntegrityError for a file that must not be run, OutOfMemoryError
-    when it does not fit, UsageError when the configuration does not fit the model.
+    for a model that does not fit into memory, UsageError for a configuration that does not fit the model.
     """
 
     def __init__(self, config: EngineConfig, progress: Callable[[float], bool] | None = None) -> None:
@@ -58,7 +59,7 @@ class LlamaEngine:
         self._model = Model(config.model, load_mode=self.plan.load_mode, repack=self.plan.repack, progress=progress)
         try:
             self._tokenizer = Tokenizer(self._model, file)
-            self._store = _open_store(config, file, self.plan.aside)
+            self._store = _open_store(config, file, self.plan.prefix_states)
             self._context = self._open_context(config)
         except BaseException:
             self._model.close()
@@ -74,9 +75,9 @@ class LlamaEngine:
             rows_of_four=self.plan.repack,
         )
         self._capacity = config.slots + config.queue
-        self._vocabulary = threading.Lock()  # tokenizing; the model is freed under it
-        self._lock = threading.Lock()  # guards _answers and _ended
-        self._sequences: dict[Sequence, None] = {}  # submitted and not yet ended, in the order they came
+        self._vocabulary = threading.Lock()  # held while tokenizing and while the model is freed
+        self._lock = threading.Lock()  # guards _sequences and _ended
+        self._sequences: dict[Sequence, None] = {}  # submitted, not ended; in order of arrival
         self._eta = EtaEstimator(config.slots)
         self._ended: GlmEdgeError | None = None  # why no more requests are taken
         self._inbox: queue.SimpleQueue[Sequence | Callable[[], None] | None] = queue.SimpleQueue()  # None only wakes
@@ -85,7 +86,7 @@ class LlamaEngine:
 
     @property
     def model(self) -> Model:
-        """The loaded weights, for what is measured beside the engine."""
+        """The loaded weights, for measurements beside the engine."""
         return self._model
 
     def _open_context(self, config: EngineConfig) -> Context:
@@ -104,7 +105,7 @@ class LlamaEngine:
         )
 
     def _between_nodes(self, _: object) -> bool:
-        """In one of llama.cpp's threads, some hundred times a batch: whether to stop it."""
+        """Whether to stop the batch. Called in llama.cpp's threads, some hundred times a batch."""
         self.steps += 1
         return self._abort
 
@@ -115,14 +116,14 @@ class LlamaEngine:
     def submit(self, request: Request) -> Generation[Chunk]:
         """Queue a request; see types.Engine."""
         messages, dropped = request.messages, 0
-        self._check_capacity(request.n)  # before any work, and again when the places are taken
+        self._check_capacity(request.n)  # before any work, and again in _enter
         with self._vocabulary:
             self._check_running()
             if request.trim and request.prompt is None:
                 messages, dropped = self._trim(request)
             raw = request.prompt
             prompt = self._tokenizer.prompt(messages) if raw is None else self._tokenizer.raw(raw)
-            room = self._room(request, len(prompt.ids))  # before a grammar is made for nothing
+            room = self._max_new_tokens(request, len(prompt.ids))  # before a grammar is made for nothing
             drawing = samplers(request, prompt.ids, self._model)
         limit = room if request.max_tokens is None else min(request.max_tokens, room)
         sequences: list[Sequence] = []
@@ -141,10 +142,10 @@ class LlamaEngine:
 
     def _check_running(self) -> None:
         if self._ended is not None:
-            raise copy.copy(self._ended)  # a raised exception collects the frames of whom it passed
+            raise copy.copy(self._ended)  # a copy: an exception keeps the frames it was raised through
 
-    def _room(self, request: Request, prompt_tokens: int) -> int:
-        """Tokens that the answer may have at most; at least 1."""
+    def _max_new_tokens(self, request: Request, prompt_tokens: int) -> int:
+        """Tokens that the context, and max_length, leave for the answer; at least 1. Raises ContextLengthError."""
         param = "messages" if request.prompt is None else "prompt"
         if prompt_tokens >= self.info.n_ctx:
             raise ContextLengthError(prompt_tokens, self.info.n_ctx, param=param)
@@ -166,47 +167,47 @@ class LlamaEngine:
     def _check_capacity(self, n: int) -> None:
         if n > self._capacity:
             raise RequestError(
-                f"n: {n} answers at once are more than the {self._capacity} that this engine has places for",
+                f"n: {n} answers at once are more than this engine's {self._capacity} slots and queue places",
                 param="n",
                 code="invalid_value",
             )
         if len(self._sequences) + n > self._capacity:
             wait = self._eta.next_ends(list(self._sequences), len(self._sequences) + n - self._capacity)
             raise OverloadedError(
-                f"all {self._capacity} places are taken; try again later",
+                f"all {self._capacity} slots and queue places are taken; try again later",
                 retry_after=_RETRY_S if wait is None else wait,
             )
 
     def _enter(self, sequences: list[Sequence]) -> None:
-        """Hand all or none over to the engine's thread."""
+        """Give all sequences of a request to the engine's thread, or none."""
         with self._lock:
             self._check_running()
             self._check_capacity(len(sequences))
             self._sequences.update(dict.fromkeys(sequences))
-            for sequence in sequences:  # under the lock, so that the thread's last look at the inbox sees them
+            for sequence in sequences:  # under the lock, so that the ending thread sees them in the inbox
                 self._inbox.put(sequence)
 
     def _progress(self, sequence: Sequence) -> Progress:
-        """In any thread; the list of a dict is made in one go."""
+        """How far a sequence is. In any thread: the list of a dict is made in one step."""
         return self._eta.progress(sequence, list(self._sequences))
 
     def flush(self) -> None:
-        """Wait until what was computed is on disk, where there is a cache folder."""
-        self.between_batches(lambda: None)  # an answer's reader has its end before it is handed over
+        """Wait until what was computed is on disk, if there is a cache folder."""
+        self.between_batches(lambda: None)  # a reader gets the end of an answer before the store gets its cells
         self._store.flush()
 
     def between_batches(self, function: Callable[[], R]) -> R:
-        """Call a function in the engine's thread and return what it returns: for what is measured beside the engine.
+        """Call a function in the engine's thread and return its result: for measurements beside the engine.
 
-        OpenMP keeps a team of threads for every thread that computes. Where two teams have more threads than there are
-        processors, libgomp lets them sleep at every barrier, which costs both of them milliseconds a token.
+        OpenMP keeps a team of threads for every thread that computes. When two teams have more threads than the machine
+        has processors, libgomp lets them sleep at every barrier, which costs both milliseconds a token.
         """
         result: Future[R] = Future()
 
         def call() -> None:
             try:
                 result.set_result(function())
-            except BaseException as error:  # the caller's, who waits for it
+            except BaseException as error:  # goes to the caller, who waits
                 result.set_exception(error)
 
         with self._lock:
@@ -228,13 +229,13 @@ class LlamaEngine:
             self._model.close()
 
     def _on_cancel(self) -> None:
-        """In the thread that cancelled: wake the engine, and stop its batch when nobody waits for it any more."""
+        """In the thread that cancelled: wake the engine, and abort its batch if every answer in it is cancelled."""
         if all(a.cancelled for a in self._scheduler.running):
             self._abort = True
         self._inbox.put(None)
 
     def _run(self) -> None:
-        """The engine's thread: take what came in, compute a batch, until closed or broken."""
+        """The engine's thread: take new requests, compute a batch, until the engine is closed or fails."""
         try:
             while self._ended is None:
                 self._take_new()
@@ -244,7 +245,7 @@ class LlamaEngine:
                     self._scheduler.step()
         except GlmEdgeError as failed:
             self._ended = failed
-        except BaseException as bug:  # readers must not wait for ever; the thread's own traceback is kept
+        except BaseException as bug:  # readers must not wait for ever; the traceback is printed by the thread
             self._ended = EngineError(f"the engine failed: {type(bug).__name__}")
             raise
         finally:
@@ -254,7 +255,7 @@ class LlamaEngine:
             self._scheduler.end_all(self._ended)
 
     def _on_end(self, sequence: Sequence) -> None:
-        """In the engine's thread, before the reader is told: what was said is known when the next round comes."""
+        """In the engine's thread, before the reader gets the end: remember its token ids for the next round."""
         self._tokenizer.remember(sequence.job.prompt, sequence.tokens, sequence.shown)
         if not sequence.cancelled:
             self._eta.ended(sequence.so_far())
@@ -262,13 +263,13 @@ class LlamaEngine:
             self._sequences.pop(sequence, None)
 
     def _take_new(self, *, wait: bool = True) -> None:
-        """Hand over what was submitted; wait for it when there is nothing else to do."""
+        """Give the scheduler what was submitted; wait for it when there is nothing else to do."""
         if wait and self._scheduler.idle:
-            self._hand_over(self._inbox.get())
+            self._dispatch(self._inbox.get())
         while not self._inbox.empty():
-            self._hand_over(self._inbox.get())
+            self._dispatch(self._inbox.get())
 
-    def _hand_over(self, item: Sequence | Callable[[], None] | None) -> None:
+    def _dispatch(self, item: Sequence | Callable[[], None] | None) -> None:
         if isinstance(item, Sequence):
             self._scheduler.add(item)
         elif item is not None:
@@ -276,7 +277,7 @@ class LlamaEngine:
 
 
 def _open_store(config: EngineConfig, file: GgufFile, memory: int) -> Store:
-    """The prefixes that fit this model, in this configuration, with this llama.cpp."""
+    """The store of prefixes that were computed by this model, with this configuration, by this llama.cpp."""
     identity = hashlib.sha256(f"{versions()} {config.kv_type} {bool(config.flash_attention)}".encode())
     identity.update(fingerprint(file))
     bundled = config.model.with_name(config.model.name + ".prefixes")

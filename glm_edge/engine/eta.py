@@ -1,8 +1,8 @@
-"""How far requests are and how long they will take, by what answers have taken so far.
+"""How far requests are, and how long they will take, estimated from the answers so far.
 
-Asked from any thread while the engine's own moves the figures on: no lock is taken, no step is slowed, and an estimate
-may mix the figures of two steps. How long an answer gets nobody knows; the mean of the last ones is taken for what is
-left of it at any point, which is right on average when every token is as likely to be the last.
+Any thread may ask while the engine's thread changes the figures. No lock is taken and no step is slowed; an estimate
+may mix the figures of two steps. Nobody knows how long an answer will be. The mean length of the last ones is taken for
+what is left of it, at any point: that is right on average when every token is equally likely to be the last.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from ..generation import Progress
 from ..types import Stats
 from .sequence import Sequence
 
-_FADE = 0.9  # weight of what is known when another answer ends
-_LENGTH = 256  # tokens of an answer while none has ended
+_FADE = 0.9  # weight of the past when another answer ends
+_LENGTH = 256  # tokens of an answer, assumed while none has ended
 
 
 class _Sums(NamedTuple):
-    """Figures of several answers, added up."""
+    """The sums of several answers' figures."""
 
     prompt: float = 0  # tokens
     computed: float = 0  # of them, not from a cache
@@ -31,7 +31,7 @@ class _Sums(NamedTuple):
     length: float = 0  # their tokens
 
     def plus(self, stats: Stats, *, ended: bool) -> _Sums:
-        """With the figures of an answer that has its first token at least."""
+        """These sums and an answer's figures; the same sums while it has no token."""
         if not stats.completion_tokens:
             return self
         computed = stats.prompt_tokens - stats.cached_tokens
@@ -44,8 +44,10 @@ class _Sums(NamedTuple):
 
 
 class EtaEstimator:
-    """Args:
-    slots: answers computed at the same time.
+    """The estimator of one engine: what past answers took, and so what present ones will take.
+
+    Args:
+        slots: answers computed at the same time.
     """
 
     def __init__(self, slots: int) -> None:
@@ -53,11 +55,11 @@ class EtaEstimator:
         self._past = _Sums()
 
     def ended(self, stats: Stats) -> None:
-        """An answer came to its own end. Called from one thread."""
+        """Learn from an answer that came to its own end. Called from one thread."""
         self._past = self._past.faded().plus(stats, ended=True)
 
     def progress(self, sequence: Sequence, others: Seq[Sequence]) -> Progress:
-        """How far an answer without text is; `others` are all that have not ended, in the order they came."""
+        """How far an answer without text is; `others` are all answers that have not ended, in order of arrival."""
         total = len(sequence.job.prompt.ids)
         sums = self._now(others)
         if sequence.started:
@@ -76,14 +78,14 @@ class EtaEstimator:
         return left[min(n, len(left)) - 1] if left and sums.intervals else None
 
     def _now(self, others: Seq[Sequence]) -> _Sums:
-        """What is known of the past, and of the answers being written."""
+        """The sums of the past and of the answers that have not ended."""
         sums = self._past
         for other in others:
             sums = sums.plus(other.so_far(), ended=False)
         return sums
 
     def _wait(self, running: list[Sequence], before: list[Sequence], sums: _Sums) -> float | None:
-        """Seconds until those in front have left a slot."""
+        """Seconds until a slot is free and those in front have taken theirs."""
         if not sums.intervals:
             return None
         free = [0.0] * (self._slots - len(running)) + [_left(sequence, sums) for sequence in running]
@@ -94,10 +96,10 @@ class EtaEstimator:
 
 
 def _left(sequence: Sequence, sums: _Sums) -> float:
-    """Seconds that an answer still takes, once it has a slot."""
+    """Seconds that an answer still needs, once it has a slot."""
     stats = sequence.so_far()
     length = sums.length / sums.ended if sums.ended else _LENGTH
-    tokens = min(sequence.job.limit - stats.completion_tokens, length)
+    tokens = min(sequence.job.max_new_tokens - stats.completion_tokens, length)
     seconds = tokens * sums.decode_s / sums.intervals if sums.intervals else 0.0
     if not sequence.started:
         return seconds + stats.prompt_tokens * (sums.prefill_s / sums.prompt if sums.prompt else 0.0)

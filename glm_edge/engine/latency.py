@@ -1,9 +1,9 @@
-"""What batches cost on this device, measured while they are computed; and how many rows a batch had better have.
+"""What batches cost on this device, measured while they are computed; and the number of rows that is fastest.
 
-Repacked kernels compute rows of 4 at a time, and what is left over one by one, each with a pass over all weights: three
-rows can take twice as long as four. So a batch is filled up with rows that nobody asked for where that is quicker. That
-changes logits by a rounding at most (with q4_0 not at all), as two rows and more are computed by much the same
-arithmetic. A single row's is another; so that an answer does not depend on what was measured, it is left alone.
+Repacked kernels compute 4 rows at a time and the rest one by one, each with a pass over all weights: three rows can
+take twice as long as four. So the scheduler pads a batch with unused rows where that is faster. Padding changes logits
+by a rounding at most (with q4_0 not at all), because two and more rows are computed by much the same arithmetic. A
+single row is computed by other arithmetic. It is never padded, so an answer does not depend on what was measured.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections import deque
 
 ROW = 4  # tokens that the kernels compute together
-_SAMPLES = 5  # of each size; the least counts, because other programs only ever add to it
-_AGAIN = 256  # batches of a size after which the other way is tried again
+_SAMPLES = 5  # of each size; the least counts, because other programs only add to it
+_AGAIN = 256  # batches of a size, after which the slower number of rows is measured again
 
 
 class LatencyModel:
-    """Seconds that a batch of n tokens takes: one for all answers.
+    """The measured seconds of batches by size; one for all answers.
 
     Args:
-        rows_of_four: whether the weights are repacked, so that it matters how many rows there are.
+        rows_of_four: whether the weights are repacked, so that the number of rows matters.
     """
 
     def __init__(self, *, rows_of_four: bool = False) -> None:
@@ -33,9 +33,9 @@ class LatencyModel:
         self._samples.setdefault(n, deque(maxlen=_SAMPLES)).append(seconds)
 
     def worth(self, n: int, expected: float) -> float:
-        """Tokens per second of a batch of n that gives `expected` tokens, over those of single steps.
+        """Speed of a batch of n that gives `expected` tokens, relative to single steps; 1 is equally fast.
 
-        Where either is unknown it is worth trying once.
+        Infinite where that size is not measured yet, so that it is tried once; 0 where single steps are not.
         """
         one, many = self._seconds(1), self._seconds(n)
         if one is None or many is None:
@@ -57,7 +57,7 @@ class LatencyModel:
             return n
         if prompt:
             one, left = self._seconds(1), n % ROW
-            if one is None or not self.token_s:  # two passes over the weights cost more than a row of four, mostly
+            if one is None or not self.token_s:  # two passes over the weights mostly cost more than four rows
                 return full if left >= ROW // 2 else n
             return full if ROW * self.token_s < left * one else n
         self._asked[n] = asked = self._asked.get(n, 0) + 1

@@ -1,8 +1,8 @@
-"""How a model is put into memory: the weights once, and a context and batches that leave room for everything else.
+"""How a model is put into memory: the weights once, and a context and batch size that fit beside them.
 
-Repacked weights are 1.3 to 2 times as fast as mapped ones, but they are a copy: with the file mapped too they would be
-in memory twice. So they are read without a map where they fit; where they do not, the file is mapped and nothing is
-repacked, which needs only the cache and the buffers and lets the system drop pages of weights when it must.
+Repacked weights are 1.3 to 2 times as fast as mapped ones, but they are a copy: with the file mapped as well they
+would be in memory twice. So two plans. Where the weights fit, they are read without a map and repacked. Where they do
+not, the file is mapped and nothing is repacked: only the cache and the buffers must fit, and the system may drop pages.
 Flash attention stays off unless asked for: its buffers are small, but it rounds otherwise, and which is faster depends
 on the processor. It decodes at 0.98, 0.88 and 0.78 of the speed with 512, 2048 and 7168 tokens of context on AVX2 (one
 thread), at 1.01, 1.02 and 0.88 (7680 tokens) with AVX-512 (two), where it reads prompts at 1.03; full size.
@@ -22,12 +22,12 @@ from ..types import EngineConfig, LoadMode
 from .prefix_cache.store import MEMORY
 
 GIB = 1 << 30
-# ChatGLM2-6B was aligned for chat at this length; its position encoding goes further, its manners do not.
+# ChatGLM2-6B was aligned for chat at this length. Its position encoding goes further; its answers get worse.
 _DEFAULT_CTX = 8192
 _USEFUL_CTX = 2048  # a shorter one is worse than mapped weights
-_SMALLEST_CTX = 512  # what is offered on a machine that is nearly full
-# Bytes that compute buffers should not exceed, unless plenty is left and batches would be smaller than _ENOUGH.
-# Larger ones gain little: batches of 64, 128, 256 and 512 read a prompt at 0.86, 0.93, 1.01 and 1 of the speed (one
+_SMALLEST_CTX = 512  # the last try on a machine with little memory
+# Limit of the compute buffers in bytes, unless memory is plentiful and batches would be smaller than _ENOUGH.
+# Larger buffers gain little: batches of 64, 128, 256 and 512 read a prompt at 0.86, 0.93, 1.01 and 1 of the speed (one
 # thread, processor time).
 _COMPUTE = 176 << 20
 _ENOUGH = 96  # tokens
@@ -38,7 +38,7 @@ _RESERVE = 64 << 20  # bytes that are left to other programs
 
 @dataclass(frozen=True)
 class Weights:
-    """What a model file asks of the memory."""
+    """The facts of a model file that decide how much memory it needs."""
 
     path: Path
     size: int  # bytes
@@ -48,7 +48,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What is loaded how. The figures are bytes."""
+    """How a model is loaded, and what that takes. The figures are bytes."""
 
     load_mode: LoadMode
     repack: bool
@@ -57,27 +57,27 @@ class MemoryPlan:
     weights: int
     kv: int
     compute: int  # llama.cpp's buffers for one batch at the end of the context
-    aside: int  # states of prefixes that are not in the cache
+    prefix_states: int  # states of prefixes outside of the KV cache
     available: int
 
     @property
     def total(self) -> int:
-        """Resident memory at most, our own included."""
+        """Upper bound of resident memory, our own included."""
         return self.weights + self.needed
 
     @property
     def needed(self) -> int:
-        """What has to be free besides the weights."""
-        return self.kv + self.compute + self.aside + _OWN
+        """What must be free besides the weights."""
+        return self.kv + self.compute + self.prefix_states + _OWN
 
     @property
     def slow(self) -> bool:
-        """Whether weights are read from the disk again for every token, because they do not fit either."""
+        """Whether weights are read from the disk again for every token, because they do not fit into memory."""
         return self.total > self.available
 
     @property
     def warning(self) -> str:
-        """What to tell the user when it is `slow`."""
+        """The message to the user when the plan is `slow`."""
         return (
             f"the model needs {self.total / GIB:.2f} GiB of memory and {self.available / GIB:.2f} GiB are available:"
             " parts of it are read from the disk again for every token"
@@ -85,15 +85,15 @@ class MemoryPlan:
 
 
 def weights_of(file: GgufFile) -> Weights:
-    """What a file that `check_model` has passed asks of the memory."""
+    """The Weights of a file that `check_model` has passed."""
     return Weights(file.path, file.size, context_length(file), model_sizes(file))
 
 
 def plan_memory(config: EngineConfig, weights: Weights, *, sequences: int, available: int) -> MemoryPlan:
-    """The fastest way that fits: repacked before mapped, the longest context that was not asked for otherwise.
+    """The fastest plan that fits: repacked before mapped, then the longest context, unless one is asked for.
 
     Args:
-        sequences: that answers use; each, and the context's own one, keeps a row of logits.
+        sequences: of the cache that answers use. Each keeps a row of logits, and so does the context's spare one.
         available: bytes that this process can take.
 
     Raises OutOfMemoryError when not even mapped weights fit, UsageError for a context the model does not have.
@@ -134,7 +134,7 @@ def compute_bytes(sizes: Sizes, n_ctx: int, n_batch: int, sequences: int, *, fla
 
 
 def _lengths(config: EngineConfig, weights: Weights) -> list[int]:
-    """Contexts to try, longest first: the one that was asked for, or half and half again of the default."""
+    """Contexts to try, longest first: the one asked for; or the default, its half, and so on."""
     if config.n_ctx is not None:
         if not 1 <= config.n_ctx <= weights.trained_ctx:
             raise UsageError(f"--ctx {config.n_ctx}: this model's context is 1 to {weights.trained_ctx} tokens")
@@ -165,6 +165,6 @@ def _sized(
     rest = available - weights.size - kv - MEMORY - _OWN
     small = (n for n in sizes if compute(n) <= max(_COMPUTE, rest // 4 if n <= _ENOUGH else 0))
     n_batch = max(next(small, sizes[-1]), config.slots)
-    # where no folder takes them they need more room, as long as there is plenty
-    aside = MEMORY if config.cache_folder is not None else max(MEMORY, min(kv // 2, rest // 8))
-    return MemoryPlan(mode, mode != "mmap", n_ctx, n_batch, weights.size, kv, compute(n_batch), aside, available)
+    # without a cache folder all states stay in memory, so they get more where there is plenty
+    states = MEMORY if config.cache_folder is not None else max(MEMORY, min(kv // 2, rest // 8))
+    return MemoryPlan(mode, mode != "mmap", n_ctx, n_batch, weights.size, kv, compute(n_batch), states, available)

@@ -1,7 +1,7 @@
-"""One answer on its way: its tokens, how many of them are in the cache, and what its reader has been given.
+"""One answer being computed: its tokens, how many of them are in the cache, and the text that its reader has.
 
-A prompt that waits, a prompt half computed and an answer being written differ only in how many tokens are not in the
-cache yet: `pending`. The scheduler moves `n_past`; everything else happens in `accept`.
+A waiting prompt, a half computed prompt and an answer being written differ only in `pending`, the number of tokens that
+are not in the cache yet. The scheduler moves `n_past`; everything else happens in `accept`.
 """
 
 from __future__ import annotations
@@ -24,19 +24,21 @@ from .text.tokenizer import Prompt
 
 @dataclass(frozen=True)
 class GenerationJob:
-    """What an answer is to be."""
+    """The order for one answer: its request, its prompt and its limit."""
 
     request: Request
     prompt: Prompt
-    limit: int  # tokens that it may have at most; at least 1
+    max_new_tokens: int  # limit of the answer; at least 1
     trimmed_rounds: int = 0
     index: int = 0  # which of the request's n answers
 
 
 class Sequence:
-    """Args:
-    siblings: all answers to the request, this one among them once all are made; they share the `generation`.
-    on_end: called once, in the engine's thread, before the reader is told of the end.
+    """The sequence of one answer: its tokens and how many of them are in the cache.
+
+    Args:
+        siblings: all answers to the request, this one included once all are made; they share the `generation`.
+        on_end: called once, in the engine's thread, before the reader gets the end.
     """
 
     def __init__(
@@ -50,10 +52,10 @@ class Sequence:
     ) -> None:
         self.job = job
         self.tokens = list(job.prompt.ids)  # prompt, then the answer so far
-        self.shown = ""  # the answer so far, as its reader got it
+        self.shown = ""  # text that the reader has
         self.n_past = 0  # how many of the tokens are in the cache
-        self.n_stored = 0  # how many were when they were last put into the store
-        self.seq_id = -1  # llama.cpp's sequence while it has one
+        self.n_stored = 0  # n_past at the last save into the prefix store
+        self.seq_id = -1  # llama.cpp's sequence id; -1 while it has none
         self.finished = False
         self.sampler = sampler
         self._model = model
@@ -61,19 +63,19 @@ class Sequence:
         self._siblings = siblings
         self._on_end = on_end
         self._text = AnswerText(job.request.stop)
-        self._logprobs: list[TokenLogprob] = []  # of tokens whose text the reader has not got yet
+        self._logprobs: list[TokenLogprob] = []  # of tokens whose text the reader does not have yet
         self._lookup: Lookup | None = None
-        self._n_cached = 0  # prompt tokens that were in the cache before
-        self._drafted = self._held = 0
+        self._n_cached = 0  # prompt tokens that were not computed
+        self._drafted = self._accepted = 0
         self._submitted = time.monotonic()
         self._started: float | None = None  # when its first token was put into a batch
-        self._reading = (0, 0, 0.0)  # of the batch being computed: tokens before it, tokens in it, when it began
-        self._first: float | None = None  # when the first token of the answer was drawn
+        self._reading = (0, 0, 0.0)  # of its slice in the current batch: tokens before it, tokens in it, start time
+        self._first: float | None = None  # when the first token of the answer was sampled
         self._last = 0.0
 
     @property
     def pending(self) -> int:
-        """Tokens to compute before the next one can be drawn; 1 while the answer is being written."""
+        """Tokens to compute before the next one can be sampled; 1 while the answer is being written."""
         return len(self.tokens) - self.n_past
 
     @property
@@ -90,37 +92,37 @@ class Sequence:
     def cancelled(self) -> bool:
         return self._generation.cancelled
 
-    def cached(self, n: int) -> None:
-        """The first `n` tokens are in its sequence already."""
+    def reuse(self, n: int) -> None:
+        """The first `n` tokens are in the cache already; nothing is computed for them."""
         self.n_past = n
         if self._first is None:
             self._n_cached = n
 
     def preempt(self) -> None:
-        """Its cells are gone: all its tokens have to be computed again, or read back; nothing else changes."""
+        """Give up its cells: its tokens have to be restored or computed again. Nothing else changes."""
         self.seq_id = -1
         self.n_past = 0
 
-    def draft(self, latency: LatencyModel, room: int) -> list[int]:
-        """Up to `room` tokens that may come next and are worth verifying; never more than the answer may still have."""
+    def draft(self, latency: LatencyModel, capacity: int) -> list[int]:
+        """Up to `capacity` tokens that may come next and are worth verifying; within the limit of the answer."""
         if self._lookup is None:
             self._lookup = Lookup(self.tokens, latency)
-        return self._lookup.draft(min(room, self.job.limit - self._written - 1))
+        return self._lookup.draft(min(capacity, self.job.max_new_tokens - self._written - 1))
 
-    def verified(self, drafted: int, held: int) -> None:
-        """Of a draft, so many tokens were right."""
+    def verified(self, drafted: int, accepted: int) -> None:
+        """Of `drafted` tokens the first `accepted` were what the sampler chose."""
         self._drafted += drafted
-        self._held += held
+        self._accepted += accepted
         if self._lookup is not None:
-            self._lookup.verified(drafted, held)
+            self._lookup.verified(drafted, accepted)
 
     @property
     def started(self) -> bool:
-        """Whether any of its tokens was put into a batch."""
+        """Whether any of its tokens has been in a batch."""
         return self._started is not None
 
     def start(self, n: int) -> None:
-        """Its next `n` tokens go into a batch now."""
+        """Note that its next `n` tokens go into a batch now."""
         if n > 1:
             self._reading = (self.n_past, n, time.monotonic())
         if self._started is None:
@@ -128,13 +130,13 @@ class Sequence:
             self._generation.start()
 
     def read(self, token_s: float) -> int:
-        """Tokens computed by now; those of a batch that is being computed by the clock, at `token_s` seconds each."""
+        """Tokens computed by now. Those of the current batch are estimated by the clock, at `token_s` seconds each."""
         before, n, began = self._reading
         of_batch = int((time.monotonic() - began) / token_s) if token_s else 0
         return max(self.n_past, before + min(n - 1, of_batch))
 
     def accept(self, token: int) -> None:
-        """Take the next token; give the reader what it adds, and the end when this is the end."""
+        """Append the next token; give the reader the text that it adds, and the end if this is the end."""
         self._last = time.monotonic()
         if self._first is None:
             self._first = self._last
@@ -151,23 +153,24 @@ class Sequence:
             self._generation.put(Chunk(text, self.job.index, logprobs=self._take_logprobs()))
         if self._text.stopped:
             self.finish("stop")
-        elif self._written >= self.job.limit:
+        elif self._written >= self.job.max_new_tokens:
             self.finish("length")
 
     def finish(self, reason: FinishReason) -> None:
-        """Give the reader the rest of the text, the reason and the figures."""
+        """End the answer: give the reader the rest of the text, the reason and the figures."""
         self.finished = True
         self.sampler.close()
         rest = self._text.end(complete=reason == "stop")
         self.shown += rest
         self._on_end(self)
-        if self._text.stopped:  # the tokens of a stop string are no part of the answer
+        if self._text.stopped:  # the tokens of a stop string are not part of the answer
             self._logprobs.clear()
         self._generation.put(Chunk(rest, self.job.index, reason, self.so_far(), self._take_logprobs()))
         if all(sequence.finished for sequence in self._siblings):
             self._generation.finish()
 
     def fail(self, error: GlmEdgeError) -> None:
+        """End the answer with an error."""
         self.finished = True
         self.sampler.close()
         self._on_end(self)
@@ -191,6 +194,6 @@ class Sequence:
             prefill_s=first - started,
             decode_s=max(0.0, self._last - first),
             drafted_tokens=self._drafted,
-            accepted_tokens=self._held,
+            accepted_tokens=self._accepted,
             trimmed_rounds=self.job.trimmed_rounds,
         )

@@ -1,1 +1,1 @@
-"""What is done with a model besides answering: verifying, measuring, comparing."""
+"""Tools for a model file besides answering: verify it, measure it, compare it."""

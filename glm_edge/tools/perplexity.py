@@ -1,8 +1,8 @@
-"""How well a model predicts a text: the measure by which quantizations are compared.
+"""Perplexity: how well a model predicts a text. Quantizations are compared by it.
 
-perplexity = exp(-mean of ln p(token | tokens before it)), over all tokens but the control ids in front. The text is cut
-into conversations, each of which begins with "[Round 1]", and those into windows of the context's length. Logits are
-kept for one batch at a time, so memory does not grow with the window.
+perplexity = exp(-mean of ln p(token | tokens before it)), over all tokens except the control ids in front. The text is
+cut into conversations at each "[Round 1]", and those into windows of the context's length. Only the logits of one batch
+are in memory at a time, so memory does not grow with the window.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ _START = "[Round 1]"
 
 @dataclass(frozen=True)
 class Perplexity:
-    """Args:
-    error: standard error of the mean that `value` is the exponential of, times `value`.
+    """The perplexity of a text.
+
+    Args:
+        error: standard error of `value`: that of the mean logarithm, times `value`.
     """
 
     value: float
@@ -44,8 +46,8 @@ def perplexity(
 
     Args:
         context: empty, of `window` tokens at least, for batches of BATCH tokens with as many outputs.
-        window: tokens that are predicted with each other as context, the prefix among them.
-        progress: called with tokens done and tokens in all.
+        window: tokens that are predicted together, the prefix included.
+        progress: called with (tokens done, tokens in all).
 
     Raises InvalidFileError for a text without tokens.
     """
@@ -83,7 +85,7 @@ def _log_probabilities(context: Context, ids: list[int], start: int) -> list[flo
         for position, token in enumerate(part, first):
             batch.add(token, position, 0, logits=True)
         if context.decode(batch) != "done":
-            raise EngineError("the context has no room for a window that was checked to fit it")
+            raise EngineError("the context is full, though the window was checked to fit it")
         for i in range(len(part)):
             if (target := first + i + 1) >= start:
                 logits = context.logits(i).astype(np.float64)

@@ -1,6 +1,12 @@
-"""The engine in a child process, behind the same interface: native code that dies or hangs costs the running answers.
+"""The engine in a child process, behind the same interface: if native code dies, only running answers are lost.
 
-`Worker` is the parent's side. Which engine runs in the child is up to whoever calls; nothing here imports one.
+worker.py            Worker, the parent's side: an Engine that restarts its child
+process.py           one child as the parent sees it: started, watched, killed, explained
+child.py             the child's side
+messages.py          what the two say to each other
+crash_quarantine.py  prompts that the engine does not survive
+
+The caller says which engine runs in the child; nothing here imports one.
 """
 
 from .worker import Worker as Worker

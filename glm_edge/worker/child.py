@@ -1,9 +1,9 @@
 """The child's side: makes the engine, answers the parent's messages, and never outlives the parent.
 
-The main thread only reads messages, so that the end of the pipe is noticed whatever the engine does. Each call has a
-thread of its own until it is answered; chunks are written by the engine's thread, as they are made; another one beats.
-Terminal signals are the parent's business: Ctrl-C and a service manager's SIGTERM reach the whole group, and running
-answers are to end in order.
+The main thread only reads messages, so it notices the end of the pipe whatever the engine does. Each call has a thread
+of its own until it is answered. The engine's thread writes chunks as they are made. One more thread sends heartbeats.
+The child ignores terminal signals: Ctrl-C and a service manager's SIGTERM reach the whole process group, and the parent
+decides how running answers end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..types import Chunk, Engine
 from .messages import Beat, Call, Cancel, Close, Item, Pipes, Reply
 
 BEAT_S = 0.5
-_NEWS_S = 0.1  # between beats that say how far requests are
+_NEWS_S = 0.1  # between beats while requests wait for their first text
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -42,18 +42,20 @@ def main() -> None:
 
 
 def _die_with_parent() -> None:
-    """Where the system can do it, even when this process hangs. "Parent" is the thread that started us (prctl(2))."""
+    """On Linux, even if this process hangs. The "parent" is the thread that started us (prctl(2))."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 class _Child:
+    """The child's state: its engine, and the requests that it has not answered."""
+
     def __init__(self, pipes: Pipes) -> None:
         self._pipes = pipes
         self._engine: Engine | None = None
         self._closing = False
         self._answers: dict[int, Generation[Chunk]] = {}
-        self._waiting: dict[int, Generation[Chunk]] = {}  # those of them without a chunk
+        self._waiting: dict[int, Generation[Chunk]] = {}  # those without a chunk
 
     def run(self) -> None:
         _thread(self._beat)
@@ -99,7 +101,7 @@ class _Child:
                 reply = Reply(call.id, generation.progress)
         except GlmEdgeError as error:
             reply = Reply(call.id, None, error)
-        except BaseException as bug:  # the caller must not wait for ever; its text may quote what a client wrote
+        except BaseException as bug:  # the caller must not wait for ever; no str(bug): it may quote a client
             frames = traceback.extract_tb(bug.__traceback__)[-3:]
             place = " < ".join(f"{os.path.basename(f.filename)}:{f.lineno}" for f in frames[::-1])
             reply = Reply(call.id, None, EngineError(f"the engine failed: {type(bug).__name__} at {place}"))
@@ -111,7 +113,7 @@ class _Child:
         generation.forward(partial(self._pass_on, call.id))
 
     def _pass_on(self, id: int, item: Chunk | GlmEdgeError | None) -> None:
-        """In the engine's thread: from here to the parent there is no other."""
+        """In the engine's thread: send a chunk or the end to the parent."""
         self._waiting.pop(id, None)
         if not isinstance(item, Chunk):
             self._answers.pop(id, None)
@@ -131,17 +133,18 @@ class _Child:
             self._pipes.send(Beat(0 if engine is None else engine.steps, tuple(waiting)))
             if failed and not self._closing:
                 _leave(1)
-            # one that cannot go on has until the next beat to say so to those who wait
+            # an engine that has failed gets one more beat to tell those who wait
             failed = engine is not None and not engine.ready
 
 
 def _leave(code: int) -> None:
-    """Native threads may still run, and there is nothing to take apart: what is to be kept has been written."""
+    """Exit at once: native threads may still run, and everything that is saved has been written."""
     sys.stderr.flush()
     os._exit(code)
 
 
 def _missing(error: ImportError) -> str:
+    """The message for a library that cannot be imported."""
     if error.name == "llama_cpp":
         return "llama-cpp-python is not installed; pip install llama-cpp-python, or install glm-edge again"
     return f"a library is missing or broken ({error}); install glm-edge again"

@@ -1,6 +1,6 @@
-"""Which prompts the engine does not survive: a guess, made from what was being answered each time that it died.
+"""Prompts that the engine does not survive: guessed from the prompts that were being answered at each crash.
 
-A prompt that was there by chance is cleared by its next answer, or by time. Only hashes are kept.
+A prompt that was there by chance is cleared by its next answer, or by time. Only hashes are stored.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _REMEMBERED_S = 600.0
 
 
 class CrashQuarantine:
-    """Prompts that were being answered when the engine died, and how often lately."""
+    """The prompts of recent crashes, by hash, with the times."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -24,7 +24,7 @@ class CrashQuarantine:
         self._deaths: dict[bytes, list[float]] = {}
 
     def check(self, prompt: bytes) -> None:
-        """Raises RepeatedCrashError for one that was there too often."""
+        """Raises RepeatedCrashError for a prompt of too many recent crashes."""
         with self._lock:
             self._forget()
             if len(self._deaths.get(prompt, ())) >= _MOST_DEATHS:
@@ -34,12 +34,13 @@ class CrashQuarantine:
                 )
 
     def record_crash(self, prompt: bytes) -> None:
+        """The engine died while it answered this prompt."""
         with self._lock:
             self._forget()
             self._deaths.setdefault(prompt, []).append(self._clock())
 
     def clear(self, prompt: bytes) -> None:
-        """It was answered."""
+        """The prompt was answered."""
         with self._lock:
             self._deaths.pop(prompt, None)
 

@@ -1,8 +1,8 @@
-"""What parent and child say to each other, and the pipes they say it through.
+"""The messages between parent and child, and the pipes that carry them.
 
-Values of `types.py` travel as they are. Pickles, because both ends are one program, version and user, and nobody else
-can write to the pipes: the child has no right that the parent lacks, so it could gain nothing through them. A pickle
-knows its own end; no lengths are needed.
+Values of `types.py` are pickled as they are. That is safe here: both ends are one program, version and user, nobody
+else can write to the pipes, and the child has no right that the parent lacks. A pickle marks its own end, so there are
+no length fields.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..types import Chunk
 
 @dataclass(frozen=True)
 class Call:
-    """Parent: answered with one Reply; after that of a submit come Items. The first call of all is the load."""
+    """From the parent: a call, answered with one Reply. Items follow that of a submit. The first call is the load."""
 
     id: int
     do: Literal["load", "submit", "tokenize"]
@@ -30,19 +30,22 @@ class Call:
 
 @dataclass(frozen=True)
 class Cancel:
-    """Parent: nobody reads this answer any more."""
+    """From the parent: nobody reads this answer any more."""
 
     id: int
 
 
 @dataclass(frozen=True)
 class Close:
-    """Parent: close the engine and leave."""
+    """From the parent: close the engine and exit."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """Child: what a call gave (ModelInfo, None, ids) or raised. One that could not load leaves."""
+    """From the child: what a call returned or raised. A child that cannot load exits after it.
+
+    `value`: of load a ModelInfo, of submit the request's Progress, of tokenize the ids.
+    """
 
     id: int
     value: Any
@@ -51,7 +54,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Item:
-    """Child: a chunk, or the end of the answer: None or an error."""
+    """From the child: a chunk, or the end of the request: None or an error."""
 
     id: int
     item: Chunk | GlmEdgeError | None
@@ -59,10 +62,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Beat:
-    """Child, at least twice a second: it lives. `steps` grows while the engine works."""
+    """From the child, at least twice a second: a heartbeat. `steps` grows while the engine works."""
 
     steps: int
-    # of each answer without a chunk: id, whether it has left the queue, how far it is
+    # of each request without a chunk: id, whether it has left the queue, how far it is
     waiting: tuple[tuple[int, bool, Progress | None], ...] = ()
 
 
@@ -71,19 +74,19 @@ def encode(message: object) -> bytes:
 
 
 class Pipes:
-    """One end: send from any thread, iterate in one."""
+    """One end of the two pipes: send from any thread, iterate in one."""
 
     def __init__(self, incoming: BinaryIO, outgoing: BinaryIO) -> None:
         self._incoming = incoming
         self._outgoing = outgoing
-        self._lock = threading.Lock()  # one message after the other
+        self._lock = threading.Lock()  # one message at a time
 
     def send(self, message: object) -> None:
-        """Waits while the pipe is full; lost when the other end is gone, which its reader learns in its own way."""
+        """Blocks while the pipe is full. A message to a dead end is lost; the reading side notices the death."""
         self.write(encode(message))
 
     def write(self, data: bytes) -> None:
-        """Send what was encoded before."""
+        """Send an encoded message."""
         with self._lock, contextlib.suppress(OSError, ValueError):  # ValueError: closed
             self._outgoing.write(data)
             self._outgoing.flush()
@@ -93,12 +96,12 @@ class Pipes:
         while True:
             try:
                 message = pickle.load(self._incoming)
-            except (EOFError, OSError, pickle.UnpicklingError):  # the last one: died in the middle of a message
+            except (EOFError, OSError, pickle.UnpicklingError):  # UnpicklingError: died within a message
                 return
             yield message
 
     def close(self) -> None:
-        """After the end of messages, when nobody sends any more."""
+        """Close both pipes: after the last message, when nobody sends any more."""
         for file in (self._incoming, self._outgoing):
             with contextlib.suppress(OSError):  # what could not be written cannot be flushed either
                 file.close()

@@ -1,7 +1,7 @@
-"""Worker: an engine that runs in a child process, and is started again when it dies.
+"""Worker: an engine that runs in a child process and is restarted when it dies.
 
-One thread starts a child, reads what it says until it dies, fails what it was working on, and starts the next. The
-parent itself loads nothing native.
+One thread starts a child, reads its messages until it dies, fails the requests that it had, and starts the next one.
+The parent itself loads no native code.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .process import Process
 
 PATIENCE_S = 60.0  # one node of a batch's graph takes at most seconds on the slowest devices
 _CLOSE_S = 5.0
-_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 30.0  # between two attempts to start it
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 30.0  # between two starts
 _LOAD = -1  # the id of the call that loads; those of requests are counted from 0
 
 _log = logging.getLogger("glm_edge.worker")
@@ -41,23 +41,23 @@ _log = logging.getLogger("glm_edge.worker")
 
 @dataclass
 class _Open:
-    """A call that the child has not answered, or whose answer is still being written."""
+    """A call that is open: without a reply yet, or with an answer that is still being written."""
 
-    done: Future[Any] = field(default_factory=Future)  # that the request was taken, or what a call gives
+    done: Future[Any] = field(default_factory=Future)  # the value of the reply
     generation: Generation[Chunk] | None = None
     progress: Progress | None = None
     prompt: bytes = b""  # a hash
 
 
 class Worker:
-    """The Engine protocol, see types.Engine, with the engine in another process.
+    """An engine (types.Engine) that runs in a child process. Constructed when its model is loaded.
 
     Args:
         load: makes the engine in the child. Must be importable there: a function of a module, or a partial of one.
-        reload: the same for every child after the first; `load` without it.
+        reload: the same for every child after the first; default: `load`.
         patience: seconds without progress, while there are requests, after which the engine counts as hung.
 
-    Returns when the model is loaded. Raises what `load` raises, or an error that says how the child died.
+    Raises what `load` raises, or an error that says how the child died.
     """
 
     def __init__(
@@ -74,13 +74,13 @@ class Worker:
         self._open: dict[int, _Open] = {}
         self._process: Process | None = None
         self._ready = False
-        self._served = False  # something, since it was last started
-        self._began = 0.0  # when it was last started, or will be
+        self._served = False  # whether this child has answered a request
+        self._began = 0.0  # when this child was started, or the next will be
         self._load_s = 0.0  # how long the last load took
         self._ids = itertools.count()
         self._closed = threading.Event()
         self._quarantine = CrashQuarantine()
-        self._recorded: set[bytes] = set()  # since it was last started
+        self._recorded: set[bytes] = set()  # crashes of this child
         self._info: Future[ModelInfo] = Future()
         self._supervisor = threading.Thread(target=self._supervise, name="worker", daemon=True)
         self._supervisor.start()
@@ -101,7 +101,7 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """Of the child, the last one if there is none now."""
+        """Process id of the child; of the last one while there is none."""
         if self._process is None:
             raise EngineError("the engine was never started")
         return self._process.pid
@@ -139,12 +139,12 @@ class Worker:
                 raise EngineClosedError("the engine is shutting down")
             if self._process is None or not self._ready:
                 raise LoadingError("the engine is being restarted; try again later", retry_after=self._back_in())
-            self._process.send(call)  # the answer is read only after the lock is free
+            self._process.send(call)  # the reply is handled only after the lock is free
             self._open[call.id] = opened
         return opened.done.result()
 
     def _back_in(self) -> float:
-        """Seconds until it is loaded again, if that takes as long as the last time."""
+        """Seconds until the engine is loaded again, if that takes as long as the last time."""
         return max(1.0, self._began + self._load_s - time.monotonic())
 
     def _cancel(self, id: int) -> None:
@@ -156,7 +156,7 @@ class Worker:
         """In a thread of its own: one child after the other, until closed or not even the first can be loaded."""
         try:
             self._restart_until_closed()
-        except BaseException as bug:  # nobody must wait for ever for what no thread will say
+        except BaseException as bug:  # nobody must wait for ever
             self._closed.set()
             if self._process is not None:
                 self._process.kill()
@@ -181,7 +181,7 @@ class Worker:
                 self._closed.wait(pause)
 
     def _live_once(self, load: Callable[[], Engine]) -> GlmEdgeError:
-        """Start a child and follow it to its end; what it ended with."""
+        """Start a child and follow it to its end; returns what it ended with."""
         self._began = time.monotonic()
         try:
             process = Process(self._patience, lambda: bool(self._open))
@@ -193,13 +193,13 @@ class Worker:
         process.send(Close() if closed else Call(_LOAD, "load", load))
         failed = self._follow(process)
         with self._lock:
-            loaded, self._ready = self._ready, False  # whoever comes from here on was not there when it died
+            loaded, self._ready = self._ready, False  # requests from here on are not the dead child's
         death = process.end()
         self._lose_all(death.why)
         return failed or (EngineError(f"it died: {death.why}") if loaded else death.while_loading())
 
     def _follow(self, process: Process) -> GlmEdgeError | None:
-        """Pass on what the child says until it is dead; the error that its load ended with."""
+        """Handle the child's messages until it is dead; returns the error of its load."""
         failed: GlmEdgeError | None = None
         for message in process:
             if isinstance(message, Item):
@@ -217,7 +217,7 @@ class Worker:
     def _loaded(self, info: ModelInfo) -> None:
         self._load_s = time.monotonic() - self._began
         if self._info.done():
-            self.info = info  # the file may be another one by now
+            self.info = info  # the file may have been replaced
             _log.info("the engine runs again")
         with self._lock:
             self._ready = True
@@ -225,7 +225,7 @@ class Worker:
             self._info.set_result(info)
 
     def _explained(self, error: GlmEdgeError) -> GlmEdgeError:
-        """A file that was good when it was loaded first, and is not now, is not the file it was."""
+        """The error of a reload: a file that was valid at the first load and is not now has been changed."""
         if self._info.done() and isinstance(error, InvalidFileError):
             return IntegrityError(f"{error}; it was changed after the server was started: put the model file back")
         return error
@@ -254,7 +254,7 @@ class Worker:
         item = message.item
         opened = self._open.get(message.id)
         if opened is None or opened.generation is None:
-            return  # it has ended before: an engine that is closed may say so to those whom it has just answered
+            return  # it has ended already; only the first end counts
         generation = opened.generation
         if isinstance(item, Chunk):
             generation.put(item)
@@ -266,18 +266,18 @@ class Worker:
             self._quarantine.clear(opened.prompt)
             generation.finish()
         else:
-            if type(item) is EngineError:  # perhaps the last one before it leaves because it cannot go on
+            if type(item) is EngineError:  # it may be the engine's last one before it exits
                 self._record_crash(opened.prompt)
             generation.fail(item)
 
     def _record_crash(self, prompt: bytes) -> None:
-        """Once for each child, however many asked the same."""
+        """Once for each child, however many requests have this prompt."""
         if prompt not in self._recorded:
             self._recorded.add(prompt)
             self._quarantine.record_crash(prompt)
 
     def _lose_all(self, why: str) -> None:
-        """The child is dead: everyone who waits for it is told."""
+        """The child is dead: end every open call."""
         with self._lock:
             self._ready = False
             lost = list(self._open.values())
@@ -293,5 +293,5 @@ class Worker:
                 opened.done.set_exception(error)
                 continue
             opened.generation.fail(error)
-            if not opened.done.done():  # as if it had been taken first: whoever submits learns of deaths in one way
+            if not opened.done.done():  # submit returns; the error comes through the generation
                 opened.done.set_result(None)

@@ -82,7 +82,8 @@ def test_context_outside_the_model_is_refused(n_ctx: int) -> None:
 
 def test_prefixes_take_more_memory_where_no_folder_takes_them_and_there_is_plenty() -> None:
     asides = [
-        plan_memory(replace(CONFIG, cache_folder=folder), Q4_0, sequences=5, available=int(gib * GIB)).aside // MIB
+        plan_memory(replace(CONFIG, cache_folder=folder), Q4_0, sequences=5, available=int(gib * GIB)).prefix_states
+        // MIB
         for folder in (None, Path("cache"))
         for gib in (16, 4)
     ]

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from glm_edge.engine.kv_cache import sequence_count
 from glm_edge.engine.prefix_cache.store import Store
 from glm_edge.engine.prefix_cache.store_file import CacheBlock
 from glm_edge.engine.sampling.sampler import Sampler
-from glm_edge.engine.scheduler import Scheduler, sequence_count
+from glm_edge.engine.scheduler import Scheduler
 from glm_edge.engine.sequence import GenerationJob, Sequence
 from glm_edge.engine.text.tokenizer import Prompt
 from glm_edge.generation import Generation

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from glm_edge.engine.engine import LlamaEngine
+from glm_edge.engine.kv_cache import sequence_count
 from glm_edge.engine.prefix_cache.store import Store
-from glm_edge.engine.scheduler import Scheduler, sequence_count
+from glm_edge.engine.scheduler import Scheduler
 from glm_edge.llama.context import Batch, Context
 from glm_edge.llama.model import Model
 from glm_edge.types import EngineConfig, Message, Request, SamplingParams

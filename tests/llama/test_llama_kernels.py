@@ -20,7 +20,8 @@ def test_no_kernels_for_amx_are_left_and_asking_again_changes_nothing() -> None:
 
 
 def test_batch_of_several_tokens_is_computed_on_repacked_weights(tiny_q4_0: Path) -> None:
-    check = f"from pathlib import Path; from {Path(__file__).stem} import decode; print(decode(Path({str(tiny_q4_0)!r})))"
+    module = Path(__file__).stem
+    check = f"from pathlib import Path; from {module} import decode; print(decode(Path({str(tiny_q4_0)!r})))"
     done = subprocess.run(
         [sys.executable, "-c", check], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""How much two sequences of token ids begin alike."""
+"""The common beginning of two sequences of token ids."""
 
 from __future__ import annotations
 

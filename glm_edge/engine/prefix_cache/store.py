@@ -1,10 +1,11 @@
-"""Prefixes outside of the KV cache: on disk, where what was computed once is read back after a restart too, and in
-memory until they are there, or where no folder is.
+"""The store of prefixes outside of the KV cache: in memory, and on disk if there is a folder for them.
 
-A prefix is kept in pieces of at most PIECE tokens, each a continuation of the one before it. So a conversation that
-grows writes only what is new, what many begin with is kept once (from the third on, when it is known where they part),
-and memory never has to hold more than a piece or two. A piece too small for a file is a tail: it stays in memory until
-a longer one takes its place. How files look: `store_file.py`.
+A prefix is a chain of cache blocks of about BLOCK_TOKENS tokens; each block continues its parent. So a growing
+conversation writes only what is new, a beginning that many share is stored once (from the third conversation on, when
+it is known where they part), and memory holds a block or two at a time. A partial block is too small for a file: it
+stays in memory until a longer one replaces it.
+Dropped: the least recently used, in memory and on disk, when the limit is reached; and a file of which a byte changed.
+Format of the files: `store_file.py`.
 """
 
 from __future__ import annotations
@@ -18,19 +19,21 @@ from .prefix import common_prefix
 from .store_file import CacheBlock, Folder, key_of, read_folder, read_state
 
 BLOCK_TOKENS = 256  # tokens; 7 MB of ChatGLM2-6B's state
-LEAST_WRITTEN = 128  # tokens of the smallest piece in a file
-MEMORY = 32 << 20  # bytes of states in memory; four pieces of ChatGLM2-6B
+LEAST_WRITTEN = 128  # tokens of the smallest block in a file
+MEMORY = 32 << 20  # bytes of states in memory; four blocks of ChatGLM2-6B
 
 
 class Store:
-    """Args:
-    folder: where pieces go that are worth it. None: all of them stay in memory.
-    identity: sha256 digest of all that a state depends on.
-    limit: bytes that `folder` may hold; the least recently used files go first.
-    memory: bytes of states in memory, those that wait to be written included; the least recently used go first.
-    shipped: folders of prefixes that came with the model, only read.
+    """The prefix store of one engine: a tree of cache blocks, their states in memory, and the thread that writes files.
 
-    A thread of its own writes; everything else is the engine thread's.
+    Args:
+        folder: for blocks of at least LEAST_WRITTEN tokens. None: all blocks stay in memory.
+        identity: sha256 digest of everything that a state depends on.
+        limit: bytes of files in `folder`; the least recently used are evicted.
+        memory: bytes of states in memory, those to be written included; the least recently used are evicted.
+        bundled: folders of prefixes that came with the model; only read.
+
+    The writer is a thread of its own; everything else runs in the engine's thread.
     """
 
     def __init__(
@@ -45,15 +48,15 @@ class Store:
         self._root = identity
         self._folder = None if folder is None else Folder(folder, identity, limit)
         self._memory = memory
-        self._lock = threading.Condition()  # guards what follows; told of work for the writer, and of work done
+        self._lock = threading.Condition()  # guards what follows; notified of work for the writer, and of work done
         self._blocks: dict[bytes, CacheBlock] = {}
-        self._following: dict[bytes, list[bytes]] = {}  # keys of the pieces that continue one
+        self._following: dict[bytes, list[bytes]] = {}  # key -> keys of the blocks that continue it
         self._states: OrderedDict[bytes, memoryview] = OrderedDict()  # in memory, least recently used first
-        self._failed: set[bytes] = set()  # could not be written; tried again when another piece comes
+        self._failed: set[bytes] = set()  # could not be written; tried again when another block comes
         self._writing = False
         self._closing = False
         self._writer: threading.Thread | None = None
-        found = [block for place in bundled for block in read_folder(place, identity)]
+        found = [block for path in bundled for block in read_folder(path, identity)]
         self._take_in(found + ([] if self._folder is None else self._folder.open()))
 
     @property
@@ -62,14 +65,14 @@ class Store:
         return self._folder is not None
 
     def find(self, tokens: Sequence[int]) -> list[tuple[CacheBlock, int]]:
-        """The pieces that hold the longest beginning of `tokens`: (piece, position up to which it is theirs)."""
+        """The blocks of the longest known beginning of `tokens`: (block, position up to which it fits)."""
         with self._lock:
             return self._walk(self._root, tokens, 0)
 
     def load(self, block: CacheBlock) -> memoryview | None:
-        """The state of a piece, writable; None where it is broken or has gone, and then the piece is given up."""
+        """The state of a block, writable. None where it is broken or gone: then the block is evicted."""
         with self._lock:
-            block = self._blocks.get(block.key, block)  # it may have been written since it was found
+            block = self._blocks.get(block.key, block)  # it may have been written since `find`
             state = self._states.get(block.key)
         if state is None and block.path is not None:
             state = read_state(block)
@@ -81,10 +84,10 @@ class Store:
         return state
 
     def end(self, tokens: Sequence[int]) -> tuple[bytes, int, int]:
-        """Where `tokens` part from what is here: (key, position, longest).
+        """Where `tokens` leave what is stored: (key, position, longest).
 
-        A new piece is to begin at `position`, after the piece `key`, the last that is whole and no tail; `longest` of
-        the tokens are here in all.
+        A new block begins at `position` and continues the block `key`, the last whole one that is not partial. In all,
+        the first `longest` tokens are stored.
         """
         found = self.find(tokens)
         key, end = self._root, 0
@@ -95,10 +98,10 @@ class Store:
         return key, end, found[-1][1] if found else 0
 
     def put(self, parent: bytes, start: int, tokens: list[int], state: memoryview) -> bytes | None:
-        """Keep a piece, in place of the tails that it covers; returns its key, or None where memory has no room for it.
+        """Store a block and drop the partial blocks that it covers. Returns its key; None where memory cannot hold it.
 
         Args:
-            parent, start: key and position as `end` gave them, or the last call of this.
+            parent, start: key and position from `end`, or from the block before.
         """
         block = CacheBlock(key_of(parent, tokens), parent, start, tokens)
         with self._lock:
@@ -123,23 +126,23 @@ class Store:
             return block.key if block.key in self._blocks else None
 
     def flush(self) -> None:
-        """Wait until everything that is worth it is written."""
+        """Wait until every block that goes into a file is written."""
         with self._lock:
             while self._folder is not None and (self._writing or self._unwritten() is not None):
                 self._lock.wait()
 
     def close(self) -> None:
-        """End the writer when everything that is worth it is written."""
+        """End the writer when every block that goes into a file is written."""
         with self._lock:
             self._closing = True
             self._lock.notify_all()
         if self._writer is not None:
             self._writer.join()
 
-    # What follows is called with the lock held, but for the writer's own thread.
+    # What follows is called with the lock held; `_write_all` is the writer's thread and takes it itself.
 
     def _take_in(self, found: list[CacheBlock]) -> None:
-        """Those of `found` whose beginning is there too; the others are of no use."""
+        """Add the blocks of `found` whose parents are there too; the others cannot be used."""
         following: dict[bytes, list[CacheBlock]] = {}
         for block in found:
             following.setdefault(block.parent, []).append(block)
@@ -147,7 +150,7 @@ class Store:
         while known:
             key, end = known.pop()
             for block in following.pop(key, ()):
-                if block.start != end or len(block.tokens) < LEAST_WRITTEN:  # we never write such
+                if block.start != end or len(block.tokens) < LEAST_WRITTEN:  # none of ours
                     block.remove()
                 elif block.key not in self._blocks:
                     self._add(block)
@@ -161,7 +164,7 @@ class Store:
         self._following.setdefault(block.parent, []).append(block.key)
 
     def _walk(self, key: bytes, tokens: Sequence[int], start: int) -> list[tuple[CacheBlock, int]]:
-        """As `find`, of `tokens` from `start` on, among what continues the piece `key`."""
+        """As `find`, of `tokens` from `start` on, among the blocks that continue `key`."""
         best: list[tuple[CacheBlock, int]] = []
         for block in (self._blocks[key] for key in self._following.get(key, ())):
             n = common_prefix(block.tokens, tokens[start : start + len(block.tokens)])
@@ -173,7 +176,7 @@ class Store:
         return best
 
     def _forget(self, block: CacheBlock) -> None:
-        """A piece and all that continues it."""
+        """Remove a block and all that continue it."""
         if self._blocks.pop(block.key, None) is None:
             return
         self._states.pop(block.key, None)
@@ -184,28 +187,29 @@ class Store:
         block.remove()
 
     def _line(self, key: bytes) -> Iterator[CacheBlock]:
-        """The piece `key`, the one before it, and so on to the first."""
+        """The block `key`, its parent, and so on to the first."""
         while (block := self._blocks.get(key)) is not None:
             yield block
             key = block.parent
 
     def _touch(self, block: CacheBlock) -> None:
-        """The piece was used, and so were those before it: they are the last to go."""
+        """Mark a block and its ancestors as used now: they are evicted last."""
         for used in self._line(block.key):
             if used.key in self._states:
                 self._states.move_to_end(used.key)
             used.touch()
 
     def _shrink(self) -> None:
-        """Give up the least recently used states until the others fit into memory."""
+        """Evict the least recently used blocks until the other states fit into memory."""
         while self._states and sum(len(state) for state in self._states.values()) > self._memory:
             self._forget(self._blocks[next(iter(self._states))])
 
     def _unwritten(self) -> CacheBlock | None:
-        """The next piece to write: one that what comes before it is written of."""
+        """The next block to write: its parent must be written already."""
         for key in self._states:
-            block, before = self._blocks[key], self._blocks.get(self._blocks[key].parent)
-            if key not in self._failed and not _is_partial(block) and (before is None or before.path is not None):
+            block = self._blocks[key]
+            parent = self._blocks.get(block.parent)
+            if key not in self._failed and not _is_partial(block) and (parent is None or parent.path is not None):
                 return block
         return None
 
@@ -218,25 +222,25 @@ class Store:
                 if block is None:
                     return
                 state = self._states[block.key]
-                before = [known.path for known in self._line(block.parent) if known.path is not None]
+                ancestors = [known.path for known in self._line(block.parent) if known.path is not None]
                 self._writing = True
-            written, gone = folder.write(block, state, spared=before)
+            written, gone = folder.write(block, state, spared=ancestors)
             with self._lock:
                 self._writing = False
                 for lost in [known for known in self._blocks.values() if known.path in gone]:
                     self._forget(lost)
                 if written is None:
                     self._failed.add(block.key)
-                elif block.key not in self._blocks:  # given up meanwhile
+                elif block.key not in self._blocks:  # evicted meanwhile
                     written.remove()
                 else:
                     self._blocks[block.key] = written
-                    del self._states[block.key]  # the system's own cache has it from here on
+                    del self._states[block.key]  # the page cache of the system has it from here on
                     self._touch(written)
                 del state
                 self._lock.notify_all()
 
 
 def _is_partial(block: CacheBlock) -> bool:
-    """Whether it is too small for a file; one that continues further is as good as a large one."""
+    """Whether a block is too small for a file."""
     return block.path is None and len(block.tokens) < LEAST_WRITTEN

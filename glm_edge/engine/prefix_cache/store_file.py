@@ -1,8 +1,8 @@
-"""One piece of a prefix in one file, named by its key, complete or absent; and the folder of them that is ours.
+"""One cache block in one file, named by its key, complete or absent; and the folder of such files.
 
     8 bytes   magic          b"GLMEPFX2"
     32 bytes  identity       sha256 of the model's fingerprint, the cache's types and llama.cpp's version
-    32 bytes  parent         key of the piece before; the identity where there is none
+    32 bytes  parent         key of the block before; the identity where there is none
     4 bytes   start          position of the first token; little endian as all numbers
     4 bytes   n              token ids
     8 bytes   m              bytes of state
@@ -10,8 +10,8 @@
     m         state          llama.cpp's own format for one sequence
     32 bytes  sha256         of everything before
 
-A key is sha256(parent, token ids). A broken file in our folder is removed, one of another model is left alone until its
-turn comes to make room. The files contain what users wrote: only their owner may read them.
+A key is sha256(parent, token ids). A broken file in our folder is removed. A file of another model stays until the
+limit of the folder evicts it. The files contain what users wrote: only their owner may read them.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _MAX_TOKENS = 1 << 20
 _DIGEST = 32  # bytes of sha256
 _TEMPORARY = ".tmp"
 _ABANDONED_S = 600.0  # nothing takes so long to write
-_FILES = 1000  # at most; all that begin a prompt are compared with it, in some 3 ms
+_FILES = 1000  # at most: every first block is compared with a prompt, which takes some 3 ms
 
 
 @dataclass(frozen=True, eq=False)
 class CacheBlock:
-    """Tokens of a prefix from position `start` on; those before are its parent's."""
+    """A cache block: the tokens of a prefix from position `start` on. Its parent has those before."""
 
     key: bytes
     parent: bytes
@@ -48,14 +48,14 @@ class CacheBlock:
     tokens: list[int]
     path: Path | None = None  # where it is on disk
     size: int = 0  # bytes there
-    writable: bool = False  # lies in the folder that is ours to clean up
+    writable: bool = False  # in our own folder, where we remove files
 
     @property
     def end(self) -> int:
         return self.start + len(self.tokens)
 
     def touch(self) -> None:
-        """It was used now: others go first."""
+        """Mark its file as used now: others are evicted first."""
         if self.path is not None and self.writable:
             with contextlib.suppress(OSError):
                 os.utime(self.path)
@@ -71,9 +71,11 @@ def key_of(parent: bytes, tokens: list[int]) -> bytes:
 
 
 class Folder:
-    """Args:
-    path: made when the first piece is written.
-    limit: bytes that it may hold; the least recently used files go first, of any model.
+    """The folder of cache blocks of one engine; several engines may share it.
+
+    Args:
+        path: made when the first block is written.
+        limit: bytes of its files; the least recently used are evicted, whatever model they are of.
     """
 
     def __init__(self, path: Path, identity: bytes, limit: int) -> None:
@@ -82,7 +84,7 @@ class Folder:
         self._limit = limit
 
     def open(self) -> list[CacheBlock]:
-        """Our pieces; what is broken is removed, and what programs left that were killed while they wrote."""
+        """The blocks of our identity. Broken files are removed, and temporary ones of killed programs."""
         for path in self._path.glob(f"*{_TEMPORARY}"):
             if time.time() - _used(path) > _ABANDONED_S:
                 _remove(path)
@@ -91,13 +93,13 @@ class Folder:
     def write(
         self, block: CacheBlock, state: memoryview, spared: Sequence[Path] = ()
     ) -> tuple[CacheBlock | None, frozenset[Path]]:
-        """The piece as it is on disk, None where it could not be written; and the files that made room for it.
+        """The block as it is on disk, None where it could not be written; and the files that were evicted for it.
 
         Args:
-            spared: files that must not go, because the piece is of no use without them.
+            spared: files that must stay: the block cannot be used without them.
         """
         gone: set[Path] = set()
-        with contextlib.suppress(OSError, MemoryError):  # a full or read-only disk costs the cache, nothing else
+        with contextlib.suppress(OSError, MemoryError):  # a full or read-only disk costs only the cache
             ids = np.array(block.tokens, "<i4").tobytes()
             numbers = block.start, len(block.tokens), len(state)
             header = _HEADER.pack(_MAGIC, self._identity, block.parent, *numbers)
@@ -105,7 +107,7 @@ class Folder:
             digest.update(state)
             size = len(header) + len(ids) + len(state) + _DIGEST
             self._path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if self._make_room(size, spared, gone):
+            if self._evict(size, spared, gone):
                 path = self._path / (block.key.hex()[:32] + _SUFFIX)
                 self._write(path, (header, ids, state, digest.digest()))
                 return replace(block, path=path, size=size, writable=True), frozenset(gone)
@@ -123,8 +125,8 @@ class Folder:
             Path(temporary).unlink(missing_ok=True)
             raise
 
-    def _make_room(self, size: int, spared: Sequence[Path], gone: set[Path]) -> bool:
-        """Remove files until one more of `size` bytes may be there; False, and none removed, where that cannot be."""
+    def _evict(self, size: int, spared: Sequence[Path], gone: set[Path]) -> bool:
+        """Evict files until one more of `size` bytes fits; False, with nothing evicted, where it cannot fit."""
         sizes = {path: _size(path) for path in sorted(self._path.glob(f"*{_SUFFIX}"), key=_used)}
         if sum(sizes.get(path, 0) for path in spared) + size > self._limit:
             return False
@@ -141,7 +143,7 @@ class Folder:
 
 
 def read_folder(folder: Path, identity: bytes, *, writable: bool = False) -> list[CacheBlock]:
-    """Its pieces of this identity. Where it is writable, broken files are removed."""
+    """The blocks of this identity in a folder. If it is `writable`, broken files are removed."""
     found: list[CacheBlock] = []
     for path in folder.glob(f"*{_SUFFIX}"):
         known, block = _read(path, identity, writable)
@@ -153,7 +155,7 @@ def read_folder(folder: Path, identity: bytes, *, writable: bool = False) -> lis
 
 
 def _read(path: Path, identity: bytes, writable: bool) -> tuple[bool, CacheBlock | None]:
-    """Whether the file has the format and the length that it announces; and its piece, where it is of this identity."""
+    """(whether the file is well formed, its block if it is of this identity)."""
     try:
         with open(path, "rb") as file:
             head = file.read(_HEADER.size)
@@ -175,7 +177,7 @@ def _read(path: Path, identity: bytes, writable: bool) -> tuple[bool, CacheBlock
 
 
 def read_state(block: CacheBlock) -> memoryview | None:
-    """The state in its file; None when any byte of that changed since it was written."""
+    """The state in a block's file; None if any byte of the file has changed since it was written."""
     if block.path is None:
         return None
     content = bytearray(block.size)
@@ -196,7 +198,7 @@ def _remove(path: Path) -> None:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file; 0 where it has gone, as another program with the same folder may have removed it."""
+    """Bytes of a file; 0 where it is gone: another program with the same folder may have removed it."""
     try:
         return path.stat().st_size
     except OSError:
@@ -204,7 +206,7 @@ def _size(path: Path) -> int:
 
 
 def _used(path: Path) -> float:
-    """When a file was last used, by its time of change; 0 where it has gone."""
+    """When a file was last used, by its time of change; 0 where it is gone."""
     try:
         return path.stat().st_mtime
     except OSError:

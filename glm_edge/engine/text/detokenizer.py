@@ -1,8 +1,9 @@
-"""From token bytes to the text a reader sees, piece by piece: whole characters, the official clean-up, stop strings.
+"""From token bytes to the text that a reader sees: whole characters, the official clean-up, stop strings.
 
 The official code cleans a finished answer (`process_response`: strip both ends, replace a training placeholder). Here
-the same happens while streaming: whatever the clean-up or a stop string might still swallow is held back. The pieces
-put together equal the cleaned whole.
+the same happens while streaming. Text that the clean-up may still change, or that may be the start of a stop string, is
+held back until it is decided: so a stop string may span any number of tokens. The chunks together equal the cleaned
+whole.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ _PLACEHOLDER, _REPLACEMENT = "[[训练时间]]", "2023年"
 
 
 class AnswerText:
-    """Turns the bytes of one answer's tokens into text that can be shown.
+    """The text of one answer: takes its tokens' bytes, gives the text that can be shown.
 
     Args:
         stop: strings that end the answer; none of them appears in the text. Matched in the cleaned text.
@@ -24,16 +25,16 @@ class AnswerText:
     def __init__(self, stop: Sequence[str] = ()) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stop = tuple(stop)
-        self._held = ""  # decoded, not yet shown: may be part of a placeholder, a stop string or the last white space
-        self._started = False  # a character that is not white space was seen
+        self._held = ""  # decoded, held back: may be part of a placeholder, a stop string or the final white space
+        self._started = False  # a character other than white space has come
         self.stopped = False  # a stop string was found
 
     def feed(self, piece: bytes) -> str:
-        """Take one token's bytes; return what can be shown of the answer so far, perhaps nothing."""
+        """Take one token's bytes; return the text that can be shown now, perhaps none."""
         return self._advance(self._decoder.decode(piece), last=False)
 
     def end(self, *, complete: bool) -> str:
-        """The rest. `complete`: the model ended here; bytes of a character cut by a limit are dropped otherwise."""
+        """The rest of the text. `complete`: the model ended here; otherwise bytes of a cut character are dropped."""
         return self._advance(self._decoder.decode(b"", final=True) if complete else "", last=True)
 
     def _advance(self, text: str, *, last: bool) -> str:
@@ -53,7 +54,7 @@ class AnswerText:
         return shown
 
     def _safe(self) -> int:
-        """How many characters of the held text nothing can take back."""
+        """How many leading characters of the held text are certain."""
         text = self._held
         safe = len(text)
         for pattern in (_PLACEHOLDER, *self._stop):

@@ -1,8 +1,8 @@
 """Messages to ChatGLM2's prompt text: pure, no tokens.
 
-The official format (`build_prompt` of the checkpoint's modeling code) is plain text, so a user who types "[Round 2]"
-writes into it; nothing in the format can prevent that. Control tokens are never in the text: the engine puts their
-ids in front (`engine/tokenizer.py`).
+The official format (`build_prompt` of the checkpoint's modeling code) is plain text. A user who types "[Round 2]"
+writes into it, and nothing in the format can prevent that. Control tokens are never in the text: `tokenizer.py` puts
+their ids in front.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from ...types import Message
 def rounds(messages: Sequence[Message]) -> tuple[tuple[tuple[str, str], ...], str]:
     """Split a conversation into past rounds (question, answer) and the open question.
 
-    Neighbours of one role are joined by a line break. System messages go in front of the first question with an
-    empty line between, so that the prefix stays the same from round to round. An answer without a question, as in a
-    conversation that the assistant opens, gets an empty one.
+    Neighbouring messages of one role are joined by a line break. System messages go in front of the first question,
+    with an empty line between: so the prefix stays the same from round to round. An answer without a question, as in
+    a conversation that the assistant opens, gets an empty question.
 
     Raises RequestError when the last message is not the user's.
     """

@@ -1,8 +1,8 @@
-"""What conversations were made of: their text, and the token ids that were in the cache when they ended.
+"""Token ids of past conversations by their text, so that the next round hits the prefix cache.
 
-A client sends a conversation back as text. Tokenizing that text again need not give the ids that the model wrote (it
-may spell a word in two tokens that the tokenizer spells in one), and from the first different id on nothing in the
-cache would fit. So the ids are looked up by the text, and only what is new is tokenized.
+A client sends a conversation back as text. To tokenize that text again may give other ids than the model wrote: the
+model may spell in two tokens a word that the tokenizer spells in one. From the first different id on nothing in the
+prefix cache fits. So the ids are looked up by the text, and only the new part is tokenized.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ _LIMIT = 256  # conversations remembered; at 8192 tokens of context, some 80 MB 
 
 
 class PromptTokenCache:
-    """Token ids by conversation text, least recently used first. Safe to use from several threads."""
+    """The token ids of conversations by their text, least recently used first. Safe to use from several threads."""
 
     def __init__(self) -> None:
         self._ids: OrderedDict[str, list[int]] = OrderedDict()
         self._lock = threading.Lock()
 
     def remember(self, text: str, ids: list[int]) -> None:
-        """`text`: a whole prompt with its answer, as the client was shown it; `ids`: what the model saw and wrote."""
+        """`text`: a whole prompt with its answer, as the client saw it; `ids`: those that the model read and wrote."""
         with self._lock:
             self._ids[text] = ids
             self._ids.move_to_end(text)
@@ -29,7 +29,7 @@ class PromptTokenCache:
                 self._ids.popitem(last=False)
 
     def recall(self, text: str) -> tuple[list[int], str]:
-        """(ids of the longest remembered conversation that `text` continues, the rest of `text`); ([], text) if none.
+        """(ids of the longest known conversation that `text` continues, the rest of `text`); ([], text) if none.
 
         The rest begins with the line break that ends an answer in the prompt. A line break is a byte token, which
         merges with nothing, so the ids of the two parts are the ids of the whole.

@@ -1,7 +1,7 @@
-"""Conversations to token ids, by the vocabulary of the loaded model and the ids its file names.
+"""Conversations to token ids, by the vocabulary of the loaded model and the control ids that its file names.
 
-A prompt is the two control ids that the model was trained with and the ids of plain text; nothing is ever parsed out
-of the text, so no message can contain a control token.
+A prompt is two control ids, [gMASK] and sop, and then the ids of plain text. No special token is ever parsed out of the
+text, so no message can contain a control token.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from .prompt_cache import PromptTokenCache
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model is given, as text and as ids: [gMASK], sop, the text's."""
+    """A prompt as text and as ids: [gMASK], sop, then those of the text."""
 
     text: str
     ids: list[int]
 
 
 class Tokenizer:
-    """Tokenizes with `model`, by what its `file` says.
+    """The tokenizer of a loaded model, with the control ids of its `file` and the ids of past conversations.
 
-    Raises IntegrityError when the texts that the converter put into the file give other ids here than they did there:
-    file and runtime do not fit each other.
+    Raises IntegrityError when the golden texts of the file give other ids here than they gave the converter: then file
+    and runtime do not fit each other.
     """
 
     def __init__(self, model: Model, file: GgufFile) -> None:
         self._model = model
         self._prefix = list(prefix_ids(file))
-        self._said = PromptTokenCache()
+        self._prompt_tokens = PromptTokenCache()
         # the id of SentencePiece's dummy prefix, which the middle of a prompt must not have
         self._dummy = model.tokenize("\n")[:-1]
         for text, ids in golden_texts(file):
@@ -47,9 +47,9 @@ class Tokenizer:
                 )
 
     def prompt(self, messages: Sequence[Message]) -> Prompt:
-        """The prompt of a conversation; what was said before in the ids that it was written in."""
+        """The prompt of a conversation; the known part of it in the ids that the model wrote."""
         text = prompt_text(*rounds(messages))
-        ids, rest = self._said.recall(text)
+        ids, rest = self._prompt_tokens.recall(text)
         if ids:
             new = self._model.tokenize(rest)
             if new[:1] == self._dummy:
@@ -61,11 +61,11 @@ class Tokenizer:
         return Prompt(text, self._prefix + self._model.tokenize(text))
 
     def remember(self, prompt: Prompt, ids: list[int], shown: str) -> None:
-        """An answer has ended: `ids` are the prompt's and the answer's, `shown` is the answer that the reader got.
+        """Remember an ended answer: `ids` are the prompt's and the answer's, `shown` is the text that the reader has.
 
-        Forgotten unless the reader got just what was written, but for white space at its ends: a stop string, a
-        placeholder or half a character makes the text another one.
+        Only if both are the same text, white space at the ends aside: after a stop string, a placeholder or half a
+        character they are not.
         """
         written = b"".join(self._model.piece(token) for token in ids[len(prompt.ids) :])
         if shown and written.decode("utf-8", "replace").strip() == shown:
-            self._said.remember(prompt.text + shown, ids)
+            self._prompt_tokens.remember(prompt.text + shown, ids)

@@ -1,8 +1,8 @@
-"""Leaving out the oldest rounds of a conversation that has outgrown the context: only when a request asks for it.
+"""Drop the oldest rounds of a conversation that has outgrown the context, if its request asks for that.
 
-ChatGLM2's prompt numbers its rounds, so leaving one out changes the whole prompt, and nothing in the cache fits any
-more. So it is done rarely and in large steps: half a context at a time, cut where the same conversation will be cut
-again when it comes back longer, until the next step is due.
+ChatGLM2's prompt numbers its rounds, so without the first one the whole prompt is another, and nothing in the cache
+fits. So rounds are dropped rarely and in large steps: half a context at a time. The cut stays at the same place while
+the conversation grows, until the next step is due.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def trimmed(
         while dropped < len(lengths) and step < n_ctx // _STEP:
             step += lengths[dropped]
             dropped += 1
-        # the exact size takes another tokenizing, so it is asked for when it may be enough
+        # the exact size costs a tokenizing, so it is asked for only when it may be enough
         if sum(lengths[dropped:]) <= 2 * n_ctx and size(system + talk[starts[dropped] :]) + reserve <= n_ctx:
             break
     return system + talk[starts[dropped] :], dropped
 
 
 def _tokens(messages: Sequence[Message], size: Callable[[Sequence[Message]], int]) -> int:
-    """About how many tokens whole rounds take in a prompt."""
+    """The approximate number of tokens that whole rounds take in a prompt."""
     return size([*messages, Message("user", "")])

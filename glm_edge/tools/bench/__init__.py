@@ -1,1 +1,1 @@
-"""What `glm-edge bench` measures, and how: each subject in a process of its own, one at a time, in turn."""
+"""The benchmark behind `glm-edge bench`: each subject in a process of its own, one at a time, in turn."""

@@ -1,6 +1,7 @@
-"""Asking a loaded engine for what is measured, and telling how much of that work is done while it is done.
+"""Ask a loaded engine, and report the work while it is done.
 
-Units of work: a prompt's token is one, an answer's WORD, a load LOAD; so that they take about as long as each other.
+Units of work: a token of a prompt is 1, a token of an answer is WORD, a load is LOAD. So a unit takes about the same
+time everywhere.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _POLL_S = 0.25  # between two looks at how far a prompt is
 
 
 def load(config: EngineConfig, tell: Tell) -> LlamaEngine:
-    """An engine; tells of its load."""
+    """Load an engine; reports the load."""
     told = 0.0
 
     def progress(done: float) -> bool:
@@ -32,7 +33,7 @@ def load(config: EngineConfig, tell: Tell) -> LlamaEngine:
 
 
 def prompt(tokenizer: Tokenizer, n: int, seed: int, *before: Message) -> tuple[Message, ...]:
-    """A conversation of `n` tokens, or as near as the vocabulary allows, that ends with random digits."""
+    """A conversation of `n` tokens, or as near as the vocabulary allows; its last message is random digits."""
     digits = random.Random(seed)
     text = "".join(digits.choice("0123456789") for _ in range(8 * n))
     low, high = 1, len(text)
@@ -46,10 +47,10 @@ def prompt(tokenizer: Tokenizer, n: int, seed: int, *before: Message) -> tuple[M
 
 
 def ask(engine: LlamaEngine, request: Request, tell: Tell) -> tuple[Stats, str]:
-    """The figures and the text of a whole answer; tells of its work while it is done."""
+    """The figures and the text of a whole answer; reports its work."""
     generation = engine.submit(request)
     chunks: list[Chunk] = []
-    start: int | None = None  # tokens of the prompt that were there at the first look
+    start: int | None = None  # tokens of the prompt in the cache at the first look
     told = 0
     while not chunks or chunks[-1].finish_reason is None:
         try:
@@ -77,7 +78,7 @@ def stats_of(chunks: list[Chunk]) -> Stats:
 
 
 def over(generation: Generation[Chunk]) -> bool:
-    """Whether an answer has come to its end; takes what has come of it."""
+    """Whether an answer has ended; reads the chunks that it has so far."""
     try:
         while (chunk := generation.get(timeout=0)) is not None:
             if chunk.finish_reason is not None:

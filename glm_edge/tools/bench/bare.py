@@ -1,4 +1,4 @@
-"""The least that can be done: llama_decode and a greedy pick. What the engine takes beyond it is the engine's cost."""
+"""The bare loop: llama_decode and a greedy pick, the least that can be done. All above it is the engine's cost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FIRST, _SPREAD = 1000, 37  # ids of an arbitrary prompt; their values do not ch
 
 
 class Bare:
-    """One sequence on weights that are loaded already.
+    """A bare loop on one sequence, with weights that are loaded already.
 
     Args:
         n_ctx, n_batch: tokens.
@@ -57,7 +57,7 @@ class Bare:
         return time.perf_counter() - began
 
     def decode(self, n: int) -> float:
-        """Seconds that `n` tokens take, each drawn from the logits of the one before."""
+        """Seconds that `n` tokens take, each the likeliest by the logits of the one before."""
         began = time.perf_counter()
         for _ in range(n):
             self._batch.clear()
@@ -68,7 +68,7 @@ class Bare:
         return time.perf_counter() - began
 
     def cut(self, n_past: int) -> None:
-        """Forget all but the first `n_past` tokens."""
+        """Drop all but the first `n_past` tokens from the cache."""
         self._context.remove(0, n_past)
         self._n_past = n_past
 

@@ -1,4 +1,4 @@
-"""Two curves of one benchmark as a PNG: tokens per second over the length of the context, and over streams."""
+"""The plot of one benchmark as a PNG: tokens per second by the length of the context, and by streams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The result as a table for people and as one JSON line for programs; pure but for `describe`."""
+"""The result as a table for people and as one JSON line for programs. Pure, except for `describe`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _ROWS: dict[str, tuple[str, str]] = {
 
 
 def describe(task: BenchTask, file: GgufFile, tell: Callable[[int], None]) -> dict[str, object]:
-    """What was measured on what. Reads the whole file for its hash; `tell` is told of the bytes."""
+    """What was measured, and on what. Reads the whole file for its hash; `tell` is called with bytes read."""
     return {
         "glm_edge": __version__,
         **versions(),
@@ -57,7 +57,7 @@ def describe(task: BenchTask, file: GgufFile, tell: Callable[[int], None]) -> di
 
 
 def recipe(file: GgufFile) -> dict[str, int]:
-    """How many tensors have which type, the most first."""
+    """The number of tensors of each type, the largest first."""
     return dict(Counter(TENSOR_TYPES[tensor.type][0] for tensor in file.tensors).most_common())
 
 
@@ -67,7 +67,7 @@ def recipe_text(file: GgufFile) -> str:
 
 
 def with_shares(medians: Mapping[str, Figures]) -> dict[str, Figures]:
-    """The medians with what follows from two of them."""
+    """The medians, with the ratios that two of them give."""
     figures = {name: dict(found) for name, found in medians.items()}
     for found in figures.values():
         if found.get("cold_ttft_s") and "restart_ttft_s" in found:
@@ -76,7 +76,7 @@ def with_shares(medians: Mapping[str, Figures]) -> dict[str, Figures]:
 
 
 def table(figures: Mapping[str, Figures], prompt: int) -> str:
-    """Rows of figures, a column for each subject and, where there are two, how they compare."""
+    """Rows of figures: a column for each subject and, if there are two, their ratio."""
     subjects = list(figures)
     rows = [["", *(_NAMES.get(name, name) for name in subjects), *(["ratio"] if len(subjects) == 2 else [])]]
     for key, (title, form) in {**_ROWS, **_more(figures)}.items():
@@ -96,7 +96,7 @@ def table(figures: Mapping[str, Figures], prompt: int) -> str:
 
 
 def _more(figures: Mapping[str, Figures]) -> dict[str, tuple[str, str]]:
-    """Rows of streams and depths, whose numbers are in their names."""
+    """The rows of streams and depths: their names have the number."""
     rows: dict[str, tuple[str, str]] = {}
     for name in (name for found in figures.values() for name in found):
         parts = name.split("_")

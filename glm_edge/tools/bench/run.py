@@ -1,4 +1,4 @@
-"""The whole benchmark: every subject in turn, run after run, one process at a time; medians over the runs."""
+"""The whole benchmark: every subject in turn, run after run, one process at a time; medians of the runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHORT_S = 60.0
 
 @dataclass(frozen=True)
 class Result:
-    """Medians by subject and figure, and what each run gave."""
+    """The result of a benchmark: medians by subject and figure, and the figures of each run."""
 
     medians: dict[str, Figures]
     runs: list[dict[str, Figures]]
@@ -34,13 +34,13 @@ def benchmark(
     tell: Callable[[float], object],
     short_s: float = SHORT_S,
 ) -> Result:
-    """Raises what loading the model raises.
+    """Run the benchmark. Raises what loading the model raises.
 
     Args:
-        task: for the first run; the others have other prompts, and measure the depths and the arrival no more.
-        runs: None is RUNS of them, or one where that takes more than `short_s` seconds.
-        plan: told of units of work that there will be; more may come later.
-        tell: told of units of work done.
+        task: of the first run. The others have other prompts, and do not measure depths and arrival again.
+        runs: None: RUNS, or one if that takes more than `short_s` seconds.
+        plan: called with units of work to come; again when there are more.
+        tell: called with units of work done.
     """
     results: list[dict[str, Figures]] = []
     began = time.monotonic()
@@ -64,7 +64,7 @@ def _run(task: BenchTask, run: int, *, compare: bool, tell: Callable[[float], ob
             ("engine", measure_restart),
         ]
         if compare:
-            # first in every second run, so that neither always finds the machine as the other left it
+            # first in every second run: neither subject always runs after the other
             subjects.insert(0 if run % 2 else 2, ("llama_cpp", measure_llama_cpp))
         found: dict[str, Figures] = {}
         for name, measure in subjects:
@@ -73,7 +73,7 @@ def _run(task: BenchTask, run: int, *, compare: bool, tell: Callable[[float], ob
 
 
 def units(task: BenchTask, run: int, *, compare: bool) -> float:
-    """Work of run number `run`, the first of which is 0, at most; see `asking` for what a unit is."""
+    """Upper bound of the work of run number `run`, from 0; units as in `asking.py`."""
     answer = WORD * (task.answer + 8)
     one = 2 * LOAD + task.prompt + 200 + 2 * answer + 32 * max(task.streams, default=0)
     one += sum(n * (task.answer + WORD) for n in task.streams)

@@ -1,8 +1,8 @@
-"""What is measured, each in one function that runs in a process of its own and returns figures by name.
+"""The subjects of the benchmark: functions that run in a process of their own and return figures by name.
 
-Names end with their unit: _s seconds, _bytes, _rate tokens per second, _ms. Where the bare loop runs beside the engine,
-both use the same weights in the same thread, block by block in turn, so that they see the same machine.
-Prompts are random digits, different in each run, so that nothing of them is in a cache unless it is meant to be.
+Names end with their unit: _s seconds, _bytes, _rate tokens per second, _ms. If the bare loop runs beside the engine,
+both use the same weights in the same thread, block by block in turn: so both see the same machine.
+Prompts are random digits, different in each run, so that no cache holds them unless that is the point.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from .bare import Bare
 from .child import Tell
 
 Figures = dict[str, float]
-_BLOCKS = 4  # decode is measured in so many blocks, the bare loop between them
+_BLOCKS = 4  # decode is measured in this many blocks, with the bare loop between them
 _QUESTION = 32  # tokens that a second turn adds
 ARRIVING = 1500  # tokens of the prompt that arrives while another answer is being written
 
 
 @dataclass(frozen=True)
 class BenchTask:
-    """What to measure. Lengths are tokens."""
+    """The settings of a benchmark. Lengths are tokens."""
 
     config: EngineConfig
     prompt: int
     answer: int
     streams: tuple[int, ...] = ()
-    depths: tuple[int, ...] = ()  # contexts after which prefill and decode are measured again
+    depths: tuple[int, ...] = ()  # lengths of context at which prefill and decode are measured
     bare: bool = False
     seed: int = 0
 
@@ -47,7 +47,7 @@ def threads(config: EngineConfig) -> tuple[int, int]:
 
 
 def measure_engine(task: BenchTask, tell: Tell) -> Figures:
-    """Everything that one loaded engine shows, as asked for in `task`."""
+    """The figures of one loaded engine, as `task` asks for them."""
     began = time.perf_counter()
     engine = load(task.config, tell)
     figures = {"load_s": time.perf_counter() - began}
@@ -61,7 +61,7 @@ def measure_engine(task: BenchTask, tell: Tell) -> Figures:
 def measure_restart(task: BenchTask, tell: Tell) -> Figures:
     """The first answer of a new process, to the prompt that `measure_engine` answered with the same cache folder.
 
-    Without its time where that prompt was too short to be kept on disk.
+    Without its time if that prompt was too short to be stored on disk.
     """
     engine = load(task.config, tell)
     try:
@@ -102,7 +102,7 @@ def measure_llama_cpp(task: BenchTask, tell: Tell) -> Figures:
 
 
 class _Measurement:
-    """The stages, in the order that lets each find in the cache what it needs."""
+    """The measurement of one engine: its stages, in an order in which each finds what it needs in the cache."""
 
     def __init__(self, engine: LlamaEngine, task: BenchTask, figures: Figures, tell: Tell) -> None:
         self._engine = engine
@@ -142,7 +142,7 @@ class _Measurement:
         return ask(self._engine, Request(messages, SamplingParams(0), max_tokens), self._tell)
 
     def _cold(self, messages: tuple[Message, ...]) -> tuple[Stats, str]:
-        """A prompt that nothing is known of; returns its answer too."""
+        """A prompt that no cache holds; returns its answer too."""
         stats, text = self._ask(messages, 8)
         self._figures["cold_ttft_s"] = stats.queue_s + stats.prefill_s
         self._figures["prefill_rate"] = stats.prefill_rate
@@ -151,24 +151,26 @@ class _Measurement:
     def _prefill_ratio(self, bare: Bare, cold: Stats) -> None:
         """The bare loop on as many tokens, then the engine on another prompt, then the bare loop again."""
         n = cold.prompt_tokens - cold.cached_tokens
-        aside = self._engine.between_batches
-        aside(lambda: bare.prefill(32))
+        between = self._engine.between_batches
+        between(lambda: bare.prefill(32))
         bare.cut(0)
-        before = aside(lambda: bare.prefill(n))
+        before = between(lambda: bare.prefill(n))
         bare.cut(0)
         self._tell(n)
         again = prompt(self._tokenizer, self._task.prompt, self._task.seed + 500)
-        between, _ = self._ask(again, 1)
-        after = aside(lambda: bare.prefill(between.prompt_tokens - between.cached_tokens))
+        stats, _ = self._ask(again, 1)
+        after = between(lambda: bare.prefill(stats.prompt_tokens - stats.cached_tokens))
         self._tell(n)
         rate = n / ((before + after) / 2)
         self._figures["bare_prefill_rate"] = rate
-        self._figures["prefill_to_bare"] = between.prefill_rate / rate
+        self._figures["prefill_to_bare"] = stats.prefill_rate / rate
 
     def _second_turn(self, first: tuple[Message, ...], text: str, cold: Stats) -> None:
         """The next question of the same conversation, whose beginning is in the cache."""
         before = (*first, Message("assistant", text))
-        length = cold.prompt_tokens + cold.completion_tokens + _QUESTION - 1  # the last one written was not computed
+        length = (
+            cold.prompt_tokens + cold.completion_tokens + _QUESTION - 1
+        )  # the last written token is not in the cache
         stats, _ = self._ask(prompt(self._tokenizer, length, 1, *before), 1)
         new = stats.prompt_tokens - stats.cached_tokens
         self._figures["warm_ttft_s"] = stats.queue_s + stats.prefill_s
@@ -214,7 +216,7 @@ class _Measurement:
         return rate
 
     def _arrival(self) -> None:
-        """The longest wait between two pieces of an answer while a long prompt arrives."""
+        """The longest wait between two chunks of an answer while a long prompt arrives."""
         length = min(ARRIVING, self._engine.info.n_ctx // 2)
         if self._task.config.slots < 2 or self._task.seed > 0:  # once is enough
             return

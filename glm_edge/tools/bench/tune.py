@@ -1,7 +1,7 @@
-"""What is fastest on this machine: threads for single tokens and for prompts, the batch size, flash attention.
+"""Find the fastest settings of this machine: threads for decode and prefill, the batch size, flash attention.
 
-Each choice is measured in rounds, every candidate once a round, and by medians over the rounds, because other programs
-come and go. A candidate replaces what would be chosen without measuring only when it is clearly faster.
+Every candidate is measured once a round; the medians of the rounds count, because other programs come and go. A
+candidate replaces the default only if it is clearly faster.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from .bare import Bare
 from .child import Tell
 
 _ROUNDS = 3
-_CLEARLY = 1.03  # times as fast; closer ones differ by chance
+_CLEARLY = 1.03  # ratio of speeds; smaller differences are chance
 _PROMPT, _ANSWER = 128, 8  # tokens of one measurement of threads
-_DEPTH = 1024  # tokens of context at which flash attention is judged; its use is there
+_DEPTH = 1024  # tokens of context at which flash attention is measured: it matters with long ones
 _BATCHES = (64, 128, 256, 512)
 
 C = TypeVar("C", bound=object)
@@ -32,14 +32,14 @@ C = TypeVar("C", bound=object)
 
 @dataclass(frozen=True)
 class Tuning:
-    """The choice, and seconds a token by what was tried: ("decode threads", "2") and so on."""
+    """The result: the profile, and seconds a token by setting and candidate ("decode threads", "2")."""
 
     profile: Profile
     figures: dict[str, dict[str, float]]
 
 
 def tune(config: EngineConfig, tell: Tell) -> Tuning:
-    """Measure on the model of `config`; runs in a process of its own."""
+    """Measure with the model of `config`; runs in a process of its own."""
     file = read_gguf(config.model)
     check_model(file)
     weights = weights_of(file)
@@ -57,7 +57,7 @@ def units() -> float:
 
 
 def thread_counts(cpus: Processors) -> list[int]:
-    """Candidates, the one that would be taken without measuring first."""
+    """The candidates; the default is first."""
     counts = [cpus.big, cpus.physical, cpus.logical, max(1, cpus.big - 1)]
     return list(dict.fromkeys(cpus.within(n) for n in counts))
 
@@ -70,6 +70,8 @@ def fastest(seconds: dict[C, list[float]], default: C) -> C:
 
 
 class _Tuner:
+    """The measurements of one tuning, and their figures."""
+
     def __init__(self, model: Model, config: EngineConfig, plan: MemoryPlan, tell: Tell) -> None:
         self._model = model
         self._config = config
@@ -83,7 +85,7 @@ class _Tuner:
         one = self._choose("decode threads", counts, lambda n: self._decode(bare, n), tokens=_ANSWER)
         many = self._choose("prefill threads", counts, lambda n: self._prefill(bare, n, _PROMPT, None), tokens=_PROMPT)
         bare.set_threads(one, many)
-        # only what the memory plan allows; the largest is what it takes without measuring
+        # only what the memory plan allows; its largest is the default
         sizes = [n for n in reversed(_BATCHES) if n <= self._plan.n_batch] or [self._plan.n_batch]
         longest = min(max(_BATCHES), self._plan.n_ctx // 2)
         batch = self._choose("batch", sizes, lambda n: self._prefill(bare, many, longest, n), tokens=longest)
@@ -116,7 +118,7 @@ class _Tuner:
         return bare.prefill(n, n_batch)
 
     def _choose_flash(self, threads: tuple[int, int], batch: int) -> bool:
-        """Decode at some depth of context with and without. It also changes the rounding, so off is the default."""
+        """Decode with and without it, at some depth of context. Off is the default: it also changes the rounding."""
         depth = min(_DEPTH, self._plan.n_ctx // 2)
         both = {flash: self._open(flash_attention=flash, threads=threads) for flash in (False, True)}
         for bare in both.values():

@@ -42,8 +42,8 @@ def test_every_line_is_kept_but_for_short_ones_which_are_named(model: Path, caps
     lines = [json.dumps({"system": SYSTEM}), "", json.dumps({"system": "short"}), json.dumps({"messages": talk})]
     assert warm(model, "\n".join(lines)) == 0
     out, err = capsys.readouterr()
-    assert out.startswith(f"{model}.prefixes: 2 of 3 prompts kept; ")
-    assert "prompts.jsonl: line 3 has 15 tokens, too few to be kept" in err
+    assert out.startswith(f"{model}.prefixes: 2 of 3 prompts saved; ")
+    assert "prompts.jsonl: line 3 has 15 tokens, too few to be saved" in err
 
 
 def test_what_is_shipped_may_be_read_by_all_and_is_used_without_a_cache_too(model: Path) -> None:
