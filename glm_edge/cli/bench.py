@@ -1,9 +1,8 @@
-"""`glm-edge bench`: how fast a model runs on this machine, beside other ways to run it; and what runs it fastest."""
+"""`glm-edge bench`: measure how fast a model runs on this machine, and find its fastest settings (`--tune`)."""
 
 from __future__ import annotations
 
 import json
-import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +11,13 @@ import click
 
 from ..errors import UsageError
 from ..types import EngineConfig
+from .progress import bar
 
 if TYPE_CHECKING:
     from ..tools.bench.subjects import BenchTask
 
 _DEPTHS = (512, 1024, 2048, 4096, 8192)  # tokens of context that --plot shows, as far as the context goes
-_ROOM = 64  # tokens that a prompt needs beside it: a second turn, an answer's start
+_SPARE = 64  # tokens of context beside a prompt: a second turn, an answer's start
 
 
 @click.command("bench")
@@ -32,7 +32,7 @@ _ROOM = 64  # tokens that a prompt needs beside it: a second turn, an answer's s
 @click.option("--mapped", is_flag=True, help="Map the weights without repacking them, as where memory is short.")
 @click.option("--compare", is_flag=True, help="Measure llama_cpp.Llama on the same file, in turn.")
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Also draw a PNG; needs glm-edge[plot].")
-@click.option("--tune", is_flag=True, help="Only find the fastest settings for this machine, and keep them.")
+@click.option("--tune", is_flag=True, help="Only find the fastest settings for this machine, and save them.")
 def command(
     model: Path | None,
     n_ctx: int | None,
@@ -90,8 +90,8 @@ def _bench(
 ) -> None:
     from dataclasses import replace
 
+    from ..engine.kv_cache import sequence_count
     from ..engine.memory_plan import plan_memory, weights_of
-    from ..engine.scheduler import sequence_count
     from ..model.checks import check_model
     from ..model.gguf import read_gguf
     from ..system.device import memory_available
@@ -103,24 +103,24 @@ def _bench(
     check_model(file)
     # planned once, so that every subject has the same context
     plan = plan_memory(config, weights_of(file), sequences=sequence_count(config.slots), available=memory_available())
-    if prompt + tokens + _ROOM > plan.n_ctx:
+    if prompt + tokens + _SPARE > plan.n_ctx:
         raise UsageError(
-            f"--prompt {prompt} and --tokens {tokens}: must leave {_ROOM} of the context's {plan.n_ctx} tokens free"
+            f"--prompt {prompt} and --tokens {tokens}: must leave {_SPARE} of the context's {plan.n_ctx} tokens free"
         )
-    depths = tuple(n for n in (*_DEPTHS, plan.n_ctx - _ROOM) if n <= plan.n_ctx - _ROOM) if plot_file else ()
+    depths = tuple(n for n in (*_DEPTHS, plan.n_ctx - _SPARE) if n <= plan.n_ctx - _SPARE) if plot_file else ()
     task = BenchTask(replace(config, n_ctx=plan.n_ctx), prompt, tokens, streams, tuple(sorted(set(depths))), bare)
     click.echo(f"measuring {file.path.name}: {_often(runs)}; each: {_steps(task)}", err=True)
     before = load_average()
-    with _progress("measuring", 0) as bar:
+    with _progress("measuring", 0) as shown:
 
         def plan_work(units: float) -> None:
-            bar.total += units
-            bar.refresh()
+            shown.total += units
+            shown.refresh()
 
-        result = benchmark(task, runs, compare=compare, plan=plan_work, tell=bar.update)
+        result = benchmark(task, runs, compare=compare, plan=plan_work, tell=shown.update)
     after = load_average()
-    with _progress("hashing", file.size) as bar:
-        about = describe(task, file, bar.update)
+    with _progress("hashing", file.size) as shown:
+        about = describe(task, file, shown.update)
     figures = with_shares(result.medians)
     one, many = threads(task.config)
     click.echo(
@@ -137,7 +137,7 @@ def _bench(
 
 
 def _often(runs: int | None) -> str:
-    """How many runs there will be, for who waits for them."""
+    """How many runs there will be, for the user who waits."""
     from ..tools.bench.run import RUNS, SHORT_S
 
     if runs is None:
@@ -146,7 +146,7 @@ def _often(runs: int | None) -> str:
 
 
 def _steps(task: BenchTask) -> str:
-    """What one run does, for who waits for it."""
+    """What one run does, for the user who waits."""
     streams = ", ".join(map(str, task.streams))
     steps = [
         f"load, read {task.prompt} tokens, write {task.answer}, a second turn",
@@ -166,12 +166,12 @@ def _tune(config: EngineConfig) -> None:
     from ..tools.bench.tune import tune, units
     from .load import profile_key
 
-    with _progress("tuning", units()) as bar:
-        tuning = in_child(tune, config, tell=bar.update)
+    with _progress("tuning", units()) as shown:
+        tuning = in_child(tune, config, tell=shown.update)
     for name, tried in tuning.figures.items():
         click.echo(f"{name}: " + ", ".join(f"{value} {1 / seconds:.2f} tokens/s" for value, seconds in tried.items()))
     save_profile(profile_path(), tuning.profile, profile_key())
-    click.echo(f"kept in {profile_path()}", err=True)
+    click.echo(f"saved in {profile_path()}", err=True)
     click.echo(json.dumps({"profile": asdict(tuning.profile), "seconds_per_token": tuning.figures}))
 
 
@@ -184,11 +184,6 @@ def _counts(text: str) -> tuple[int, ...]:
 
 
 def _progress(what: str, total: float) -> AbstractContextManager[Any]:
-    """A bar on stderr, with the time left; nothing where stderr is no terminal."""
-    from tqdm import tqdm
-
-    from .progress import is_terminal
-
-    hidden = not is_terminal(sys.stderr)
+    """A bar with the time left."""
     shown = "{desc}: {percentage:3.0f}% |{bar}| {elapsed} so far, {remaining} left"
-    return tqdm(desc=what, total=total, disable=hidden, leave=False, smoothing=0, bar_format=shown)
+    return bar(what, total=total, smoothing=0, bar_format=shown)

@@ -1,15 +1,13 @@
-"""Loading a model for a command: progress on stderr while the weights come in, Ctrl-C included."""
+"""Load a model for a command, with progress on stderr; Ctrl-C stops it."""
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import click
-from tqdm import tqdm
 
 from ..engine.engine import LlamaEngine
 from ..llama.library import versions
@@ -17,18 +15,18 @@ from ..system.device import machine
 from ..system.profile import load_profile, profile_path, tuned
 from ..types import EngineConfig
 from .demo import DEMO_ID, banner
-from .progress import is_terminal
+from .progress import bar
 
 T = TypeVar("T")
 
 
 def profile_key() -> dict[str, object]:
-    """What a profile holds for: this kind of machine, and this llama.cpp as it was built."""
+    """The conditions of a profile: this kind of machine, and this build of llama.cpp."""
     return {**machine(), **versions()}
 
 
 def with_profile(config: EngineConfig) -> EngineConfig:
-    """`config` with what it leaves open as `glm-edge bench --tune` found it best here, if it was run."""
+    """`config`, its open settings filled in from what `glm-edge bench --tune` has found here."""
     return tuned(config, load_profile(profile_path(), profile_key()))
 
 
@@ -36,7 +34,7 @@ def load_engine(config: EngineConfig, *, quiet: bool = False) -> LlamaEngine:
     """Load the model of `config`; see LlamaEngine for what it raises.
 
     Args:
-        quiet: say nothing about the model; it has been said.
+        quiet: no messages about the model, as after a restart.
     """
     engine = interruptible(lambda progress: LlamaEngine(with_profile(config), progress))
     if quiet:
@@ -49,19 +47,19 @@ def load_engine(config: EngineConfig, *, quiet: bool = False) -> LlamaEngine:
 
 
 def interruptible(load: Callable[[Callable[[float], bool]], T]) -> T:
-    """Call `load` with a function that it reports to, showing how far it is, in a thread of its own.
+    """Call `load` in a thread of its own, with a function to report its progress to.
 
-    A signal's exception that is raised between two of llama.cpp's own steps would be lost in its callbacks. Here the
-    thread that gets signals only waits; when it is interrupted the load is told to stop, and is waited for.
+    A signal's exception would be lost if it were raised within llama.cpp's callbacks. So the thread that gets signals
+    only waits. When it is interrupted, it tells the load to stop, and waits for that.
     """
     stopped = threading.Event()
     with (
-        tqdm(total=100, desc="loading", unit="%", disable=not is_terminal(sys.stderr), leave=False, delay=0.5) as bar,
+        bar("loading", total=100, unit="%", delay=0.5) as shown,
         ThreadPoolExecutor(1) as pool,
     ):
 
         def progress(done: float) -> bool:
-            bar.update(int(done * 100) - bar.n)
+            shown.update(int(done * 100) - shown.n)
             return not stopped.is_set()
 
         try:

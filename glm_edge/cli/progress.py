@@ -1,28 +1,35 @@
-"""A bar on stderr for what takes long, shown on a terminal only; `python -m convert` uses it too."""
+"""Progress bars on stderr, shown on a terminal only. The one place that imports tqdm."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether somebody sits there; a stream that was closed before the start is None."""
+    """Whether the stream is a terminal. A stream that was closed before the start is None."""
     return stream is not None and stream.isatty()
+
+
+def bar(what: str | None = None, **options: Any) -> tqdm[Any]:
+    """A bar with tqdm's `options`: hidden unless stderr is a terminal, and removed at its end."""
+    from tqdm import tqdm
+
+    return tqdm(desc=what, disable=not is_terminal(sys.stderr), leave=False, **options)
 
 
 @contextmanager
 def progress_bar(what: str, unit: str = "B") -> Iterator[Callable[[int, int], None]]:
-    """Gives a function to call with how many units are done and how many there are; bytes (B) are shown scaled."""
-    from tqdm import tqdm
-
-    hidden = not is_terminal(sys.stderr)
-    with tqdm(desc=what, unit=unit, unit_scale=unit == "B", disable=hidden, leave=False) as bar:
+    """A bar that is moved by a function(units done, units in all); bytes (B) are shown scaled."""
+    with bar(what, unit=unit, unit_scale=unit == "B") as shown:
 
         def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+            shown.total = total
+            shown.update(done - shown.n)
 
         yield progress

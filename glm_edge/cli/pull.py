@@ -6,7 +6,6 @@ The work is `convert/pull.py`'s, imported when the command runs. Progress and me
 from __future__ import annotations
 
 import contextlib
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -14,7 +13,7 @@ import click
 
 from glm_edge.cli.convert import out_option, summary, threads_option, type_option
 
-from .progress import is_terminal
+from .progress import bar
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -60,11 +59,8 @@ class _Bar:
 
     def show(self, what: str, done: int, total: int) -> None:
         if self._bar is None:
-            from tqdm import tqdm
-
-            hidden = not is_terminal(sys.stderr)
             # `initial`: what earlier runs did says nothing of this one's speed
-            bar = tqdm(total=total, initial=done, unit="B", unit_scale=True, disable=hidden, leave=False)
-            self._bar = self._stack.enter_context(bar)
+            shown = bar(total=total, initial=done, unit="B", unit_scale=True)
+            self._bar = self._stack.enter_context(shown)
         self._bar.set_description(what, refresh=False)
         self._bar.update(done - self._bar.n)

@@ -1,13 +1,12 @@
-"""`glm-edge warm`: prompts computed beforehand and kept beside the model, so that even the first question is quick.
+"""`glm-edge warm`: compute prompts beforehand and save them beside the model, so that even the first answer is quick.
 
-The states go into the folder MODEL.prefixes, which every later start on a machine with the same llama.cpp reads; on any
-other they are passed over.
+The states go into the folder MODEL.prefixes, to be bundled with the model. Every later start with the same llama.cpp
+reads it; another llama.cpp ignores it.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +22,16 @@ from ..types import Message
 @click.option("--prompts", type=click.Path(path_type=Path), required=True, help="A file of JSON lines.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Processors to use; all without it.")
 def command(model: Path, prompts: Path, threads: int | None) -> None:
-    """Compute prompts and keep them in MODEL.prefixes, to be shipped with the model.
+    """Compute prompts and save them in MODEL.prefixes, to be bundled with the model.
 
-    A line of PROMPTS is {"system": TEXT}, what all conversations of an application begin with, or {"messages": [...]},
-    a whole conversation as the API takes it. Prompts of fewer than 128 tokens are quick anyway and are not kept.
+    A line of PROMPTS is {"system": TEXT}, the beginning of all conversations of an application, or {"messages": [...]},
+    a whole conversation as the API takes it. Prompts of fewer than 128 tokens are quick anyway and are not saved.
     """
-    from tqdm import tqdm
-
     from ..engine.prefix_cache.store import LEAST_WRITTEN
     from ..types import EngineConfig, Request, SamplingParams
     from .load import load_engine
     from .model import resolve_model
-    from .progress import is_terminal
+    from .progress import bar
 
     texts = _read(prompts)
     path = resolve_model(model)
@@ -42,25 +39,23 @@ def command(model: Path, prompts: Path, threads: int | None) -> None:
     engine = load_engine(EngineConfig(path, n_threads=threads, cache_folder=folder))
     short: list[str] = []
     try:
-        for number, text in tqdm(
-            texts, desc="warming", unit="prompt", disable=not is_terminal(sys.stderr), leave=False
-        ):
+        for number, text in bar("warming", iterable=texts, unit="prompt"):
             request = Request((), SamplingParams(temperature=0), max_tokens=1, prompt=text)
             stats = list(engine.submit(request))[-1].stats
             if stats is not None and stats.prompt_tokens < LEAST_WRITTEN:
-                short.append(f"{prompts}: line {number} has {stats.prompt_tokens} tokens, too few to be kept")
+                short.append(f"{prompts}: line {number} has {stats.prompt_tokens} tokens, too few to be saved")
             engine.flush()
     finally:
         engine.close()
     for line in short:
         click.echo(f"warning: {line}", err=True)
-    kept = list(folder.glob("*.prefix"))
-    for file in kept:  # to be read by whoever may read the model, other than what users write to a server
+    saved = list(folder.glob("*.prefix"))
+    for file in saved:  # readable like the model: these are no texts that users wrote to a server
         file.chmod(0o644)
-    if kept:
+    if saved:
         folder.chmod(0o755)
-    size = sum(file.stat().st_size for file in kept)
-    click.echo(f"{folder}: {len(texts) - len(short)} of {len(texts)} prompts kept; {size / 1e6:.1f} MB in all")
+    size = sum(file.stat().st_size for file in saved)
+    click.echo(f"{folder}: {len(texts) - len(short)} of {len(texts)} prompts saved; {size / 1e6:.1f} MB in all")
 
 
 def _read(path: Path) -> list[tuple[int, str]]:

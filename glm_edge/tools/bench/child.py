@@ -1,35 +1,37 @@
-"""A function in a process of its own, so that its memory is its own and ends with it; progress comes back.
+"""A function call in a process of its own: its memory is its own and ends with it. Progress and result come back.
 
-Errors of our tree come back as they are. Not here: what is measured.
+Errors of our own tree come back as they are. Not here: what is measured.
 """
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from ...errors import EngineError, GlmEdgeError
+from ...system.child_process import exit_reason, signals_held_back
 
 R = TypeVar("R")
-Tell = Callable[[float], None]  # told how much more of the work is done, in units of the caller's choice
-_TELL_S = 0.1  # between two messages, so that telling of every token does not slow what is measured
+Tell = Callable[[float], None]  # called with the work done since the last call, in units of the caller's choice
+_TELL_S = 0.1  # between two messages: one for every token would slow the measurement
 
 
 def in_child(function: Callable[..., R], *args: Any, tell: Callable[[float], object]) -> R:
     """`function(*args, tell)` in a fresh process; `function` and `args` are pickled.
 
-    Raises what of GlmEdgeError it raises, EngineError when the process died of something else.
+    Raises the GlmEdgeError that it raises, or EngineError when the process dies.
     """
     context = multiprocessing.get_context("spawn")  # a fork would share memory, and llama.cpp's threads do not survive
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(theirs, function, args), daemon=True)
-    with _interrupts_held_back():  # the child inherits that: Ctrl-C is ours, and then we kill it
+    if hasattr(signal, "pthread_sigmask"):
+        resource_tracker.ensure_running()  # the start of the first process would start it, and unblock SIGINT
+    with signals_held_back(signal.SIGINT):  # for good: Ctrl-C is the parent's, which then kills the child
         process.start()
     theirs.close()
     try:
@@ -43,9 +45,7 @@ def in_child(function: Callable[..., R], *args: Any, tell: Callable[[float], obj
             tell(value)
     except EOFError:
         process.join()
-        code = process.exitcode or 0
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-        raise EngineError(f"the measuring process {how}; if memory is short, try a shorter --ctx") from None
+        raise EngineError(f"the measuring process died: {exit_reason(process.exitcode or 0).text}") from None
     finally:
         process.kill()
         process.join()
@@ -68,18 +68,5 @@ def _work(pipe: Connection, function: Callable[..., Any], args: tuple[Any, ...])
         pipe.send(("done", result))
     except GlmEdgeError as error:
         pipe.send(("error", error))
-    except KeyboardInterrupt:  # where it cannot be held back the parent has it too, and says so
+    except KeyboardInterrupt:  # on Windows it cannot be held back; the parent gets it too and reports it
         pass
-
-
-@contextlib.contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    resource_tracker.ensure_running()  # the start of the first process would start it, and let interrupts in again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
