@@ -54,7 +54,7 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Rule:
+class LayerRule:
     """A type for the tensors in some layers, where enough heads share keys and values."""
 
     type: str
@@ -74,7 +74,7 @@ class Recipe:
     gigabytes: float  # the file of ChatGLM2-6B, 10^9 bytes
     about: str  # one line for the help
     matrices: str  # the type of every 2-D tensor...
-    special: Mapping[str, tuple[Rule, ...]] = field(
+    special: Mapping[str, tuple[LayerRule, ...]] = field(
         default_factory=dict
     )  # ...but of these kinds: first rule that holds
     fallback: Mapping[str, str] = field(default_factory=lambda: FALLBACK)
@@ -94,9 +94,9 @@ class Recipe:
 
 
 # The output matrix decides the token: llama.cpp gives it 6.6 bits in every file of fewer.
-_OUTPUT = {"output": (Rule("q6_k"),)}
-_MORE = (Rule("q6_k", more_bits),)
-_IQ4 = {"attn_qkv": (Rule("q5_k", sharing=4),), "ffn_down": (Rule("q5_k", first_part(8)),)} | _OUTPUT
+_OUTPUT = {"output": (LayerRule("q6_k"),)}
+_MORE = (LayerRule("q6_k", more_bits),)
+_IQ4 = {"attn_qkv": (LayerRule("q5_k", sharing=4),), "ffn_down": (LayerRule("q5_k", first_part(8)),)} | _OUTPUT
 
 _LLAMA_CPP = (
     Recipe("f32", 0, 24.98, "no loss from any checkpoint; for measuring", "f32"),
@@ -122,7 +122,7 @@ _LLAMA_CPP = (
         3.80,
         "q4_k with a few more bits",
         "q4_k",
-        {"attn_qkv": (Rule("q5_k", first(4)),), "ffn_down": (Rule("q5_k", first_part(8)),)} | _OUTPUT,
+        {"attn_qkv": (LayerRule("q5_k", first(4)),), "ffn_down": (LayerRule("q5_k", first_part(8)),)} | _OUTPUT,
     ),
     Recipe("q4_1", 3, 3.96, "older than q4_k", "q4_1", _OUTPUT),
     Recipe("q4_0", 2, 3.58, "fast everywhere, fast to convert", "q4_0", _OUTPUT),
@@ -134,7 +134,8 @@ _LLAMA_CPP = (
         3.55,
         "noticeable loss",
         "q3_k",
-        {"attn_qkv": (Rule("q5_k"),), "ffn_down": (Rule("q5_k"),), "attn_output": (Rule("q5_k"),)} | _OUTPUT,
+        {"attn_qkv": (LayerRule("q5_k"),), "ffn_down": (LayerRule("q5_k"),), "attn_output": (LayerRule("q5_k"),)}
+        | _OUTPUT,
     ),
     Recipe(
         "q3_k_m",
@@ -143,9 +144,9 @@ _LLAMA_CPP = (
         "noticeable loss",
         "q3_k",
         {
-            "attn_qkv": (Rule("q5_k", first(2)), Rule("q4_k")),
-            "ffn_down": (Rule("q5_k", first_part(16)), Rule("q4_k")),
-            "attn_output": (Rule("q4_k"),),
+            "attn_qkv": (LayerRule("q5_k", first(2)), LayerRule("q4_k")),
+            "ffn_down": (LayerRule("q5_k", first_part(16)), LayerRule("q4_k")),
+            "attn_output": (LayerRule("q4_k"),),
         }
         | _OUTPUT,
     ),
@@ -157,9 +158,9 @@ _LLAMA_CPP = (
         "very much loss",
         "q2_k",
         {
-            "attn_qkv": (Rule("q4_k", sharing=4), Rule("q3_k")),
-            "ffn_down": (Rule("q3_k"),),
-            "attn_output": (Rule("q3_k"),),
+            "attn_qkv": (LayerRule("q4_k", sharing=4), LayerRule("q3_k")),
+            "ffn_down": (LayerRule("q3_k"),),
+            "attn_output": (LayerRule("q3_k"),),
         }
         | _OUTPUT,
     ),
@@ -188,7 +189,7 @@ _OURS = (
         3.65,
         "ours: edge with q5_k attention, for ARM",
         "q4_k",
-        {"attn_qkv": (Rule("q5_k"),)} | _OUTPUT,
+        {"attn_qkv": (LayerRule("q5_k"),)} | _OUTPUT,
         _EDGE_FALLBACK,
     ),
 )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import configparser
+import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -117,6 +119,41 @@ def test_only_the_binding_imports_llama_cpp_and_only_the_app_flask() -> None:
             if (top := module.split(".")[0]) in users:
                 users[top].add(package_of(name) if top == "llama_cpp" else name)
     assert users == {"llama_cpp": {"llama"}, "flask": {"api/app.py"}}
+
+
+def test_no_two_classes_share_a_name() -> None:
+    names = [
+        node.name
+        for path in SOURCES.values()
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ClassDef)
+    ]
+    assert [name for name, times in Counter(names).items() if times > 1] == []
+
+
+DOCUMENTS = sorted(
+    path.relative_to(PROJECT).as_posix()
+    for pattern in ("*.md", "convert/*.md", "glm_edge/**/*.md", "models/**/*.md", "tests/*.md")
+    for path in PROJECT.glob(pattern)
+)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_link_in_a_document_leads_to_something(name: str) -> None:
+    document = PROJECT / name
+    links = re.findall(r"\]\(([^)\s]+)\)", document.read_text("utf-8"))
+    targets = [link for link in links if not link.startswith(("http://", "https://"))]
+    assert [link for link in targets if not _leads_somewhere(document, link)] == []
+
+
+def _leads_somewhere(document: Path, link: str) -> bool:
+    """Whether the file is there and, where the link names a heading, has that."""
+    file, _, heading = link.partition("#")
+    target = document.parent / file if file else document
+    if not target.exists():
+        return False
+    titles = re.findall(r"^#+ (.+)$", target.read_text("utf-8"), re.MULTILINE) if heading else []
+    return not heading or heading in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def test_no_level_has_more_entries_than_a_reader_can_hold() -> None:
