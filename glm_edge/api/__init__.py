@@ -1,1 +1,1 @@
-"""The HTTP API. `create_app(engine)` in app.py is the only thing the outside needs."""
+"""The HTTP API: `serve` in serve.py runs a server, `create_app` in app.py is the WSGI app alone."""

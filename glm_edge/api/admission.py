@@ -1,6 +1,7 @@
-"""The engine as the HTTP layer sees it: not there (yet, or again), there, going away; and who has places for answers.
+"""Admission: whether the engine is there, and which requests may go to it at once.
 
-Not here: loading and closing the engine (`serve.py`), and the engine's own queue.
+Not here: loading and closing the engine (`serve.py`); the engine's own queue, and how long a request waits in it, which
+the engine estimates (`engine/eta.py`) and Progress brings here.
 """
 
 from __future__ import annotations
@@ -8,62 +9,65 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import EngineClosedError, LoadingError, OverloadedError, RateLimitError, RequestError
 from ..types import Engine
+from .config import ServeConfig
 
 State = Literal["loading", "ok", "shutting_down"]
 
-SPARE = 8  # requests besides the engine's places: they get its own word that it is full, and when to come again
-_FADE = 0.9  # weight of what is known of the time that answers take when another one ends
+SPARE_REQUESTS = 8  # above the capacity: the engine refuses these itself, and says when to come again
+_DECAY = 0.9  # weight of the running mean when another request ends
 _RETRY_S = 5.0  # until another try, while nothing is known
 
 
 @dataclass(eq=False)
 class Lease:
-    """What one request holds, until `leave`."""
+    """One request's part of the capacity, from `Admission.acquire` to `release`."""
 
     key: bytes
     n: int  # answers
-    _leave: Callable[[Lease], None]
-    taken: bool = False  # by the engine: from then on the time counts as what answers take
-    since: float = field(default_factory=time.monotonic)
+    since: float
+    _release: Callable[[Lease], None]
+    accepted: bool = False  # by the engine: only then its time counts as what answers take
 
-    def leave(self) -> None:
-        self._leave(self)
+    def release(self) -> None:
+        self._release(self)
 
 
 class Admission:
-    """Shared by the threads that serve requests and the one that starts and stops the server.
+    """The state of the server and its leases; shared by the threads that serve requests and the one that starts and
+    stops the server.
 
     Args:
-        engine: a loaded engine; without one the service is loading until `ready`.
-        places: requests at once that the engine has room for, those in its queue included. Each holds a thread of the
-            server, and some must stay free.
-        per_key: answers at once that one key may have; None is half of the places where there are other keys.
-        max_wait_s: longest wait in the queue; OpenAI's clients give up after so long.
+        engine: a loaded engine; without one the server is loading until `ready`.
+        capacity, per_key, max_wait_s: see ServeConfig. Each request holds a thread of the server, and some threads must
+            stay free.
         ping_s: longest silence in a stream, in seconds. Proxies and clients give up on a connection after 15 to 60.
+        clock: seconds, monotonic.
     """
 
     def __init__(
         self,
         engine: Engine | None = None,
         *,
-        capacity: int = 24,
+        capacity: int = ServeConfig.capacity,
         per_key: int | None = None,
-        max_wait_s: float = 600.0,
+        max_wait_s: float = ServeConfig.max_wait,
         ping_s: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.max_wait_s = max_wait_s
         self.ping_s = ping_s
         self._engine = engine
         self._capacity = capacity
         self._per_key = per_key
+        self._clock = clock
         self._lock = threading.Lock()  # guards the next two
-        self._held: set[Lease] = set()
-        self._mean_s = 0.0  # that a request which the engine took keeps its places, running mean; 0 while unknown
+        self._leases: set[Lease] = set()
+        self._mean_s = 0.0  # running mean of how long an accepted request holds its lease; 0 while unknown
         self._draining = threading.Event()
         self._aborted = threading.Event()
 
@@ -103,29 +107,29 @@ class Admission:
             raise LoadingError("the model is still being loaded; try again in a few seconds")
         return self._engine
 
-    def enter(self, key: bytes = b"", n: int = 1, *, others: bool = False) -> Lease:
-        """Take places for `n` answers to a request with this key.
+    def acquire(self, key: bytes = b"", n: int = 1, *, others: bool = False) -> Lease:
+        """A lease for a request with this key and `n` answers.
 
         Args:
-            others: whether there are other keys, which shall find places too.
+            others: whether there are other keys, for which capacity must be left.
 
-        Raises, at once, OverloadedError when all are taken, RateLimitError when the key has its share of them.
+        Raises, at once, OverloadedError when no capacity is left, RateLimitError when the key has its share of it.
         """
         most = self._per_key or (max(1, self._capacity // 2) if others else None)
         with self._lock:
-            if len(self._held) >= self._capacity + SPARE:
+            if len(self._leases) >= self._capacity + SPARE_REQUESTS:
                 raise OverloadedError("the server has as many requests as it can hold; try again", retry_after=1.0)
             if most is not None:
                 self._check_share(key, n, most)
-            lease = Lease(key, n, self._leave)
-            self._held.add(lease)
+            lease = Lease(key, n, self._clock(), self._release)
+            self._leases.add(lease)
         return lease
 
     def _check_share(self, key: bytes, n: int, most: int) -> None:
         if n > most:
             raise RequestError(f"n: a key may have {most} answers at once, not {n}", param="n", code="invalid_value")
-        own = [held for held in self._held if held.key == key]
-        if sum(held.n for held in own) + n > most:
+        own = [lease for lease in self._leases if lease.key == key]
+        if sum(lease.n for lease in own) + n > most:
             # each takes the mean, so among this many one ends in the mean divided by their number (Little's law)
             wait = self._mean_s / len(own) if self._mean_s else _RETRY_S
             raise RateLimitError(
@@ -133,9 +137,9 @@ class Admission:
                 retry_after=wait,
             )
 
-    def _leave(self, lease: Lease) -> None:
-        seconds = time.monotonic() - lease.since
+    def _release(self, lease: Lease) -> None:
+        seconds = self._clock() - lease.since
         with self._lock:
-            self._held.discard(lease)
-            if lease.taken:
-                self._mean_s = _FADE * self._mean_s + (1 - _FADE) * seconds if self._mean_s else seconds
+            self._leases.discard(lease)
+            if lease.accepted:
+                self._mean_s = _DECAY * self._mean_s + (1 - _DECAY) * seconds if self._mean_s else seconds

@@ -1,7 +1,7 @@
 """The Flask app: routes, hooks, and the one place where errors become responses. The only file that imports Flask.
 
-What may come in is decided in `gate.py`, what a body means in `wire.py`, how an answer is followed in `answer.py`.
-Runs under any threaded WSGI server; deadlines, and limits on headers, are the server's (`server.py`).
+Who may call is decided in `access/policy.py`, what a body means in `contract/`; `stream.py` follows the answers. Runs
+under any threaded WSGI server; deadlines, and limits on headers, are the server's (`http/`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -25,10 +25,15 @@ from ..types import Engine, Request
 from . import metrics
 from .access.policy import OPEN_PATHS, AccessPolicy
 from .admission import Admission
-from .contract import chatglm as chatglm_wire
-from .contract import openapi, strict_json, wire
-from .contract import text as text_wire
-from .contract.chat import ChatSerializer, Serializer
+from .contract import openapi, strict_json
+from .contract.chat import parse_chat
+from .contract.chatglm import chatglm_response, parse_chatglm
+from .contract.completions import parse_completion, parse_tokenize
+from .contract.errors import error_response
+from .contract.fields import CompletionCall
+from .contract.figures import server_timing
+from .contract.serializers import ChatSerializer, ResponseHead, Serializer, TextSerializer
+from .contract.served_model import check_model, model_list, model_object
 from .page import page
 from .stream import ClientGoneError, ResponseStream
 
@@ -43,10 +48,10 @@ def create_app(
     max_body: int = strict_json.MAX_BODY,
     trim: bool = False,
 ) -> Flask:
-    """A WSGI app that answers with `engine`, or with what a Service has at the time.
+    """A WSGI app that answers with `engine`, or with the engine that an Admission has at the time.
 
     Args:
-        gate: who may come in; by default everyone on this machine.
+        policy: who may call; by default everyone on this machine.
         aliases: names that clients may call the model by, besides its own.
         max_body: bytes of a request's body.
         trim: leave out the oldest rounds of conversations that do not fit, instead of refusing them.
@@ -54,14 +59,14 @@ def create_app(
     app = Flask("glm_edge.api", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = max_body
     app.url_map.merge_slashes = False  # it would redirect, and clients drop a POST's body then
-    service = engine if isinstance(engine, Admission) else Admission(engine)
-    api = _Api(service, policy or AccessPolicy(), aliases, trim)
+    admission = engine if isinstance(engine, Admission) else Admission(engine)
+    api = _Api(admission, policy or AccessPolicy(), aliases, trim)
     app.before_request(api.before)
     app.after_request(api.after)
     app.register_error_handler(Exception, api.on_error)
     for path, view, method in (
         ("/v1/chat/completions", api.chat, "POST"),
-        ("/v1/completions", api.text, "POST"),
+        ("/v1/completions", api.complete_text, "POST"),
         ("/v1/tokenize", api.tokenize, "POST"),
         ("/", api.chatglm, "POST"),
         ("/", api.page, "GET"),
@@ -77,13 +82,17 @@ def create_app(
 
 
 class _Api:
-    def __init__(self, service: Admission, policy: AccessPolicy, aliases: Collection[str], trim: bool) -> None:
-        self._service = service
+    """The routes and hooks of one app.
+
+    Args: see create_app.
+    """
+
+    def __init__(self, admission: Admission, policy: AccessPolicy, aliases: Collection[str], trim: bool) -> None:
+        self._admission = admission
         self._policy = policy
         self._aliases = aliases
         self._trim = trim
         self._metrics = metrics.Metrics()
-        self._document = openapi.document(__version__)
         self._page = page.load()
         self._created = int(time.time())  # of the model, as far as clients are told
 
@@ -92,7 +101,7 @@ class _Api:
     def before(self) -> Response | None:
         g.request_id = f"req_{uuid.uuid4().hex}"
         g.start = time.monotonic()
-        g.answer = None
+        g.stream = None
         origin = request.headers.get("Origin")
         if request.method == "OPTIONS" and origin and "Access-Control-Request-Method" in request.headers:
             self._policy.check_host(request.environ.get("HTTP_HOST"))
@@ -130,40 +139,40 @@ class _Api:
             headers = (("Allow", ", ".join(sorted(error.valid_methods or ()))),)
         if isinstance(error, HTTPException):
             error = _of_http(error)
-        failure = wire.failure(error, g.request_id)
-        if failure.status == 500:
+        failed = error_response(error, g.request_id)
+        if failed.status == 500:
             _log.error("%s %s", g.request_id, _what_failed(error))
-        return _json(failure.status, failure.body, failure.headers + headers)
+        return _json(failed.status, failed.body, failed.headers + headers)
 
     # Routes
 
     def chat(self) -> Response:
-        return self._complete(wire.parse_chat(_body()), "chatcmpl-", ChatSerializer())
+        return self._complete(parse_chat(_body()), "chatcmpl-", ChatSerializer())
 
-    def text(self) -> Response:
-        """A prompt gone on with, without a conversation."""
-        return self._complete(text_wire.parse_text(_body()), "cmpl-", text_wire.TextSerializer())
+    def complete_text(self) -> Response:
+        """A prompt to go on with, without a conversation."""
+        return self._complete(parse_completion(_body()), "cmpl-", TextSerializer())
 
     def chatglm(self) -> Response:
         """The contract of ChatGLM2's own demo server."""
-        call = chatglm_wire.parse(_body())
+        call = parse_chatglm(_body())
         with ExitStack() as stack:
-            answer = self._submit(call.request, stack, ChatSerializer())
-            text = answer.whole()[0].text
-            body = chatglm_wire.answer(call, text, time.time(), answer.total.trimmed_rounds)
-            return _json(200, body, _timing(answer))
+            stream = self._submit(call.request, stack, ChatSerializer())
+            text = stream.whole()[0].text
+            body = chatglm_response(call, text, time.time(), stream.total.trimmed_rounds)
+            return _json(200, body, _timing(stream))
 
     def tokenize(self) -> Response:
-        engine = self._service.engine
-        call = text_wire.parse_tokenize(_body())
-        wire.check_model(call.model, engine.info.id, self._aliases)
+        engine = self._admission.engine
+        call = parse_tokenize(_body())
+        check_model(call.model, engine.info.id, self._aliases)
         return _json(200, {"ids": engine.tokenize(call.text)})
 
-    def _complete(self, call: wire.ChatCall, prefix: str, serializer: Serializer) -> Response:
+    def _complete(self, call: CompletionCall, prefix: str, serializer: Serializer) -> Response:
         """The answers to a checked request, at once or as a stream."""
-        engine = self._service.engine
-        wire.check_model(call.model, engine.info.id, self._aliases)
-        head = wire.Head(
+        engine = self._admission.engine
+        check_model(call.model, engine.info.id, self._aliases)
+        head = ResponseHead(
             f"{prefix}{uuid.uuid4().hex}",
             int(time.time()),
             engine.info.id,
@@ -172,49 +181,50 @@ class _Api:
             self._trim,
         )
         with ExitStack() as stack:
-            answer = self._submit(call.request, stack, serializer)
+            stream = self._submit(call.request, stack, serializer)
             if not call.stream:
-                return _json(200, serializer.completion(head, answer.whole()), _timing(answer))
-            answer.begin()
-            response = Response(answer.events(head), content_type="text/event-stream; charset=utf-8")
+                return _json(200, serializer.completion(head, stream.whole()), _timing(stream))
+            stream.begin()
+            response = Response(stream.events(head), content_type="text/event-stream; charset=utf-8")
             response.headers["Cache-Control"] = "no-cache"
             response.headers["X-Accel-Buffering"] = "no"
             response.call_on_close(stack.pop_all().close)
             return response
 
     def _submit(self, asked: Request, stack: ExitStack, serializer: Serializer) -> ResponseStream:
-        """Hand a request to the engine; what ends with `stack` is given back then."""
-        engine = self._service.engine
-        lease = self._service.enter(g.key, asked.n, others=self._policy.keys.several)
-        stack.callback(lease.leave)
+        """Hand a request to the engine. When `stack` closes, its lease ends, and so does an unfinished answer."""
+        engine = self._admission.engine
+        lease = self._admission.acquire(g.key, asked.n, others=self._policy.keys.several)
+        stack.callback(lease.release)
         gone: Callable[[], bool] = request.environ.get("waitress.client_disconnected", lambda: False)
         generation = engine.submit(replace(asked, trim=self._trim))
-        lease.taken = True
-        answer = g.answer = ResponseStream(generation, asked.n, self._service, gone, g.request_id, serializer)
-        stack.callback(answer.close)
-        self._metrics.begin(answer)
-        return answer
+        lease.accepted = True
+        stream = ResponseStream(generation, asked.n, self._admission, gone, g.request_id, serializer)
+        g.stream = stream
+        stack.callback(stream.close)
+        self._metrics.begin(stream)
+        return stream
 
     def page(self) -> Response:
         return Response(self._page.body, headers=self._page.headers)
 
     def models(self) -> Response:
-        return _json(200, wire.model_list(self._service.engine.info, self._created))
+        return _json(200, model_list(self._admission.engine.info, self._created))
 
     def model(self, name: str) -> Response:
-        info = self._service.engine.info
-        wire.check_model(name, info.id, self._aliases)
-        return _json(200, wire.model_object(info, self._created))
+        info = self._admission.engine.info
+        check_model(name, info.id, self._aliases)
+        return _json(200, model_object(info, self._created))
 
     def openapi(self) -> Response:
-        return _json(200, self._document)
+        return _json(200, openapi.document(__version__))
 
     def metrics(self) -> Response:
         return Response(self._metrics.text(), content_type=metrics.CONTENT_TYPE)
 
     def health(self) -> Response:
         """Whether a chat would be taken now."""
-        state = self._service.state
+        state = self._admission.state
         return _json(200 if state == "ok" else 503, {"status": state})
 
     def livez(self) -> Response:
@@ -234,16 +244,16 @@ def _body() -> Any:
     return strict_json.loads(request.get_data(cache=False))
 
 
-def _json(status: int, body: dict[str, Any], headers: tuple[tuple[str, str], ...] = ()) -> Response:
+def _json(status: int, body: Mapping[str, Any], headers: tuple[tuple[str, str], ...] = ()) -> Response:
     return Response(strict_json.dumps(body), status, list(headers), content_type="application/json")
 
 
-def _timing(answer: ResponseStream) -> tuple[tuple[str, str], ...]:
-    return (("Server-Timing", wire.server_timing(answer.total)),)
+def _timing(stream: ResponseStream) -> tuple[tuple[str, str], ...]:
+    return (("Server-Timing", server_timing(stream.total)),)
 
 
 def _of_http(error: HTTPException) -> RequestError:
-    """What routing and reading the body may raise, in our words."""
+    """An error of routing or of reading the body, as one of our tree."""
     if isinstance(error, MethodNotAllowed):
         return RequestError(f"{request.method} is not possible here", code="method_not_allowed")
     if isinstance(error, RequestEntityTooLarge):
@@ -265,21 +275,20 @@ def _what_failed(error: Exception) -> str:
 
 
 def _log_line(status: int, figures: metrics.Metrics) -> Callable[[], None]:
-    """One line a request, when its last byte is on the way: no query string, no header, nothing of the body. It is
-    counted then, too."""
-    start, request_id, answer = g.start, g.request_id, g.answer
+    """Logs and counts a request, once its last byte is on the way: one line, no query string, no header, nothing of the
+    body."""
+    start, request_id, stream = g.start, g.request_id, g.stream
     route = "other" if request.url_rule is None else request.url_rule.rule
     what = (request.remote_addr, request.method, request.path[:200], status)
 
     def log() -> None:
-        figures.end(route, status, answer)
-        if answer is not None and answer.error is not None and wire.failure(answer.error, request_id).status == 500:
-            _log.error("%s %s", request_id, _what_failed(answer.error))
+        figures.end(route, status, stream)
+        if stream is not None and stream.error is not None and error_response(stream.error, request_id).status == 500:
+            _log.error("%s %s", request_id, _what_failed(stream.error))
         seconds = time.monotonic() - start
         # health checks come every few seconds and say the same: they would be all that a log holds
         level = logging.DEBUG if what[2] in OPEN_PATHS and status in (200, 503) else logging.INFO
-        _log.log(
-            level, "%s %s %s %d %.3fs %s%s", *what, seconds, request_id, "" if answer is None else answer.summary()
-        )
+        summary = "" if stream is None else stream.summary()
+        _log.log(level, "%s %s %s %d %.3fs %s%s", *what, seconds, request_id, summary)
 
     return log

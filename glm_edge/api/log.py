@@ -10,7 +10,7 @@ from typing import TextIO
 
 
 class OneLine(logging.Formatter):
-    """Escapes every character that a terminal or a log reader could take for more than text, line ends included."""
+    """A formatter that escapes all but printable text, line ends included: a terminal or a log reader acts on it."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
@@ -32,4 +32,4 @@ def configure(stream: TextIO) -> None:
         logger.handlers = [handler]
         logger.propagate = False
         logger.setLevel(logging.INFO if name == "glm_edge" else logging.WARNING)
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a queue that is filled for a moment is no news
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a queue that is full for a moment is normal

@@ -56,12 +56,12 @@ class Metrics:
         ):
             Gauge(name, help_text, registry=registry).set_function(figure)
 
-    def begin(self, answer: ResponseStream) -> None:
-        """An answer was submitted."""
+    def begin(self, stream: ResponseStream) -> None:
+        """A request was submitted to the engine."""
         with self._lock:
-            self._live.add(answer)
+            self._live.add(stream)
 
-    def end(self, path: str, status: int, answer: ResponseStream | None) -> None:
+    def end(self, path: str, status: int, stream: ResponseStream | None) -> None:
         """A request is over.
 
         Args:
@@ -69,17 +69,17 @@ class Metrics:
             status: the response's; a stream that failed has 200.
         """
         with self._lock:
-            self._live = {other for other in self._live if other is not answer}
-        self._requests.labels(path, outcome(status, answer)).inc()
-        if answer is None or not answer.complete:
+            self._live = {other for other in self._live if other is not stream}
+        self._requests.labels(path, outcome(status, stream)).inc()
+        if stream is None or not stream.complete:
             return
-        stats = answer.total
+        stats = stream.total
         self._tokens.labels("prompt").inc(stats.prompt_tokens)
         self._tokens.labels("cached").inc(stats.cached_tokens)
         self._tokens.labels("completion").inc(stats.completion_tokens)
         self._hits.inc(stats.cached_tokens > 0)
         self._first.observe(stats.queue_s + stats.prefill_s)
-        for rate in answer.rates:
+        for rate in stream.rates:
             self._next.observe(1 / rate)
 
     def text(self) -> bytes:
@@ -88,16 +88,16 @@ class Metrics:
 
     def _count(self, *, waiting: bool) -> float:
         with self._lock:
-            return sum(answer.waiting == waiting for answer in self._live)
+            return sum(stream.waiting == waiting for stream in self._live)
 
 
-def outcome(status: int, answer: ResponseStream | None) -> str:
+def outcome(status: int, stream: ResponseStream | None) -> str:
     """How a request ended, in one word."""
-    if status == 499 or (status == 200 and answer is not None and not answer.complete and answer.error is None):
+    if status == 499 or (status == 200 and stream is not None and not stream.complete and stream.error is None):
         return "cancelled"
     if status in (429, 503):
         return "unavailable"
-    if status >= 500 or (answer is not None and answer.error is not None):
+    if status >= 500 or (stream is not None and stream.error is not None):
         return "failed"
     return "refused" if status >= 400 else "ok"
 

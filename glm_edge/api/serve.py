@@ -2,7 +2,7 @@
 
 The order matters. The address is taken before the model is loaded, so that a port in use costs nothing; the server
 answers while the model loads ("loading"); on the first signal it takes no more requests and lets running answers end,
-on the second it stops at once. HTTP itself is in `api/`, the engine comes from whoever calls.
+on the second it stops at once. HTTP itself is in `http/` and `app.py`, the engine comes from the caller.
 """
 
 from __future__ import annotations
@@ -15,52 +15,23 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import FrameType
 
 from ..errors import StorageError, UsageError
 from ..types import Engine
 from . import log
-from .access.keys import Keys
 from .access.policy import AccessPolicy, is_loopback
-from .admission import SPARE, Admission
+from .admission import SPARE_REQUESTS, Admission
 from .app import create_app
-from .http.server import HttpServer, Limits
+from .config import ServeConfig
+from .http.limits import Limits
+from .http.server import HttpServer
 
 _OTHER_FILES = 100  # that the process has open besides connections
 _ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # localhost has an IPv6 address even where there is no IPv6
 
 _ABORT_S = 1.5  # after the grace: for errors to reach the clients, and for the engine to stop
-
-
-@dataclass(frozen=True)
-class ServeConfig:
-    """How to serve.
-
-    Args:
-        port: 0 takes a free one; the line that says "serving" names it.
-        keys: needed to listen beyond loopback.
-        hosts: names besides the loopback's that requests may be for.
-        origins: pages that may call from elsewhere.
-        aliases: names of the model besides its own.
-        grace: seconds that running answers have after the first signal.
-        trim: leave out the oldest rounds of conversations that do not fit, instead of refusing them.
-        places: answers at once that the engine has room for, its queue included.
-        per_key, max_wait: see Service.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 8000
-    keys: Keys = field(default_factory=Keys)
-    hosts: frozenset[str] = frozenset()
-    origins: frozenset[str] = frozenset()
-    aliases: frozenset[str] = frozenset()
-    grace: float = 30.0
-    trim: bool = False
-    capacity: int = 24
-    per_key: int | None = None
-    max_wait: float = 600.0
-    limits: Limits = field(default_factory=Limits)
 
 
 def serve(load: Callable[[], Engine], config: ServeConfig) -> None:
@@ -76,27 +47,27 @@ def serve(load: Callable[[], Engine], config: ServeConfig) -> None:
     if not local and not config.keys.required:
         raise UsageError(
             f"--host {config.host} can be reached from other machines and no key is set: set one with --api-key or"
-            " --api-key-file, or listen on --host 127.0.0.1"
+            f" --api-key-file, or listen on --host {ServeConfig.host}"
         )
     sockets = _bind(addresses, config)
     log.configure(sys.stderr)
     policy = AccessPolicy(config.keys, not local, config.hosts, config.origins)
-    service = Admission(capacity=config.capacity, per_key=config.per_key, max_wait_s=config.max_wait)
+    admission = Admission(capacity=config.capacity, per_key=config.per_key, max_wait_s=config.max_wait)
     limits = _within_file_limit(config.limits)
-    limits = replace(limits, threads=max(limits.threads, config.capacity + 2 * SPARE))
-    app = create_app(service, policy=policy, aliases=config.aliases, max_body=config.limits.body, trim=config.trim)
+    limits = replace(limits, threads=max(limits.threads, config.capacity + 2 * SPARE_REQUESTS))
+    app = create_app(admission, policy=policy, aliases=config.aliases, max_body=config.limits.body, trim=config.trim)
     server = HttpServer(app, sockets, policy=policy, limits=limits)
-    _Run(server, service, load, config.grace, _url(sockets[0])).run()
+    _Run(server, admission, load, config.grace, _url(sockets[0])).run()
 
 
 class _Run:
-    """The server's life: loading, serving, draining."""
+    """One run of the server: loading, serving, draining."""
 
     def __init__(
-        self, server: HttpServer, service: Admission, load: Callable[[], Engine], grace: float, url: str
+        self, server: HttpServer, admission: Admission, load: Callable[[], Engine], grace: float, url: str
     ) -> None:
         self._server = server
-        self._service = service
+        self._admission = admission
         self._load = load
         self._grace = grace
         self._url = url
@@ -137,18 +108,18 @@ class _Run:
             self._server.wake()
             return
         self._engine = engine
-        self._service.ready(engine)
+        self._admission.ready(engine)
         info = engine.info
         _say(f"serving {info.id} at {self._url} (n_ctx {info.n_ctx})")
 
     def _drain(self) -> None:
-        self._service.drain()
+        self._admission.drain()
         self._server.stop_listening()
         if self._server.busy:
             _say(f"stopping when the running answers end, in {self._grace:g} s at most; another signal stops at once")
             self._turn_while_busy(self._grace)
         if self._server.busy:
-            self._service.abort()
+            self._admission.abort()
             self._turn_while_busy(_ABORT_S / 2)
 
     def _turn_while_busy(self, seconds: float) -> None:

@@ -1,7 +1,7 @@
-"""What one request gets, on its way to the client: waits for chunks, notices a client that left, pings one that waits.
+"""Streams: follow one generation to its end, for a client that may leave and a server that may stop.
 
-Free of Flask: it reads a Generation and asks two questions, whether the client is gone and whether the server is
-ending. How events look is said by a Form (`chat_form.py`).
+Waits for chunks, notices a client that left, sends comments to one that waits. Free of Flask: it reads a Generation and
+asks two questions, whether the client is gone and whether the server is ending. A serializer writes the events.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from ..errors import EngineClosedError, EngineError, OverloadedError
 from ..generation import Generation
 from ..types import Chunk, FinishReason, Stats, TokenLogprob
 from .admission import Admission
-from .contract import wire
-from .contract.chat import ChatSerializer, Serializer
+from .contract.errors import error_response
+from .contract.events import DONE, PING, comment, event
+from .contract.figures import total
+from .contract.serializers import ChatSerializer, FinishedAnswer, ResponseHead, Serializer
 
 POLL_S = 0.2  # how soon a client that left, or a server that ends, is noticed
-FIRST_SIGN_S = 0.8  # a stream shows life within a second, so that nobody takes a long prefill for a hang
-NEWS_S = 0.5  # between two comments that say how far a request is
+FIRST_EVENT_S = 0.8  # a stream begins within a second, so that nobody takes a long prefill for a hang
+COMMENT_S = 0.5  # shortest time between two comments on a request's progress
 
 
 class ClientGoneError(ConnectionAbortedError):
@@ -27,36 +29,36 @@ class ClientGoneError(ConnectionAbortedError):
 
 
 class ResponseStream:
-    """Follows one generation to its end: `n` answers to one request, in chunks that say which they belong to.
+    """The way of one request's `n` answers from the engine to the client.
 
     Args:
         client_gone: whether the client has closed the connection.
         request_id: for the error a stream may end with.
-        form: how the answers are written; chat completions by default.
+        serializer: writes the events; chat completions by default.
     """
 
     def __init__(
         self,
         generation: Generation[Chunk],
         n: int,
-        service: Admission,
+        admission: Admission,
         client_gone: Callable[[], bool],
         request_id: str,
         serializer: Serializer | None = None,
     ) -> None:
         self._generation = generation
-        self._service = service
+        self._admission = admission
         self._client_gone = client_gone
         self._request_id = request_id
         self._n = n
-        self._form: Serializer = serializer or ChatSerializer()
+        self._serializer: Serializer = serializer or ChatSerializer()
         self._submitted = time.monotonic()
         self._first: Chunk | None = None  # read ahead by `begin`
         self._ended: dict[int, Stats] = {}  # by the index of the answer
         self.error: Exception | None = None  # what a stream ended with
 
-    def whole(self) -> list[wire.Choice]:
-        """Wait for the end. Raises the engine's error, or ClientGoneError."""
+    def whole(self) -> list[FinishedAnswer]:
+        """Wait for the end of all answers. Raises the engine's error, or ClientGoneError."""
         texts = [""] * self._n
         reasons: list[FinishReason] = ["stop"] * self._n
         logprobs: list[list[TokenLogprob]] = [[] for _ in texts]
@@ -66,36 +68,36 @@ class ResponseStream:
                 texts[chunk.index] += chunk.text
                 logprobs[chunk.index] += chunk.logprobs
                 reasons[chunk.index] = chunk.finish_reason or "stop"
-        return [wire.Choice(texts[i], reasons[i], self._ended[i], logprobs[i]) for i in range(self._n)]
+        return [FinishedAnswer(texts[i], reasons[i], self._ended[i], logprobs[i]) for i in range(self._n)]
 
     def begin(self) -> None:
-        """Wait for the first chunk, but not longer than a client should sit before silence.
+        """Wait for the first chunk, FIRST_EVENT_S at most.
 
         Raises the engine's error or ClientGoneError; after it, errors are events of the stream.
         """
-        deadline = time.monotonic() + FIRST_SIGN_S
+        deadline = time.monotonic() + FIRST_EVENT_S
         while self._first is None and (left := deadline - time.monotonic()) > 0:
             self._first = self._next(min(POLL_S, left))
 
-    def events(self, head: wire.Head) -> Iterator[bytes]:
+    def events(self, head: ResponseHead) -> Iterator[bytes]:
         """The stream, from the first event to [DONE]. Call after `begin`.
 
         Raises ConnectionAbortedError after an error event: the response must not look complete.
         """
         try:
             for index in range(self._n):
-                if event := self._form.role_event(head, index):
-                    yield event
+                if first := self._serializer.role_event(head, index):
+                    yield first
             yield from self._chunks(head)
         except ClientGoneError:
             raise
         except Exception as error:  # a bug as well: waitress would log its text, which may quote a conversation
             self.error = error
-            yield wire.event(wire.failure(error, self._request_id).body)
+            yield event(error_response(error, self._request_id).body)
             raise ConnectionAbortedError("the stream ended with an error") from None
-        yield wire.DONE
+        yield DONE
 
-    def _chunks(self, head: wire.Head) -> Iterator[bytes]:
+    def _chunks(self, head: ResponseHead) -> Iterator[bytes]:
         chunk, self._first = self._first, None
         if chunk is None:
             chunk = yield from self._until_first()
@@ -103,39 +105,39 @@ class ResponseStream:
         while True:
             if chunk is not None and (chunk.text or chunk.logprobs):
                 sent = time.monotonic()
-                yield self._form.text_event(head, chunk.index, chunk.text, chunk.logprobs)
+                yield self._serializer.text_event(head, chunk.index, chunk.text, chunk.logprobs)
             if chunk is not None and chunk.finish_reason is not None:
                 stats = self.total if self.complete else None
-                yield self._form.finish_event(head, chunk.index, chunk.finish_reason, stats)
+                yield self._serializer.finish_event(head, chunk.index, chunk.finish_reason, stats)
             if self.complete:
                 if head.include_usage:
-                    yield self._form.usage_event(head, self.total)
+                    yield self._serializer.usage_event(head, self.total)
                 return
-            if time.monotonic() - sent >= self._service.ping_s:
+            if time.monotonic() - sent >= self._admission.ping_s:
                 sent = time.monotonic()
-                yield wire.PING
+                yield PING
             chunk = self._next(POLL_S)
 
     def _until_first(self) -> Generator[bytes, None, Chunk]:
-        """Comments until the first chunk is there, which is returned: how far the request is, where that changes."""
-        said, sent = b"", -math.inf
+        """Comments on the progress, where it changes, until the first chunk comes, which is returned."""
+        last, sent = b"", -math.inf
         while (chunk := self._next(POLL_S)) is None:
             silence = time.monotonic() - sent
-            if silence < NEWS_S:
+            if silence < COMMENT_S:
                 continue
             progress = self._generation.progress
-            news = wire.PING if progress is None else wire.comment(progress)
-            if news not in (said, wire.PING) or silence >= self._service.ping_s:
-                yield news
-                said, sent = news, time.monotonic()
+            line = PING if progress is None else comment(progress)
+            if line not in (last, PING) or silence >= self._admission.ping_s:
+                yield line
+                last, sent = line, time.monotonic()
         return chunk
 
     def _check_wait(self) -> None:
-        """Nobody shall wait longer than a client does; who will is better told before it begins."""
-        limit = self._service.max_wait_s
+        """Reject a request whose wait, estimated or past, exceeds `max_wait_s`."""
+        limit = self._admission.max_wait_s
         waited = time.monotonic() - self._submitted
-        if FIRST_SIGN_S < waited <= limit:
-            return
+        if FIRST_EVENT_S < waited <= limit:
+            return  # it was let in; estimates that rise later do not end it
         progress = self._generation.progress
         ahead = (progress and progress.wait_s) or 0.0
         if max(waited, ahead) > limit:
@@ -149,7 +151,7 @@ class ResponseStream:
         """The next chunk; None when none came in time."""
         if self._client_gone():
             raise ClientGoneError("the client has closed the connection")
-        if self._service.aborted or (self._service.draining and not self._generation.started):
+        if self._admission.aborted or (self._admission.draining and not self._generation.started):
             raise EngineClosedError("the server is shutting down")
         if not self._generation.started:
             self._check_wait()
@@ -172,7 +174,7 @@ class ResponseStream:
     @property
     def total(self) -> Stats:
         """The figures of all answers, once complete."""
-        return wire.total([self._ended[index] for index in range(self._n)])
+        return total([self._ended[index] for index in range(self._n)])
 
     @property
     def rates(self) -> list[float]:
@@ -181,11 +183,11 @@ class ResponseStream:
 
     @property
     def waiting(self) -> bool:
-        """Whether the engine has not begun with it."""
+        """Whether the request is still in the engine's queue."""
         return not self._generation.started
 
     def close(self) -> None:
-        """Nobody reads any more: let the engine stop, if it has not."""
+        """Nobody reads any more: cancel what has not ended."""
         if not self.complete:
             self._generation.cancel()
 

@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..api.config import ServeConfig
+from ..types import EngineConfig
 from .number import Number
 
 if TYPE_CHECKING:
-    from ..types import Engine, EngineConfig
+    from ..types import Engine
 
 
 @click.command("serve")
 @click.option("--model", type=click.Path(path_type=Path), help="The GGUF file.  [default: the demo model]")
 @click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; beyond loopback needs a key."
+    "--host", default=ServeConfig.host, show_default=True, help="Address to listen on; beyond loopback needs a key."
 )
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=ServeConfig.port, show_default=True, help="0 takes a free one."
+)
 @click.option("--api-key", "api_keys", multiple=True, metavar="KEY", help="A key that clients must send; repeatable.")
 @click.option(
     "--api-key-file", type=click.Path(path_type=Path), help="A file with one key a line, read when it changes."
@@ -28,7 +32,13 @@ if TYPE_CHECKING:
 @click.option("--ctx", "n_ctx", type=click.IntRange(1), help="Tokens of context, prompt and answer together.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Processors to use; all without it.")
 @click.option("--slots", type=click.IntRange(1, 64), default=4, show_default=True, help="Answers at the same time.")
-@click.option("--queue", type=click.IntRange(0, 1000), default=16, show_default=True, help="Requests that may wait.")
+@click.option(
+    "--queue",
+    type=click.IntRange(0, 1000),
+    default=EngineConfig.queue,
+    show_default=True,
+    help="Requests that may wait.",
+)
 @click.option(
     "--cache/--no-cache", default=True, show_default=True, help="Keep computed prompts on disk, for restarts."
 )
@@ -43,8 +53,16 @@ if TYPE_CHECKING:
     metavar="N",
     help="Answers that one key may have at once, waiting ones included.  [default: half, where there are several keys]",
 )
-@click.option("--max-wait", type=Number(1), default=600, show_default=True, help="Seconds that a request may wait.")
-@click.option("--grace", type=Number(0), default=30, show_default=True, help="Seconds to end answers in.")
+@click.option(
+    "--max-wait",
+    type=Number(1),
+    default=ServeConfig.max_wait,
+    show_default=True,
+    help="Seconds that a request may wait.",
+)
+@click.option(
+    "--grace", type=Number(0), default=ServeConfig.grace, show_default=True, help="Seconds to end answers in."
+)
 @click.option(
     "--in-process",
     is_flag=True,
@@ -78,9 +96,8 @@ def command(
     Ctrl-C lets running answers end; a second one stops at once.
     """
     from ..api.access.keys import Keys, key_file_warnings
-    from ..api.serve import ServeConfig, serve
+    from ..api.serve import serve
     from ..errors import UsageError
-    from ..types import EngineConfig
     from ..worker import Worker
     from .model import cache_folder, resolve_model
 

@@ -9,7 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from glm_edge.api.admission import SPARE, Admission
+from glm_edge.api.admission import SPARE_REQUESTS, Admission
 from glm_edge.api.app import create_app
 from glm_edge.errors import EngineClosedError, EngineError, OutOfMemoryError, RepeatedCrashError
 from glm_edge.generation import Generation
@@ -212,7 +212,7 @@ def test_an_engine_without_a_place_is_503_with_retry_after(stream: bool) -> None
 @pytest.mark.case("O2")
 def test_a_service_without_a_place_is_503_and_places_come_back() -> None:
     client = create_app(Admission(FakeEngine(), capacity=1)).test_client()
-    held = [client.post(CHAT, json={**BODY, "stream": True}, buffered=False) for _ in range(1 + SPARE)]
+    held = [client.post(CHAT, json={**BODY, "stream": True}, buffered=False) for _ in range(1 + SPARE_REQUESTS)]
     assert client.post(CHAT, json=BODY).status_code == 503
     for one in held:
         one.close()

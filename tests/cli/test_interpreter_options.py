@@ -25,7 +25,8 @@ OPTIONS = {
 # Every bad body of the tests of the wire format, and what it gets.
 BODIES = """
 import json, sys
-from glm_edge.api.contract import strict_json, wire
+from glm_edge.api.contract import strict_json
+from glm_edge.api.contract.chat import parse_chat
 from glm_edge.errors import RequestError
 from support.server.bad_bodies import BAD as FIELDS, REFUSED as RAW, UNSUPPORTED
 ask = {"messages": [{"role": "user", "content": "x"}]}
@@ -35,7 +36,7 @@ bodies += [json.dumps({**ask, name: value}).encode() for name, value in UNSUPPOR
 said = []
 for body in bodies:
     try:
-        wire.parse_chat(strict_json.loads(body))
+        parse_chat(strict_json.loads(body))
         said.append("taken")
     except RequestError as error:
         said.append([error.param, error.code, str(error)])

@@ -1,113 +1,206 @@
-"""How answers to chat completions look, at once and as events of a stream. Pure; see OpenAI's reference for the fields.
+"""Requests for chat completions: JSON to a CompletionCall. Pure.
 
-Errors, and what other contracts look like in the same way, are in `wire.py`.
+The contract is OpenAI's POST /v1/chat/completions. `history` is ours: messages that go before `messages`. top_k, min_p
+and repetition_penalty are named as other servers of open models name them. To support a field, give it a type here and
+use it in `parse_chat`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+import json
+from typing import Annotated, Any, Literal
 
-from ...types import Stats, TokenLogprob
-from .strict_json import dumps
-from .wire import Choice, Head, event, figures, finite, total, usage
+from pydantic import BeforeValidator, ConfigDict, Field, Tag, model_validator
+from typing_extensions import Self
 
+from ...types import JsonFormat, Message, Request, Role
+from .fields import (
+    STREAM_RULE,
+    WHOLE,
+    CompletionCall,
+    CompletionFields,
+    Only,
+    ShortText,
+    StrictModel,
+    Text,
+    TokenCount,
+    names_of,
+    needs,
+    string_or_array,
+)
+from .validation import fault, show, validate
 
-class Serializer(Protocol):
-    """How the answers to one request are written; `ChatSerializer`, or the like for another contract."""
-
-    def completion(self, head: Head, choices: Sequence[Choice]) -> dict[str, Any]:
-        """The whole answers at once."""
-        ...
-
-    def role_event(self, head: Head, index: int) -> bytes:
-        """The first event of an answer in a stream; empty where there is none."""
-        ...
-
-    def text_event(self, head: Head, index: int, text: str, logprobs: Sequence[TokenLogprob] = ()) -> bytes: ...
-
-    def finish_event(self, head: Head, index: int, finish_reason: str, stats: Stats | None = None) -> bytes:
-        """The last event of an answer, and of the stream where the figures of all come along."""
-        ...
-
-    def usage_event(self, head: Head, stats: Stats) -> bytes:
-        """The extra event that `stream_options.include_usage` asks for; the others say null."""
-        ...
+_ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
-_TEXT = "\0text\0"  # where the text of an event goes
+def _text_only(value: Any) -> Any:
+    if isinstance(value, str) and value != "text":
+        raise fault("unsupported_value", f"the model reads text only, not {show(value)}")
+    return value
 
 
-class ChatSerializer:
-    """See Form; one for each request, because events of text differ in nothing else and their frame is made once."""
+def _no_tools(value: Any) -> Any:
+    if value in ("tool", "function"):
+        raise fault("unsupported_value", f"{value} messages are not supported: the model calls no tools")
+    return value
 
-    def __init__(self) -> None:
-        self._frames: dict[int, tuple[bytes, bytes]] = {}  # by the index of the answer
 
-    def completion(self, head: Head, choices: Sequence[Choice]) -> dict[str, Any]:
-        stats = total([choice.stats for choice in choices])
-        return {
-            "id": head.id,
-            "object": "chat.completion",
-            "created": head.created,
-            "model": head.model,
-            "choices": [
-                {
-                    "index": index,
-                    "message": {"role": "assistant", "content": choice.text, "refusal": None},
-                    "logprobs": _logprobs(head, choice.logprobs),
-                    "finish_reason": choice.finish_reason,
-                }
-                for index, choice in enumerate(choices)
-            ],
-            "usage": usage(stats),
-            **figures(stats, trim=head.trim),
+class TextPart(StrictModel):
+    """A part of a message's content. Other types ask for more than a text model has."""
+
+    type: Annotated[Literal["text"], BeforeValidator(_text_only)]
+    text: Text
+
+
+Content = Annotated[
+    Annotated[Text, Tag("string")] | Annotated[list[TextPart], Field(min_length=1, fail_fast=True), Tag("array")],
+    string_or_array("must be a string or an array of text parts"),
+]
+
+
+class ChatMessage(StrictModel):
+    """A message of a conversation. Only an assistant's may have no content; developer means system."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"properties": {"role": {"const": "assistant"}}},
+                {"properties": {"content": {"type": ["string", "array"]}}, "required": ["content"]},
+            ]
         }
+    )
 
-    def role_event(self, head: Head, index: int) -> bytes:
-        return _chunk(head, index, {"role": "assistant", "content": "", "refusal": None})
+    role: Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_no_tools)]
+    content: Content | None = None
+    name: Annotated[str, Field(pattern="^[a-zA-Z0-9_]{1,64}$")] | None = None
+    # What clients send back of an answer: nothing in it that we would have sent.
+    refusal: Annotated[Any, Only()] = None
+    annotations: Annotated[Any, Only([])] = None
+    audio: Annotated[Any, Only()] = None
+    function_call: Annotated[Any, Only()] = None
+    tool_calls: Annotated[Any, Only([])] = None
 
-    def text_event(self, head: Head, index: int, text: str, logprobs: Sequence[TokenLogprob] = ()) -> bytes:
-        if logprobs:
-            return _chunk(head, index, {"content": text}, logprobs)
-        frame = self._frames.get(index)
-        if frame is None:
-            before, _, after = _chunk(head, index, {"content": _TEXT}).rpartition(dumps(_TEXT).encode())
-            frame = self._frames[index] = before, after
-        return frame[0] + dumps(text).encode() + frame[1]
+    @model_validator(mode="after")
+    def _check_content(self) -> Self:
+        if self.content is None and self.role != "assistant":
+            raise fault("missing_required_parameter", "is required", field="content")
+        return self
 
-    def finish_event(self, head: Head, index: int, finish_reason: str, stats: Stats | None = None) -> bytes:
-        return _chunk(head, index, {}, (), finish_reason, stats)
-
-    def usage_event(self, head: Head, stats: Stats) -> bytes:
-        return event({**_chunk_head(head), "choices": [], "usage": usage(stats)})
-
-
-def _chunk(
-    head: Head,
-    index: int,
-    delta: dict[str, Any],
-    logprobs: Sequence[TokenLogprob] = (),
-    finish_reason: str | None = None,
-    stats: Stats | None = None,
-) -> bytes:
-    scores = _logprobs(head, logprobs) if logprobs else None
-    choice = {"index": index, "delta": delta, "logprobs": scores, "finish_reason": finish_reason}
-    counts = {"usage": None} if head.include_usage else {}
-    return event({**_chunk_head(head), "choices": [choice], **counts, **figures(stats, trim=head.trim)})
+    def message(self) -> Message:
+        """As the engine takes it; parts are joined by line breaks."""
+        content = self.content or ""
+        text = content if isinstance(content, str) else "\n".join(part.text for part in content)
+        return Message(_ROLES[self.role], text)
 
 
-def _chunk_head(head: Head) -> dict[str, Any]:
-    return {"id": head.id, "object": "chat.completion.chunk", "created": head.created, "model": head.model}
+class JsonSchemaFormat(StrictModel):
+    """The schema of an answer, with its name."""
+
+    name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+    description: Text | None = None
+    json_schema: dict[str, Any] | None = Field(None, alias="schema")  # what it means is the engine's to say
+    strict: bool | None = None
 
 
-def _logprobs(head: Head, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
-    """null where they were not asked for."""
-    if not head.logprobs:
-        return None
-    content = [{**_logprob(token), "top_logprobs": [_logprob(one) for one in token.top]} for token in tokens]
-    return {"content": content, "refusal": None}
+class ResponseFormat(StrictModel):
+    """What the answer has to be: text, a JSON object, or what a JSON Schema says."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"properties": {"type": {"enum": ["text", "json_object"]}, "json_schema": {"type": "null"}}},
+                {
+                    "properties": {"type": {"const": "json_schema"}, "json_schema": {"type": "object"}},
+                    "required": ["json_schema"],
+                },
+            ]
+        }
+    )
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchemaFormat | None = None
+
+    @model_validator(mode="after")
+    def _check_schema(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise fault("invalid_value", "is for the type json_schema, and required there", field="json_schema")
+        return self
+
+    def json_format(self) -> JsonFormat | None:
+        """As the engine takes it; None is text."""
+        if self.type == "text":
+            return None
+        schema = self.json_schema and self.json_schema.json_schema
+        return JsonFormat(None if schema is None else json.dumps(schema, ensure_ascii=False))
 
 
-def _logprob(token: TokenLogprob) -> dict[str, Any]:
-    return {"token": token.token, "logprob": finite(token.logprob), "bytes": list(token.bytes)}
+Metadata = Annotated[
+    dict[str, Annotated[Text, Field(max_length=512)]],
+    Field(json_schema_extra={"maxProperties": 16, "propertyNames": {"maxLength": 64}}),
+    names_of(16, lambda name: len(name) <= 64, "at most 64 characters"),
+]
+
+
+class ChatRequest(CompletionFields):
+    """A conversation. The last message is the user's; max_tokens and max_completion_tokens are one limit, send one."""
+
+    model_config = ConfigDict(json_schema_extra={"allOf": [STREAM_RULE, needs("top_logprobs", [None, 0], "logprobs")]})
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
+    history: Annotated[list[ChatMessage], Field(fail_fast=True)] | None = None
+    max_completion_tokens: TokenCount | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
+    response_format: ResponseFormat | None = None
+    # Checked and without effect: they concern billing, storage and who asks.
+    safety_identifier: Text | None = None
+    metadata: Metadata | None = None
+    service_tier: ShortText | None = None
+    store: Annotated[Any, Only(False)] = None
+    prompt_cache_key: Text | None = None
+    prompt_cache_retention: ShortText | None = None
+    prompt_cache_options: Annotated[Any, Only({})] = None
+    parallel_tool_calls: bool | None = None
+    # Known and not supported: only the values that ask for nothing pass.
+    repeat_penalty: Annotated[Any, Only(1, 1.0)] = None
+    tools: Annotated[Any, Only([])] = None
+    tool_choice: Annotated[Any, Only("none", "auto")] = None
+    functions: Annotated[Any, Only([])] = None
+    function_call: Annotated[Any, Only("none", "auto")] = None
+    modalities: Annotated[Any, Only(["text"])] = None
+    audio: Annotated[Any, Only()] = None
+    prediction: Annotated[Any, Only()] = None
+    reasoning_effort: Annotated[Any, Only("none")] = None
+    verbosity: Annotated[Any, Only("medium")] = None
+    web_search_options: Annotated[Any, Only()] = None
+    moderation: Annotated[Any, Only()] = None
+    chat_template: Annotated[Any, Only()] = None
+    chat_template_kwargs: Annotated[Any, Only({})] = None
+
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
+        last = len(self.messages) - 1
+        if (role := self.messages[last].role) != "user":
+            problem = f"the last message must be the user's, not {show(role)}"
+            raise fault("invalid_value", problem, field=f"messages[{last}].role")
+        if self.top_logprobs and not self.logprobs:
+            raise fault("invalid_value", "is only allowed with logprobs: true", field="top_logprobs")
+        old, new = self.max_tokens, self.max_completion_tokens
+        if old is not None and new is not None and old != new:
+            raise fault("invalid_value", f"is {old}, but max_completion_tokens is {new}; send one", field="max_tokens")
+        return self
+
+
+def parse_chat(body: Any) -> CompletionCall:
+    """Check a chat completion's body; the first fault found is raised as RequestError."""
+    chat = validate(ChatRequest, body)
+    wanted = None if chat.response_format is None else chat.response_format.json_format()
+    request = Request(
+        messages=tuple(message.message() for message in [*(chat.history or []), *chat.messages]),
+        sampling=chat.sampling(bool(chat.logprobs), chat.top_logprobs or 0, wanted),
+        # more than the context has room for is allowed, and means: as many as it has
+        max_tokens=chat.max_completion_tokens if chat.max_tokens is None else chat.max_tokens,
+        stop=chat.stops,
+        n=chat.n or 1,
+    )
+    return chat.call(request)

@@ -1,46 +1,49 @@
-"""Between JSON and our types, for the contract of ChatGLM2's own demo server (`api.py` of its repository): POST /.
+"""The contract of ChatGLM2's own demo server (`api.py` of its repository): POST /, between JSON and our types. Pure.
 
 {"prompt", "history": [[question, answer], …], "max_length", "top_p", "temperature"} gets {"response", "history",
 "status", "time"}. Programs made for ChatGLM speak it, LangChain's ChatGLM endpoint among them. Errors are those of the
-rest of this server. Pure.
+rest of this server.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from ...errors import RequestError
+from pydantic import AfterValidator, Field
+
 from ...types import Message, Request, SamplingParams
-from .checks import NO_NUL, Check, array, fail, integer, kind, number, says, string, table
+from .fields import WHOLE, Share, StrictModel, Temperature, Text
+from .responses import ChatGLMResponse
+from .validation import fault, validate
 
 # the demo server's
 DEFAULT_TEMPERATURE = 0.95
 DEFAULT_TOP_P = 0.7
 
-_SCHEMA = {"type": "string", "pattern": NO_NUL}
+
+def _question_and_answer(texts: list[str]) -> list[str]:
+    if len(texts) != 2:
+        raise fault("invalid_value", f"must hold a question and its answer, not {len(texts)} entries")
+    return texts
 
 
-@says({"type": "array", "items": _SCHEMA, "minItems": 2, "maxItems": 2})
-def pair(value: Any, path: str) -> tuple[str, str]:
-    """[question, answer]"""
-    if not isinstance(value, list):
-        raise fail(path, "invalid_type", f"must be an array of a question and its answer, not {kind(value)}")
-    if len(value) != 2:
-        raise fail(path, "invalid_value", f"must hold a question and its answer, not {len(value)} entries")
-    return _text(value[0], f"{path}[0]"), _text(value[1], f"{path}[1]")
+Round = Annotated[
+    list[Text],
+    Field(fail_fast=True, json_schema_extra={"minItems": 2, "maxItems": 2}),
+    AfterValidator(_question_and_answer),
+]
 
 
-_text = string()
+class ChatGLMRequest(StrictModel):
+    """A question, with the rounds before it. max_length counts the tokens of prompt and answer; 0 is no limit."""
 
-FIELDS: dict[str, Check[Any]] = {
-    "prompt": string(),
-    "history": array(pair),
-    "max_length": integer(0),
-    "top_p": number(0, 1),
-    "temperature": number(0, 2),
-}
+    prompt: Text
+    history: Annotated[list[Round], Field(fail_fast=True)] | None = None
+    max_length: Annotated[int, Field(ge=0), WHOLE] | None = None
+    top_p: Share | None = None
+    temperature: Temperature | None = None
 
 
 @dataclass(frozen=True)
@@ -52,29 +55,32 @@ class ChatGLMCall:
     prompt: str
 
 
-def parse(body: Any) -> ChatGLMCall:
+def parse_chatglm(body: Any) -> ChatGLMCall:
     """Check the body; the first fault found is raised as RequestError."""
-    if not isinstance(body, dict):
-        raise RequestError("the body must be a JSON object")
-    fields = table(FIELDS, required=("prompt",))(body, "")
-    history: tuple[tuple[str, str], ...] = fields.get("history", ())
+    asked = validate(ChatGLMRequest, body)
+    history = tuple((question, answer) for question, answer in asked.history or [])
     past = (m for question, answer in history for m in (Message("user", question), Message("assistant", answer)))
-    request = Request(
-        messages=(*past, Message("user", fields["prompt"])),
-        sampling=SamplingParams(fields.get("temperature", DEFAULT_TEMPERATURE), fields.get("top_p", DEFAULT_TOP_P)),
-        max_length=fields.get("max_length") or None,  # 0 is the demo server's word for no limit of one's own
+    sampling = SamplingParams(
+        DEFAULT_TEMPERATURE if asked.temperature is None else asked.temperature,
+        DEFAULT_TOP_P if asked.top_p is None else asked.top_p,
     )
-    return ChatGLMCall(request, history, fields["prompt"])
+    messages = (*past, Message("user", asked.prompt))
+    return ChatGLMCall(Request(messages, sampling, max_length=asked.max_length or None), history, asked.prompt)
 
 
-def answer(call: ChatGLMCall, text: str, now: float, trimmed_rounds: int = 0) -> dict[str, Any]:
-    """What the demo server would say.
+def chatglm_response(call: ChatGLMCall, text: str, now: float, trimmed_rounds: int = 0) -> ChatGLMResponse:
+    """What the demo server would answer.
 
     Args:
         now: seconds since 1970; written in this machine's zone.
-        trimmed_rounds: oldest rounds that the model was not shown; said where there were any.
+        trimmed_rounds: oldest rounds that the model was not shown; in the response where there were any.
     """
-    rounds = [list(past) for past in (*call.history, (call.prompt, text))]
-    stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
-    said = {"trimmed_rounds": trimmed_rounds} if trimmed_rounds else {}
-    return {"response": text, "history": rounds, "status": 200, "time": stamp, **said}
+    response: ChatGLMResponse = {
+        "response": text,
+        "history": [list(past) for past in (*call.history, (call.prompt, text))],
+        "status": 200,
+        "time": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now)),
+    }
+    if trimmed_rounds:
+        response["trimmed_rounds"] = trimmed_rounds
+    return response

@@ -1,132 +1,42 @@
 """The API as an OpenAPI 3.1 document, for GET /openapi.json. Pure.
 
-What requests may hold comes from the very checks that read them (`fields.py` and its neighbours), so the document
-cannot say otherwise than the server does. Two rules are in words, because JSON Schema has none for them: that the last
-of any number of messages is the user's, and that max_tokens and max_completion_tokens, where both are given, are equal.
-What answers look like is written here, and tests hold real answers against it.
+What bodies may hold comes from the models that read them (`chat.py`, `completions.py`, `chatglm.py`), what responses
+hold from the types that the serializers return (`responses.py`), so the document cannot say otherwise than the server
+does. Two rules are in words, because JSON Schema has none for them: that the last of any number of messages is the
+user's, and that max_tokens and max_completion_tokens, where both are given, are equal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from functools import cache
+from typing import Any, Literal
 
-from . import chatglm as chatglm_wire
-from . import text as text_wire
-from .checks import Check, schema_of, table
-from .fields import CHAT
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
+
+from . import responses
+from .chat import ChatRequest
+from .chatglm import ChatGLMRequest
+from .completions import CompletionRequest, TokenizeRequest
 
 Schema = dict[str, Any]
 
-_TEXT: Schema = {"type": "string"}
-_COUNT: Schema = {"type": "integer", "minimum": 0}
-_MS: Schema = {"type": "number", "minimum": 0}
-_REASON: Schema = {"enum": ["stop", "length"]}
-_REASON_OR_NULL: Schema = {"enum": ["stop", "length", None]}
-
-
-def _object(properties: Mapping[str, Schema], *, optional: tuple[str, ...] = ()) -> Schema:
-    """An object with these fields, all of them there but the optional ones, and no others."""
-    required = [name for name in properties if name not in optional]
-    return {"type": "object", "properties": {**properties}, "required": required, "additionalProperties": False}
-
-
-def _list(items: Schema) -> Schema:
-    return {"type": "array", "items": items}
-
-
-def _or_null(schema: Schema) -> Schema:
-    return {"anyOf": [schema, {"type": "null"}]}
-
-
-def _ref(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-_HEAD: Schema = {"id": _TEXT, "object": _TEXT, "created": {"type": "integer"}, "model": _TEXT}
-_TOKEN: Schema = {"token": _TEXT, "logprob": {"type": "number", "maximum": 0}, "bytes": _list(_COUNT)}
-
-
-def _answer(kind: str, choice: Schema, *, streamed: bool) -> Schema:
-    fields = {
-        **_HEAD,
-        "object": {"const": kind},
-        "choices": _list(choice),
-        "usage": _or_null(_ref("Usage")) if streamed else _ref("Usage"),
-        "glm_edge": _ref("Figures"),
-    }
-    return _object(fields, optional=("usage", "glm_edge") if streamed else ())
-
-
-def _text_choice(reason: Schema) -> Schema:
-    return _object(
-        {"index": _COUNT, "text": _TEXT, "logprobs": _or_null(_ref("TextLogprobs")), "finish_reason": reason}
-    )
-
-
-def _chat_choice(name: str, message: Schema, reason: Schema) -> Schema:
-    return _object(
-        {"index": _COUNT, name: message, "logprobs": _or_null(_ref("ChatLogprobs")), "finish_reason": reason}
-    )
-
-
-_MESSAGE: Schema = {"role": {"const": "assistant"}, "content": _TEXT, "refusal": {"type": "null"}}
-
-SCHEMAS: dict[str, Schema] = {
-    "Error": _object(
-        {
-            "error": _object(
-                {"message": _TEXT, "type": _TEXT, "param": _or_null(_TEXT), "code": _or_null(_TEXT)},
-            )
-        }
-    ),
-    "Usage": _object(
-        {
-            "prompt_tokens": _COUNT,
-            "completion_tokens": _COUNT,
-            "total_tokens": _COUNT,
-            "prompt_tokens_details": _object({"cached_tokens": _COUNT}),
-        }
-    ),
-    "Figures": _object(
-        {"queue_ms": _MS, "prefill_ms": _MS, "decode_ms": _MS, "trimmed_rounds": _COUNT}, optional=("trimmed_rounds",)
-    ),
-    "ChatLogprobs": _object(
-        {"content": _list(_object({**_TOKEN, "top_logprobs": _list(_object(_TOKEN))})), "refusal": {"type": "null"}}
-    ),
-    "TextLogprobs": _object(
-        {
-            "tokens": _list(_TEXT),
-            "token_logprobs": _list({"type": "number", "maximum": 0}),
-            "top_logprobs": _list({"type": "object", "additionalProperties": {"type": "number", "maximum": 0}}),
-            "text_offset": _list(_COUNT),
-        }
-    ),
-    "ChatCompletion": _answer("chat.completion", _chat_choice("message", _object(_MESSAGE), _REASON), streamed=False),
-    "ChatCompletionChunk": _answer(
-        "chat.completion.chunk",
-        _chat_choice("delta", _object(_MESSAGE, optional=("role", "content", "refusal")), _REASON_OR_NULL),
-        streamed=True,
-    ),
-    "Completion": _answer("text_completion", _text_choice(_REASON), streamed=False),
-    "CompletionChunk": _answer("text_completion", _text_choice(_REASON_OR_NULL), streamed=True),
-    "Ids": _object({"ids": _list(_COUNT)}),
-    "ChatGLM": _object(
-        {
-            "response": _TEXT,
-            "history": _list({**_list(_TEXT), "minItems": 2, "maxItems": 2}),
-            "status": {"const": 200},
-            "time": {"type": "string", "pattern": r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d$"},
-            "trimmed_rounds": {"type": "integer", "minimum": 1},
-        },
-        optional=("trimmed_rounds",),
-    ),
-    "Model": _object({"id": _TEXT, "object": {"const": "model"}, "created": {"type": "integer"}, "owned_by": _TEXT}),
-    "Models": _object({"object": {"const": "list"}, "data": _list(_ref("Model"))}),
-    "Status": _object({"status": {"enum": ["ok", "loading", "shutting_down"]}}),
-}
-
-_HEADERS: Schema = {"x-request-id": {"schema": {"type": "string", "pattern": "^req_[0-9a-f]{32}$"}, "required": True}}
+_BODIES = (
+    ChatRequest,
+    CompletionRequest,
+    TokenizeRequest,
+    ChatGLMRequest,
+    responses.ErrorBody,
+    responses.ChatCompletion,
+    responses.ChatCompletionChunk,
+    responses.Completion,
+    responses.CompletionChunk,
+    responses.TokenIds,
+    responses.ChatGLMResponse,
+    responses.ModelObject,
+    responses.ModelList,
+    responses.HealthStatus,
+)
 
 # status -> when
 _ERRORS = {
@@ -141,12 +51,34 @@ _ERRORS = {
     "431": "The headers are too large.",
     "500": "The engine or the server failed; the log has more under the request's id. `code` is engine_died where the"
     " request can be sent again, engine_crash where its prompt has ended the engine three times.",
-    "503": "Loading, shutting down or all places taken; Retry-After says when to try again.",
+    "503": "Loading, shutting down or full; Retry-After says when to try again.",
 }
 
+_HEADERS: Schema = {"x-request-id": {"schema": {"type": "string", "pattern": "^req_[0-9a-f]{32}$"}, "required": True}}
+_TEXT: Schema = {"schema": {"type": "string"}}
 
-def _json(schema: Schema) -> Schema:
-    return {"application/json": {"schema": schema}}
+
+class _Untitled(GenerateJsonSchema):
+    """Makes JSON Schema without a title for every field, which would only repeat its name."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def _schemas() -> Schema:
+    """All bodies, and what they refer to, by the names of their types."""
+    adapters: list[tuple[str, Literal["validation"], TypeAdapter[Any]]] = [
+        (body.__name__, "validation", TypeAdapter(body)) for body in _BODIES
+    ]
+    _, found = TypeAdapter.json_schemas(
+        adapters, ref_template="#/components/schemas/{model}", schema_generator=_Untitled
+    )
+    definitions: Schema = found["$defs"]
+    return definitions
+
+
+def _json(body: type) -> Schema:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}}
 
 
 def _operation(summary: str, content: Schema, *statuses: str, **more: Any) -> Schema:
@@ -155,25 +87,9 @@ def _operation(summary: str, content: Schema, *statuses: str, **more: Any) -> Sc
     return {"summary": summary, "responses": {"200": answer, **errors}, **more}
 
 
-def _needs(field: str, nothing: list[Any], other: str) -> Schema:
-    """Values of `field` that are not `nothing` need the other one to be true."""
-    return {"anyOf": [{"properties": {field: {"enum": nothing}}}, _set_true(other)]}
-
-
-def _set_true(field: str) -> Schema:
-    return {"properties": {field: {"const": True}}, "required": [field]}
-
-
-_STREAM_RULE = _needs("stream_options", [None], "stream")
-_LOGPROBS_RULE = _needs("top_logprobs", [None, 0], "logprobs")
-
-
-def _post(
-    summary: str, fields: dict[str, Check[Any]], required: str, content: Schema, rules: tuple[Schema, ...] = ()
-) -> Schema:
-    schema = schema_of(table(fields, required=(required,)))
-    body = {"required": True, "content": _json({**schema, "allOf": [*rules]} if rules else schema)}
+def _post(summary: str, request: type, content: Schema) -> Schema:
     statuses = ("400", "401", "404", "413", "415", "429", "431", "500", "503")
+    body = {"required": True, "content": _json(request)}
     return {"post": _operation(summary, content, *statuses, requestBody=body)}
 
 
@@ -181,50 +97,41 @@ def _get(summary: str, content: Schema, *statuses: str, **more: Any) -> Schema:
     return {"get": _operation(summary, content, *statuses, **more)}
 
 
-def _stream(whole: str, chunk: str) -> Schema:
-    events = f"Events whose data is a {chunk}, then one whose data is [DONE]; lines that begin with ':' are comments."
-    return {**_json(_ref(whole)), "text/event-stream": {"schema": {"description": events}}}
+def _or_stream(whole: type, chunk: type) -> Schema:
+    events = f"Events with a {chunk.__name__} as data, then one with [DONE]; lines that begin with ':' are comments."
+    return {**_json(whole), "text/event-stream": {"schema": {"description": events}}}
 
 
 def _paths() -> Schema:
     closed = ("401", "404", "431", "500", "503")
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-    health = _get("Whether a chat would be taken now.", _json(_ref("Status")), security=[])
-    health["get"]["responses"]["503"] = {
-        "description": "It would not.",
-        "headers": _HEADERS,
-        "content": _json(_ref("Status")),
-    }
+    status = _json(responses.HealthStatus)
+    health = _get("Whether a chat would be taken now.", status, security=[])
+    health["get"]["responses"]["503"] = {"description": "It would not.", "headers": _HEADERS, "content": status}
+    chat = _or_stream(responses.ChatCompletion, responses.ChatCompletionChunk)
+    text = _or_stream(responses.Completion, responses.CompletionChunk)
     return {
-        "/v1/chat/completions": _post(
-            "Go on with a conversation. The last message is the user's; max_tokens and max_completion_tokens are the"
-            " same, one is enough.",
-            CHAT,
-            "messages",
-            _stream("ChatCompletion", "ChatCompletionChunk"),
-            (_STREAM_RULE, _LOGPROBS_RULE),
-        ),
-        "/v1/completions": _post(
-            "Go on with a text.", text_wire.TEXT, "prompt", _stream("Completion", "CompletionChunk"), (_STREAM_RULE,)
-        ),
-        "/v1/tokenize": _post("The ids of a text.", text_wire.TOKENIZE, "text", _json(_ref("Ids"))),
+        "/v1/chat/completions": _post("Go on with a conversation.", ChatRequest, chat),
+        "/v1/completions": _post("Go on with a text.", CompletionRequest, text),
+        "/v1/tokenize": _post("The ids of a text.", TokenizeRequest, _json(responses.TokenIds)),
         "/": {
-            **_post("ChatGLM2's own contract.", chatglm_wire.FIELDS, "prompt", _json(_ref("ChatGLM"))),
-            **_get("A page to chat on.", {"text/html": {"schema": _TEXT}}, security=[]),
+            **_post("ChatGLM2's own contract.", ChatGLMRequest, _json(responses.ChatGLMResponse)),
+            **_get("A page to chat on.", {"text/html": _TEXT}, security=[]),
         },
-        "/v1/models": _get("The served model.", _json(_ref("Models")), *closed),
-        "/v1/models/{name}": _get("The model by a name.", _json(_ref("Model")), *closed, parameters=[name]),
-        "/openapi.json": _get("This document.", _json({"type": "object"}), "401", "431"),
-        "/metrics": _get("Figures for Prometheus.", {"text/plain": {"schema": _TEXT}}, "401", "431"),
-        "/livez": _get("Whether the process is alive.", _json(_ref("Status")), security=[]),
+        "/v1/models": _get("The served model.", _json(responses.ModelList), *closed),
+        "/v1/models/{name}": _get("The model by a name.", _json(responses.ModelObject), *closed, parameters=[name]),
+        "/openapi.json": _get("This document.", {"application/json": {"schema": {"type": "object"}}}, "401", "431"),
+        "/metrics": _get("Figures for Prometheus.", {"text/plain": _TEXT}, "401", "431"),
+        "/livez": _get("Whether the process is alive.", status, security=[]),
         "/health": health,
     }
 
 
-def document(version: str) -> dict[str, Any]:
-    """The whole document, for a server of this version."""
+@cache
+def document(version: str) -> Schema:
+    """The whole document, for a server of this version. Made when first asked for: it takes 60 ms."""
     failed = {
-        status: {"description": when, "headers": _HEADERS, "content": _json(_ref("Error"))}
+        status: {"description": when, "headers": _HEADERS, "content": _json(responses.ErrorBody)}
         for status, when in _ERRORS.items()
     }
     keys = {
@@ -236,5 +143,5 @@ def document(version: str) -> dict[str, Any]:
         "info": {"title": "GLM Edge", "version": version},
         "paths": _paths(),
         "security": [{name: []} for name in keys],
-        "components": {"schemas": SCHEMAS, "responses": failed, "securitySchemes": keys},
+        "components": {"schemas": _schemas(), "responses": failed, "securitySchemes": keys},
     }

@@ -1,7 +1,7 @@
 """waitress's connection, with deadlines, errors in our JSON, and an end that the client can read.
 
 Deadlines run from the start of what they limit and on the monotonic clock: a client that drips bytes gains nothing by
-it, and a device whose clock jumps loses nothing. Parsing is in `http_parser.py`, the loop in `http_server.py`.
+it, and a device whose clock jumps loses nothing. Parsing is in `parser.py`, the loop in `server.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import logging
 import socket
 import time
 import uuid
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,20 +19,12 @@ from waitress.task import ErrorTask
 from waitress.utilities import Error, RequestEntityTooLarge, RequestHeaderFieldsTooLarge, ServerNotImplemented
 
 from ...errors import RequestError
-from ..contract import strict_json, wire
+from ..contract import strict_json
+from ..contract.errors import error_response
+from .limits import Deadlines
 from .parser import MAX_HEADER, StrictParser
 
 _log = logging.getLogger("glm_edge.http")
-
-
-@dataclass(frozen=True)
-class Deadlines:
-    """Seconds that a client has; see Channel.expire."""
-
-    read: float = 30.0  # for a whole request, from its first byte, or from connecting
-    idle: float = 75.0  # between two requests
-    stalled: float = 60.0  # without taking a single byte of an answer
-    linger: float = 2.0  # to read an error that came before its request was read
 
 
 class JsonErrorTask(ErrorTask):
@@ -45,14 +36,14 @@ class JsonErrorTask(ErrorTask):
 
     def execute(self) -> None:
         request_id = f"req_{uuid.uuid4().hex}"
-        failure = wire.failure(self._error(), request_id)
-        body = strict_json.dumps(failure.body).encode()
-        self.status = f"{failure.status} {http.HTTPStatus(failure.status).phrase}"
-        self.response_headers += [("Content-Type", "application/json"), ("x-request-id", request_id), *failure.headers]
+        failed = error_response(self._error(), request_id)
+        body = strict_json.dumps(failed.body).encode()
+        self.status = f"{failed.status} {http.HTTPStatus(failed.status).phrase}"
+        self.response_headers += [("Content-Type", "application/json"), ("x-request-id", request_id), *failed.headers]
         self.set_close_on_finish()
         self.content_length = len(body)
         self.channel.refused = True
-        _log.info("%s %s %s %d %s", self.channel.addr[0], *self._asked(), failure.status, request_id)
+        _log.info("%s %s %s %d %s", self.channel.addr[0], *self._asked(), failed.status, request_id)
         self.write(b"" if self.request.command == "HEAD" else body)
 
     def _asked(self) -> tuple[str, str]:

@@ -1,8 +1,8 @@
 """waitress's request parser, made stricter: whatever two HTTP programs could read differently is an error here.
 
 A front server that sees one request where we see two lets the second one past its checks (request smuggling), so there
-is exactly one way to say how long a request is, which host it is for and where its lines end. Also asks the gate as
-soon as the headers are in, so that the body of a request that will be refused is not kept.
+is exactly one way to say how long a request is, which host it is for and where its lines end. Also asks the
+access policy as soon as the headers are in, so that the body of a request that will be refused is not kept.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class StrictParser(HTTPRequestParser):
     command: Any = ""
     path: str = ""
     headers: Any
-    refusal: RequestError | None = None  # why the gate will not let this in
+    refusal: RequestError | None = None  # why the access policy refuses it
 
     def __init__(self, policy: AccessPolicy, adj: Adjustments) -> None:
         super().__init__(adj)
@@ -72,19 +72,19 @@ class StrictParser(HTTPRequestParser):
         netloc = getattr(self, "proxy_netloc", "")
         if netloc and netloc != self.headers.get("HOST"):
             raise ParsingError("the URL names another host than the Host header")
-        self._ask_gate()
+        self._check_access()
 
-    def _ask_gate(self) -> None:
+    def _check_access(self) -> None:
         try:
             self._policy.check(self.command, self.path, {f"HTTP_{name}": value for name, value in self.headers.items()})
         except RequestError as refusal:
             self.refusal = refusal
             if self.body_rcv is not None:
-                setattr(self.body_rcv, "buf", _Nowhere())  # noqa: B010 - the stubs do not know it
+                setattr(self.body_rcv, "buf", _NullBuffer())  # noqa: B010 - the stubs do not know it
 
 
-class _Nowhere:
-    """Takes the place of a body's buffer and keeps nothing."""
+class _NullBuffer:
+    """A body's buffer that keeps nothing."""
 
     def append(self, data: bytes) -> None: ...
 

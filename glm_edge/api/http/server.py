@@ -1,16 +1,14 @@
 """The HTTP server: waitress's loop and threads around a WSGI app, on sockets that are already bound.
 
-Whoever owns it calls `turn` in one thread until done; starting, signals and draining are in `serve.py`.
+Whoever owns it calls `turn` in one thread until done; starting, signals and draining are in `api/serve.py`.
 """
 
 from __future__ import annotations
 
 import socket
-import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from waitress import wasyncore
@@ -20,8 +18,8 @@ from waitress.task import ThreadedTaskDispatcher
 
 from ...errors import OutOfMemoryError
 from ..access.policy import AccessPolicy
-from ..contract.strict_json import MAX_BODY
-from .channel import Channel, Deadlines
+from .channel import Channel
+from .limits import Deadlines, Limits
 from .parser import MAX_HEADER
 
 if TYPE_CHECKING:
@@ -31,21 +29,11 @@ _STACK = 1 << 20  # bytes
 _ACCEPTS = 64  # a turn, so that a flood of connections cannot keep the others waiting
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What the server takes at most."""
-
-    threads: int = 40  # must be above the answers at once (Service), so that health checks find one free
-    connections: int = 400 if sys.platform == "win32" else 1500  # select() takes 512 there
-    body: int = MAX_BODY  # bytes
-    deadlines: Deadlines = field(default_factory=Deadlines)
-
-
 class HttpServer:
     """Serves `app` on `sockets`, bound and not yet listening.
 
     Args:
-        gate: asked about a request's headers before its body is kept; the app asks again.
+        policy: asked about a request's headers before its body is kept; the app asks again.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 
 The page is one file that loads nothing: its script and its style stand in it, and the policy names both by their hash,
 so that no other script or style can run, wherever it came from. Not here: the route (`app.py`), who may come in
-(`gate.py`: the page itself is open, it asks for the key that its requests need).
+(`access/policy.py`: the page itself is open, it asks for the key that its requests need).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from waitress.adjustments import Adjustments
 
 from glm_edge.api.access.keys import Keys
 from glm_edge.api.access.policy import AccessPolicy
-from glm_edge.api.http.channel import Deadlines
+from glm_edge.api.http.limits import Deadlines
 from glm_edge.api.http.parser import StrictParser
 from support.engines.fake_engine import FakeEngine
 from support.server.live_server import BODY, CHAT, LiveServer, eventually, get, post

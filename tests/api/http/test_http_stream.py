@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from glm_edge.api.admission import Admission
-from glm_edge.api.http.channel import Deadlines
+from glm_edge.api.http.limits import Deadlines
 from glm_edge.errors import EngineError
 from support.engines.fake_engine import FakeEngine
 from support.server.live_server import BODY, CHAT, LiveServer, Wire, eventually, get, post

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from glm_edge.api.serve import ServeConfig, serve
+from glm_edge.api.config import ServeConfig
+from glm_edge.api.serve import serve
 from glm_edge.cli import glm_edge, run
 from glm_edge.types import Engine
 

@@ -13,8 +13,8 @@ from typing import Any
 from glm_edge.api.access.policy import AccessPolicy
 from glm_edge.api.admission import Admission
 from glm_edge.api.app import create_app
-from glm_edge.api.http.channel import Deadlines
-from glm_edge.api.http.server import HttpServer, Limits
+from glm_edge.api.http.limits import Deadlines, Limits
+from glm_edge.api.http.server import HttpServer
 from glm_edge.worker import Worker
 from support.engines.fake_engine import FakeEngine
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from glm_edge.api.serve import ServeConfig, serve
+from glm_edge.api.config import ServeConfig
+from glm_edge.api.serve import serve
 from glm_edge.errors import GlmEdgeError, IntegrityError
 from glm_edge.types import Engine
 from glm_edge.worker import Worker

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from glm_edge.api.contract import wire
+from glm_edge.api.contract.chat import parse_chat
+from glm_edge.api.contract.fields import CompletionCall
 from glm_edge.errors import RequestError
 from glm_edge.types import Message, Request, SamplingParams
 
@@ -15,19 +16,19 @@ pytestmark = pytest.mark.case("H5", "H13", "H18", "H19")
 USER = {"role": "user", "content": "你好"}
 
 
-def parse(**fields: Any) -> wire.ChatCall:
-    return wire.parse_chat({"messages": [USER], **fields})
+def parse(**fields: Any) -> CompletionCall:
+    return parse_chat({"messages": [USER], **fields})
 
 
 def fault(body: Any) -> tuple[str | None, str | None]:
     with pytest.raises(RequestError) as error:
-        wire.parse_chat(body)
+        parse_chat(body)
     assert str(error.value).isprintable()
     return error.value.param, error.value.code
 
 
 def test_the_smallest_request_gets_the_defaults_of_the_contract() -> None:
-    assert parse() == wire.ChatCall(
+    assert parse() == CompletionCall(
         Request((Message("user", "你好"),), SamplingParams(temperature=1.0, top_p=0.8, seed=None), None, ()), None
     )
 
@@ -47,7 +48,7 @@ def test_every_field_arrives() -> None:
     )
     messages = (Message("user", "1+1?"), Message("assistant", "2"), Message("user", "你好"))
     sampling = SamplingParams(temperature=0.0, top_p=0.5, seed=-7)
-    assert call == wire.ChatCall(Request(messages, sampling, 5, ("a", "b")), "chatglm2-6b", True, True)
+    assert call == CompletionCall(Request(messages, sampling, 5, ("a", "b")), "chatglm2-6b", True, True)
 
 
 @pytest.mark.case("H3")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from glm_edge.api.contract import text as text_wire
-from glm_edge.api.contract import wire
-from glm_edge.api.contract.fields import CHAT
-from glm_edge.api.contract.text import TEXT
+from glm_edge.api.contract.chat import ChatRequest, parse_chat
+from glm_edge.api.contract.completions import CompletionRequest, parse_completion
+from glm_edge.api.contract.fields import CompletionCall, CompletionFields
+from glm_edge.api.contract.served_model import check_model
 from glm_edge.errors import RequestError
 from support.server.bad_bodies import UNSUPPORTED
 
@@ -52,7 +53,7 @@ NOTHING = [
 @pytest.mark.parametrize(("name", "value"), UNSUPPORTED.items(), ids=UNSUPPORTED)
 def test_an_unsupported_field_is_named(name: str, value: Any) -> None:
     with pytest.raises(RequestError) as error:
-        wire.parse_chat({**BODY, name: value})
+        parse_chat({**BODY, name: value})
     assert (error.value.param, error.value.code) == (name, "unsupported_parameter")
     assert name in str(error.value)
 
@@ -60,16 +61,21 @@ def test_an_unsupported_field_is_named(name: str, value: Any) -> None:
 @pytest.mark.case("H18")
 @pytest.mark.parametrize("fields", NOTHING, ids=str)
 def test_a_value_that_asks_for_nothing_passes(fields: dict[str, Any]) -> None:
-    assert wire.parse_chat({**BODY, **fields}) == wire.parse_chat(BODY)
+    assert parse_chat({**BODY, **fields}) == parse_chat(BODY)
 
 
 @pytest.mark.case("H18")
-@pytest.mark.parametrize(("parse", "fields"), [(wire.parse_chat, CHAT), (text_wire.parse_text, TEXT)])
-def test_null_is_absent_in_every_field(parse: Callable[[Any], wire.ChatCall], fields: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("parse", "model", "needed"),
+    [(parse_chat, ChatRequest, BODY), (parse_completion, CompletionRequest, {"prompt": "x"})],
+    ids=["chat", "text"],
+)
+def test_null_is_absent_in_every_field(
+    parse: Callable[[Any], CompletionCall], model: type[CompletionFields], needed: dict[str, Any]
+) -> None:
     """Clients fill in null for what their user has not set."""
-    needed: dict[str, Any] = BODY if fields is CHAT else {"prompt": "x"}
-    assert parse({**dict.fromkeys(fields), **needed}) == parse(needed)
-    for name in fields:
+    assert parse({**dict.fromkeys(model.model_fields), **needed}) == parse(needed)
+    for name in model.model_fields:
         assert parse({name: None, **needed}) == parse(needed)
 
 
@@ -77,7 +83,7 @@ def test_null_is_absent_in_every_field(parse: Callable[[Any], wire.ChatCall], fi
 @pytest.mark.parametrize("value", [0, 1, "false"], ids=repr)
 def test_a_number_is_not_taken_for_a_boolean(value: Any) -> None:
     with pytest.raises(RequestError) as error:
-        wire.parse_chat({**BODY, "logprobs": value})
+        parse_chat({**BODY, "logprobs": value})
     assert error.value.param == "logprobs"
 
 
@@ -85,21 +91,40 @@ def test_a_number_is_not_taken_for_a_boolean(value: Any) -> None:
 @pytest.mark.parametrize("name", ["foo", "Temperature", "", "messages ", "x" * 10_000], ids=lambda name: name[:10])
 def test_an_unknown_field_is_named(name: str) -> None:
     with pytest.raises(RequestError) as error:
-        wire.parse_chat({**BODY, name: None})
+        parse_chat({**BODY, name: None})
     assert (error.value.param, error.value.code) == (name[:64], "unknown_parameter")
+
+
+@pytest.mark.case("H19")
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({**BODY, **dict.fromkeys(map(str, range(200_000)))}, "0"),
+        ({"messages": [{"role": "user", "content": "x", **dict.fromkeys(map(str, range(200_000)))}]}, "messages[0].0"),
+    ],
+    ids=["body", "message"],
+)
+def test_the_first_of_many_unknown_fields_is_named_without_an_error_for_each(body: Any, param: str) -> None:
+    tracemalloc.start()
+    with pytest.raises(RequestError) as error:
+        parse_chat(body)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (error.value.param, error.value.code) == (param, "unknown_parameter")
+    assert peak < 1_000_000  # bytes
 
 
 @pytest.mark.case("H13")
 @pytest.mark.parametrize("name", [None, "chatglm2-6b", "gpt-4o"])
 def test_the_served_model_its_aliases_and_no_name_are_accepted(name: str | None) -> None:
-    wire.check_model(name, "chatglm2-6b", ["gpt-4o"])
+    check_model(name, "chatglm2-6b", ["gpt-4o"])
 
 
 @pytest.mark.case("H13")
 @pytest.mark.parametrize("name", ["", "chatglm2-6B", "gpt-4", "\x1b[31m"])
 def test_another_model_does_not_exist(name: str) -> None:
     with pytest.raises(RequestError) as error:
-        wire.check_model(name, "chatglm2-6b")
+        check_model(name, "chatglm2-6b")
     assert (error.value.param, error.value.code) == ("model", "model_not_found")
     assert "chatglm2-6b" in str(error.value)
     assert str(error.value).isprintable()

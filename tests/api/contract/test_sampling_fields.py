@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from glm_edge.api.contract import wire
-from glm_edge.api.contract.chat import ChatSerializer
+from glm_edge.api.contract.chat import parse_chat
+from glm_edge.api.contract.fields import CompletionCall
+from glm_edge.api.contract.serializers import ChatSerializer, FinishedAnswer, ResponseHead
 from glm_edge.errors import RequestError
 from glm_edge.types import JsonFormat, SamplingParams, Stats, TokenLogprob
 from support.server.bad_bodies import BAD
@@ -18,8 +19,8 @@ USER = {"role": "user", "content": "你好"}
 SCHEMA = {"type": "object", "properties": {"城市": {"type": "string"}}}
 
 
-def parse(**fields: Any) -> wire.ChatCall:
-    return wire.parse_chat({"messages": [USER], **fields})
+def parse(**fields: Any) -> CompletionCall:
+    return parse_chat({"messages": [USER], **fields})
 
 
 def test_every_field_arrives() -> None:
@@ -70,7 +71,7 @@ def test_a_bad_value_is_refused_by_name(fields: dict[str, Any], param: str, code
     assert len(str(caught.value)) < 200
 
 
-HEAD = wire.Head("id", 1, "m", logprobs=True)
+HEAD = ResponseHead("id", 1, "m", logprobs=True)
 TOKEN = TokenLogprob("\ufffd", b"\xe4", -1.25, (TokenLogprob("a", b"a", -0.5), TokenLogprob("b", b"b", -math.inf)))
 WRITTEN = {
     "token": "\ufffd",
@@ -84,7 +85,7 @@ WRITTEN = {
 
 
 def test_log_probabilities_are_written_with_their_bytes_and_alternatives() -> None:
-    choice = wire.Choice("x", "stop", Stats(1, 1, 0, 0, 0, 0), [TOKEN])
+    choice = FinishedAnswer("x", "stop", Stats(1, 1, 0, 0, 0, 0), [TOKEN])
     assert ChatSerializer().completion(HEAD, [choice])["choices"][0]["logprobs"] == {
         "content": [WRITTEN],
         "refusal": None,
@@ -95,13 +96,13 @@ def test_log_probabilities_are_written_with_their_bytes_and_alternatives() -> No
 
 
 def test_an_answer_without_tokens_has_an_empty_list_and_unasked_ones_have_null() -> None:
-    choice = wire.Choice("", "stop", Stats(1, 0, 0, 0, 0, 0))
+    choice = FinishedAnswer("", "stop", Stats(1, 0, 0, 0, 0, 0))
     assert ChatSerializer().completion(HEAD, [choice])["choices"][0]["logprobs"] == {"content": [], "refusal": None}
-    assert ChatSerializer().completion(wire.Head("id", 1, "m"), [choice])["choices"][0]["logprobs"] is None
+    assert ChatSerializer().completion(ResponseHead("id", 1, "m"), [choice])["choices"][0]["logprobs"] is None
 
 
 def test_the_prompt_of_several_answers_counts_once() -> None:
     stats = [Stats(10, 3, 0, 0, 0, 0), Stats(10, 4, 9, 0, 0, 0)]
-    usage = ChatSerializer().completion(HEAD, [wire.Choice("", "stop", one) for one in stats])["usage"]
+    usage = ChatSerializer().completion(HEAD, [FinishedAnswer("", "stop", one) for one in stats])["usage"]
     assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (10, 7, 17)
     assert usage["prompt_tokens_details"] == {"cached_tokens": 0}

@@ -1,0 +1,27 @@
+"""Server-sent events: how one is framed, the end of a stream, and comments that say how far a request is. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ...generation import Progress
+from .strict_json import dumps
+
+DONE = b"data: [DONE]\n\n"
+PING = b": ping\n\n"  # a comment, which every reader of event streams skips
+
+
+def event(data: Mapping[str, Any]) -> bytes:
+    """An event. JSON has no raw line end in it, so one data line holds it all."""
+    return f"data: {dumps(data)}\n\n".encode()
+
+
+def comment(progress: Progress) -> bytes:
+    """How far a request is, for whoever reads a stream's comments: ": queue 2 eta 30" (seconds), ": prefill 96/500"
+    (tokens)."""
+    if not progress.place:
+        return f": prefill {progress.done}/{progress.total}\n\n".encode()
+    eta = "" if progress.wait_s is None else f" eta {math.ceil(progress.wait_s)}"
+    return f": queue {progress.place}{eta}\n\n".encode()
