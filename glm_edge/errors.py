@@ -1,8 +1,8 @@
 """Every error that GLM Edge raises on purpose: one tree, raised where the fact is known, translated once.
 
 The command line prints `error: <message>` and exits with `exit_code`; the HTTP layer turns the class into a status
-(`api/contract/wire.py`). A message says what was wrong, the value, the limit and what to do, on one line. Any other
-exception is a bug of ours.
+(`api/contract/errors.py`). A message says what was wrong, the value, the limit and what to do, on one line. Anything
+that is not in this tree is a bug of ours.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The values that cross the boundaries between packages: typed, frozen, free of llama.cpp and of JSON.
 
-Not here: how a request is written on the wire (`api/contract/wire.py`) and how it is answered (`engine/engine.py`).
+Not here: how a request is written on the wire (`api/contract/`) and how it is answered (`engine/engine.py`).
 """
 
 from __future__ import annotations

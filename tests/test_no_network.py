@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from support.checkpoints.small_checkpoint import write_checkpoint
-from support.server.live_server import BODY, Reply, Wire, post
+from support.server.live_server import BODY, HttpReply, Wire, post
 
 # Loaded by Python itself before anything else; also in the processes that our own start.
 HOOK = """
@@ -72,7 +72,7 @@ def test_convert_verify_and_serve_ask_no_other_machine(tmp_path: Path, environme
             server.kill()
 
 
-def ask(port: int) -> Reply:
+def ask(port: int) -> HttpReply:
     with Wire(socket.create_connection(("127.0.0.1", port), timeout=60)) as wire:
         wire.send(post({**BODY, "max_tokens": 3}))
         return wire.reply()

@@ -38,8 +38,9 @@ class Lease:
 
 
 class Admission:
-    """The state of the server and its leases; shared by the threads that serve requests and the one that starts and
-    stops the server.
+    """The server's state and the leases on its capacity.
+
+    Shared by the threads that serve requests and the one that starts and stops the server.
 
     Args:
         engine: a loaded engine; without one the server is loading until `ready`.

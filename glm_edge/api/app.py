@@ -94,7 +94,7 @@ class _Api:
         self._trim = trim
         self._metrics = metrics.Metrics()
         self._page = page.load()
-        self._created = int(time.time())  # of the model, as far as clients are told
+        self._created = int(time.time())  # the time of the model's making, for clients
 
     # Hooks
 
@@ -110,7 +110,7 @@ class _Api:
         return None
 
     def _preflight(self, origin: str) -> Response:
-        """A browser asks before it sends a request across origins. No permission is an answer without the headers."""
+        """The answer to a browser that asks before it calls across origins: the headers are the permission."""
         response = Response(status=200)
         if self._policy.allows(origin):
             response.headers["Access-Control-Allow-Methods"] = "GET, POST"
@@ -133,7 +133,7 @@ class _Api:
 
     def on_error(self, error: Exception) -> Response:
         if isinstance(error, ClientGoneError):
-            return Response(status=499)  # for the log; nobody reads it
+            return Response(status=499)  # for the log; the client has left
         headers: tuple[tuple[str, str], ...] = ()
         if isinstance(error, MethodNotAllowed):
             headers = (("Allow", ", ".join(sorted(error.valid_methods or ()))),)
@@ -147,17 +147,17 @@ class _Api:
     # Routes
 
     def chat(self) -> Response:
-        return self._complete(parse_chat(_body()), "chatcmpl-", ChatSerializer())
+        return self._complete(parse_chat(_body()), "chatcmpl-", ChatSerializer)
 
     def complete_text(self) -> Response:
         """A prompt to go on with, without a conversation."""
-        return self._complete(parse_completion(_body()), "cmpl-", TextSerializer())
+        return self._complete(parse_completion(_body()), "cmpl-", TextSerializer)
 
     def chatglm(self) -> Response:
         """The contract of ChatGLM2's own demo server."""
         call = parse_chatglm(_body())
         with ExitStack() as stack:
-            stream = self._submit(call.request, stack, ChatSerializer())
+            stream = self._submit(call.request, stack)
             text = stream.whole()[0].text
             body = chatglm_response(call, text, time.time(), stream.total.trimmed_rounds)
             return _json(200, body, _timing(stream))
@@ -168,7 +168,7 @@ class _Api:
         check_model(call.model, engine.info.id, self._aliases)
         return _json(200, {"ids": engine.tokenize(call.text)})
 
-    def _complete(self, call: CompletionCall, prefix: str, serializer: Serializer) -> Response:
+    def _complete(self, call: CompletionCall, prefix: str, write: Callable[[ResponseHead], Serializer]) -> Response:
         """The answers to a checked request, at once or as a stream."""
         engine = self._admission.engine
         check_model(call.model, engine.info.id, self._aliases)
@@ -180,18 +180,19 @@ class _Api:
             call.request.sampling.logprobs,
             self._trim,
         )
+        serializer = write(head)
         with ExitStack() as stack:
-            stream = self._submit(call.request, stack, serializer)
+            stream = self._submit(call.request, stack)
             if not call.stream:
-                return _json(200, serializer.completion(head, stream.whole()), _timing(stream))
+                return _json(200, serializer.completion(stream.whole()), _timing(stream))
             stream.begin()
-            response = Response(stream.events(head), content_type="text/event-stream; charset=utf-8")
+            response = Response(stream.events(serializer), content_type="text/event-stream; charset=utf-8")
             response.headers["Cache-Control"] = "no-cache"
             response.headers["X-Accel-Buffering"] = "no"
             response.call_on_close(stack.pop_all().close)
             return response
 
-    def _submit(self, asked: Request, stack: ExitStack, serializer: Serializer) -> ResponseStream:
+    def _submit(self, asked: Request, stack: ExitStack) -> ResponseStream:
         """Hand a request to the engine. When `stack` closes, its lease ends, and so does an unfinished answer."""
         engine = self._admission.engine
         lease = self._admission.acquire(g.key, asked.n, others=self._policy.keys.several)
@@ -199,7 +200,7 @@ class _Api:
         gone: Callable[[], bool] = request.environ.get("waitress.client_disconnected", lambda: False)
         generation = engine.submit(replace(asked, trim=self._trim))
         lease.accepted = True
-        stream = ResponseStream(generation, asked.n, self._admission, gone, g.request_id, serializer)
+        stream = ResponseStream(generation, asked.n, self._admission, gone, g.request_id)
         g.stream = stream
         stack.callback(stream.close)
         self._metrics.begin(stream)
@@ -265,7 +266,7 @@ def _of_http(error: HTTPException) -> RequestError:
 
 
 def _what_failed(error: Exception) -> str:
-    """For the log. Of a bug only the place: its message may quote what the client wrote."""
+    """For the log. Of a bug only file and line: its message may quote what the client wrote."""
     if isinstance(error, GlmEdgeError):
         return f"{type(error).__name__}: {error}"
     frames = traceback.extract_tb(error.__traceback__)[-5:]

@@ -13,7 +13,7 @@ from .http.limits import Limits
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """What `serve` is started with.
+    """The options that `serve` is started with.
 
     Args:
         host: name or address to listen on; beyond loopback it needs keys.

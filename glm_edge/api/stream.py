@@ -17,7 +17,7 @@ from .admission import Admission
 from .contract.errors import error_response
 from .contract.events import DONE, PING, comment, event
 from .contract.figures import total
-from .contract.serializers import ChatSerializer, FinishedAnswer, ResponseHead, Serializer
+from .contract.serializers import FinishedAnswer, Serializer
 
 POLL_S = 0.2  # how soon a client that left, or a server that ends, is noticed
 FIRST_EVENT_S = 0.8  # a stream begins within a second, so that nobody takes a long prefill for a hang
@@ -34,7 +34,6 @@ class ResponseStream:
     Args:
         client_gone: whether the client has closed the connection.
         request_id: for the error a stream may end with.
-        serializer: writes the events; chat completions by default.
     """
 
     def __init__(
@@ -44,14 +43,12 @@ class ResponseStream:
         admission: Admission,
         client_gone: Callable[[], bool],
         request_id: str,
-        serializer: Serializer | None = None,
     ) -> None:
         self._generation = generation
         self._admission = admission
         self._client_gone = client_gone
         self._request_id = request_id
         self._n = n
-        self._serializer: Serializer = serializer or ChatSerializer()
         self._submitted = time.monotonic()
         self._first: Chunk | None = None  # read ahead by `begin`
         self._ended: dict[int, Stats] = {}  # by the index of the answer
@@ -79,16 +76,16 @@ class ResponseStream:
         while self._first is None and (left := deadline - time.monotonic()) > 0:
             self._first = self._next(min(POLL_S, left))
 
-    def events(self, head: ResponseHead) -> Iterator[bytes]:
+    def events(self, serializer: Serializer) -> Iterator[bytes]:
         """The stream, from the first event to [DONE]. Call after `begin`.
 
         Raises ConnectionAbortedError after an error event: the response must not look complete.
         """
         try:
             for index in range(self._n):
-                if first := self._serializer.role_event(head, index):
+                if first := serializer.role_event(index):
                     yield first
-            yield from self._chunks(head)
+            yield from self._chunks(serializer)
         except ClientGoneError:
             raise
         except Exception as error:  # a bug as well: waitress would log its text, which may quote a conversation
@@ -97,7 +94,7 @@ class ResponseStream:
             raise ConnectionAbortedError("the stream ended with an error") from None
         yield DONE
 
-    def _chunks(self, head: ResponseHead) -> Iterator[bytes]:
+    def _chunks(self, serializer: Serializer) -> Iterator[bytes]:
         chunk, self._first = self._first, None
         if chunk is None:
             chunk = yield from self._until_first()
@@ -105,13 +102,13 @@ class ResponseStream:
         while True:
             if chunk is not None and (chunk.text or chunk.logprobs):
                 sent = time.monotonic()
-                yield self._serializer.text_event(head, chunk.index, chunk.text, chunk.logprobs)
+                yield serializer.text_event(chunk.index, chunk.text, chunk.logprobs)
             if chunk is not None and chunk.finish_reason is not None:
                 stats = self.total if self.complete else None
-                yield self._serializer.finish_event(head, chunk.index, chunk.finish_reason, stats)
+                yield serializer.finish_event(chunk.index, chunk.finish_reason, stats)
             if self.complete:
-                if head.include_usage:
-                    yield self._serializer.usage_event(head, self.total)
+                if serializer.head.include_usage:
+                    yield serializer.usage_event(self.total)
                 return
             if time.monotonic() - sent >= self._admission.ping_s:
                 sent = time.monotonic()

@@ -165,7 +165,7 @@ def test_a_prompt_longer_than_the_context_is_400_streaming_or_not(stream: bool) 
 
 FAULTS = {
     "engine": EngineError("decode failed at 0x7f31 in /home/me/model.gguf"),
-    "memory": OutOfMemoryError("no room in /home/me"),
+    "memory": OutOfMemoryError("no space in /home/me"),
 }
 
 
@@ -182,7 +182,9 @@ def test_a_failure_before_the_first_chunk_is_500_and_keeps_its_details(error: An
     assert "0x7f31" not in body["message"]
 
 
-class _Broken(FakeEngine):
+class _BuggyEngine(FakeEngine):
+    """An engine with a bug, whose message quotes the conversation."""
+
     def submit(self, request: Request) -> Generation[Chunk]:
         raise KeyError(request.messages[0].content)
 
@@ -190,7 +192,7 @@ class _Broken(FakeEngine):
 @pytest.mark.case("H28")
 def test_a_bug_is_500_and_neither_the_body_nor_the_log_quotes_the_prompt(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
-        response = create_app(_Broken()).test_client().post(CHAT, json=BODY)
+        response = create_app(_BuggyEngine()).test_client().post(CHAT, json=BODY)
     assert response.status_code == 500
     error = error_of(response)
     assert error["type"] == "server_error"
@@ -201,7 +203,7 @@ def test_a_bug_is_500_and_neither_the_body_nor_the_log_quotes_the_prompt(caplog:
 
 @pytest.mark.case("O2")
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_engine_without_a_place_is_503_with_retry_after(stream: bool) -> None:
+def test_an_engine_without_capacity_is_503_with_retry_after(stream: bool) -> None:
     client = create_app(FakeEngine(slots=0, waiting=0)).test_client()
     response = client.post(CHAT, json={**BODY, "stream": stream})
     assert response.status_code == 503
@@ -210,7 +212,7 @@ def test_an_engine_without_a_place_is_503_with_retry_after(stream: bool) -> None
 
 
 @pytest.mark.case("O2")
-def test_a_service_without_a_place_is_503_and_places_come_back() -> None:
+def test_a_server_without_capacity_is_503_until_leases_are_released() -> None:
     client = create_app(Admission(FakeEngine(), capacity=1)).test_client()
     held = [client.post(CHAT, json={**BODY, "stream": True}, buffered=False) for _ in range(1 + SPARE_REQUESTS)]
     assert client.post(CHAT, json=BODY).status_code == 503
@@ -232,24 +234,24 @@ def test_a_prompt_that_kills_the_engine_is_not_to_be_tried_again(stream: bool) -
 
 @pytest.mark.case("D8")
 def test_while_the_model_loads_chats_are_503_and_the_process_is_alive() -> None:
-    service = Admission()
-    client = create_app(service).test_client()
+    admission = Admission()
+    client = create_app(admission).test_client()
     for response in (client.post(CHAT, json=BODY), client.get("/v1/models")):
         assert response.status_code == 503
         assert int(response.headers["Retry-After"]) > 0
         assert error_of(response)["code"] == "model_loading"
     assert (client.get("/health").status_code, client.get("/health").get_json()) == (503, {"status": "loading"})
     assert (client.get("/livez").status_code, client.get("/livez").get_json()) == (200, {"status": "ok"})
-    service.ready(FakeEngine())
+    admission.ready(FakeEngine())
     assert client.post(CHAT, json=BODY).status_code == 200
     assert client.get("/health").get_json() == {"status": "ok"}
 
 
 @pytest.mark.case("D2")
 def test_while_the_server_ends_chats_are_503() -> None:
-    service = Admission(FakeEngine())
-    client = create_app(service).test_client()
-    service.drain()
+    admission = Admission(FakeEngine())
+    client = create_app(admission).test_client()
+    admission.drain()
     response = client.post(CHAT, json=BODY)
     assert response.status_code == 503
     assert int(response.headers["Retry-After"]) > 0

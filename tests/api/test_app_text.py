@@ -168,7 +168,7 @@ def test_with_trimming_on_requests_allow_it_and_answers_say_how_many_rounds_were
 
 
 @pytest.mark.parametrize("path", ["/health", "/livez"])
-def test_health_checks_are_no_news(path: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_health_checks_are_not_logged(path: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "glm_edge"):
         client = create_app(FakeEngine()).test_client()
         client.get(path).close()

@@ -1,4 +1,4 @@
-"""GET /metrics: what requests came to, in Prometheus's format, behind the gate."""
+"""GET /metrics: what requests came to, in Prometheus's format, behind the access policy."""
 
 from __future__ import annotations
 

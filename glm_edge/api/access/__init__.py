@@ -1,1 +1,1 @@
-"""Who may talk to the server: keys, hosts, origins."""
+"""Access: the API keys, and the policy for keys, hosts and origins."""

@@ -1,4 +1,4 @@
-"""API keys: where they come from, and whether a request has one. Keys are never printed, logged or put into messages.
+"""API keys: where they come from, and which one a request has. Keys are never printed, logged or put into messages.
 
 A key file is read again whenever it changes, so that a key is revoked without a restart. If it becomes unreadable or
 empty, its keys stop working: a server that was started with keys never becomes open.
@@ -101,7 +101,7 @@ def read_key_file(path: Path) -> list[str]:
 
 
 def key_file_warnings(path: Path) -> list[str]:
-    """What a careful owner of this key file would want to know."""
+    """Warnings about a key file that others can read or that holds a key twice."""
     keys = read_key_file(path)
     warnings = []
     if os.name == "posix" and path.stat().st_mode & 0o044:

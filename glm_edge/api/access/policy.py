@@ -1,8 +1,8 @@
-"""Who may talk to the server: checked on the headers alone, before a body is read. Pure but for the key file.
+"""The access policy: which requests are let in, by their headers alone, before a body is read.
 
-Three questions, in this order. Host: a page of another site that has its name point at 127.0.0.1 (DNS rebinding) is
-stopped by the name it sends. Origin: a page of another site that sends a request across is stopped by where it says
-it comes from. Key: all but the health checks and the page needs one, when there are keys. Not here: limits on size.
+Three checks, in this order. Host: a page of another site whose name points at 127.0.0.1 (DNS rebinding) sends that
+name. Origin: a page of another site that calls across sends its origin. Key: when there are keys, every path but the
+health checks and the page needs one. Pure but for the key file. Not here: limits on size.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ _HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:/?#@,\s]+))(?
 
 @dataclass(frozen=True)
 class AccessPolicy:
-    """The rules; see `check`.
+    """The rules that let requests in; see `check`.
 
     Args:
-        any_host: skip the check of Host. Right where the server listens beyond loopback: it has other names there,
-            and a key, which a rebound page does not know.
+        keys: the API keys; without any, no key is needed.
+        any_host: skip the check of Host. For a server that listens beyond loopback: it has other names there, and a
+            key, which a rebound page does not know.
         hosts: names that are accepted besides the loopback's.
         origins: pages that may call from elsewhere, exactly as browsers send them: "https://chat.example".
     """
@@ -38,7 +39,9 @@ class AccessPolicy:
     origins: frozenset[str] = frozenset()
 
     def check(self, method: str, path: str, headers: Mapping[str, str], scheme: str = "http") -> bytes:
-        """Raise RequestError unless a request for `path` with these headers may come in; whose it is, see Keys.find.
+        """The key of a request for `path` with these headers, as Keys.find has it.
+
+        Raises RequestError for a request that is not let in.
 
         Args:
             headers: by WSGI's names, HTTP_HOST and so on; text decoded from latin-1.
@@ -57,6 +60,7 @@ class AccessPolicy:
         return key
 
     def check_host(self, host: str | None) -> None:
+        """Raise RequestError for a Host that is not ours."""
         if host is None or self.any_host:  # only HTTP/1.0 comes without, and no browser speaks it
             return
         match = _HOST.fullmatch(host)
@@ -68,6 +72,7 @@ class AccessPolicy:
             )
 
     def check_origin(self, headers: Mapping[str, str], scheme: str) -> None:
+        """Raise RequestError for the Origin of another site that is not allowed."""
         origin = headers.get("HTTP_ORIGIN")
         if origin is not None and not self.allows(origin) and origin != f"{scheme}://{headers.get('HTTP_HOST')}":
             raise RequestError(

@@ -17,9 +17,9 @@ from ...types import JsonFormat, Message, Request, Role
 from .fields import (
     STREAM_RULE,
     WHOLE,
+    AcceptOnly,
     CompletionCall,
     CompletionFields,
-    Only,
     ShortText,
     StrictModel,
     Text,
@@ -74,11 +74,11 @@ class ChatMessage(StrictModel):
     content: Content | None = None
     name: Annotated[str, Field(pattern="^[a-zA-Z0-9_]{1,64}$")] | None = None
     # What clients send back of an answer: nothing in it that we would have sent.
-    refusal: Annotated[Any, Only()] = None
-    annotations: Annotated[Any, Only([])] = None
-    audio: Annotated[Any, Only()] = None
-    function_call: Annotated[Any, Only()] = None
-    tool_calls: Annotated[Any, Only([])] = None
+    refusal: Annotated[Any, AcceptOnly()] = None
+    annotations: Annotated[Any, AcceptOnly([])] = None
+    audio: Annotated[Any, AcceptOnly()] = None
+    function_call: Annotated[Any, AcceptOnly()] = None
+    tool_calls: Annotated[Any, AcceptOnly([])] = None
 
     @model_validator(mode="after")
     def _check_content(self) -> Self:
@@ -156,26 +156,26 @@ class ChatRequest(CompletionFields):
     safety_identifier: Text | None = None
     metadata: Metadata | None = None
     service_tier: ShortText | None = None
-    store: Annotated[Any, Only(False)] = None
+    store: Annotated[Any, AcceptOnly(False)] = None
     prompt_cache_key: Text | None = None
     prompt_cache_retention: ShortText | None = None
-    prompt_cache_options: Annotated[Any, Only({})] = None
+    prompt_cache_options: Annotated[Any, AcceptOnly({})] = None
     parallel_tool_calls: bool | None = None
     # Known and not supported: only the values that ask for nothing pass.
-    repeat_penalty: Annotated[Any, Only(1, 1.0)] = None
-    tools: Annotated[Any, Only([])] = None
-    tool_choice: Annotated[Any, Only("none", "auto")] = None
-    functions: Annotated[Any, Only([])] = None
-    function_call: Annotated[Any, Only("none", "auto")] = None
-    modalities: Annotated[Any, Only(["text"])] = None
-    audio: Annotated[Any, Only()] = None
-    prediction: Annotated[Any, Only()] = None
-    reasoning_effort: Annotated[Any, Only("none")] = None
-    verbosity: Annotated[Any, Only("medium")] = None
-    web_search_options: Annotated[Any, Only()] = None
-    moderation: Annotated[Any, Only()] = None
-    chat_template: Annotated[Any, Only()] = None
-    chat_template_kwargs: Annotated[Any, Only({})] = None
+    repeat_penalty: Annotated[Any, AcceptOnly(1, 1.0)] = None
+    tools: Annotated[Any, AcceptOnly([])] = None
+    tool_choice: Annotated[Any, AcceptOnly("none", "auto")] = None
+    functions: Annotated[Any, AcceptOnly([])] = None
+    function_call: Annotated[Any, AcceptOnly("none", "auto")] = None
+    modalities: Annotated[Any, AcceptOnly(["text"])] = None
+    audio: Annotated[Any, AcceptOnly()] = None
+    prediction: Annotated[Any, AcceptOnly()] = None
+    reasoning_effort: Annotated[Any, AcceptOnly("none")] = None
+    verbosity: Annotated[Any, AcceptOnly("medium")] = None
+    web_search_options: Annotated[Any, AcceptOnly()] = None
+    moderation: Annotated[Any, AcceptOnly()] = None
+    chat_template: Annotated[Any, AcceptOnly()] = None
+    chat_template_kwargs: Annotated[Any, AcceptOnly({})] = None
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
@@ -194,11 +194,14 @@ class ChatRequest(CompletionFields):
 def parse_chat(body: Any) -> CompletionCall:
     """Check a chat completion's body; the first fault found is raised as RequestError."""
     chat = validate(ChatRequest, body)
-    wanted = None if chat.response_format is None else chat.response_format.json_format()
     request = Request(
         messages=tuple(message.message() for message in [*(chat.history or []), *chat.messages]),
-        sampling=chat.sampling(bool(chat.logprobs), chat.top_logprobs or 0, wanted),
-        # more than the context has room for is allowed, and means: as many as it has
+        sampling=chat.sampling(
+            logprobs=bool(chat.logprobs),
+            top_logprobs=chat.top_logprobs or 0,
+            response_format=None if chat.response_format is None else chat.response_format.json_format(),
+        ),
+        # may exceed the context, whose end is the limit in any case
         max_tokens=chat.max_completion_tokens if chat.max_tokens is None else chat.max_tokens,
         stop=chat.stops,
         n=chat.n or 1,

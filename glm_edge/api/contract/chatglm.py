@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from ...types import Message, Request, SamplingParams
-from .fields import WHOLE, Share, StrictModel, Temperature, Text
+from .fields import WHOLE, Probability, StrictModel, Temperature, Text
 from .responses import ChatGLMResponse
 from .validation import fault, validate
 
@@ -42,7 +42,7 @@ class ChatGLMRequest(StrictModel):
     prompt: Text
     history: Annotated[list[Round], Field(fail_fast=True)] | None = None
     max_length: Annotated[int, Field(ge=0), WHOLE] | None = None
-    top_p: Share | None = None
+    top_p: Probability | None = None
     temperature: Temperature | None = None
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, Tag
 
 from ...types import Request
-from .fields import WHOLE, CompletionCall, CompletionFields, ModelName, Only, StrictModel, Text, string_or_array
+from .fields import WHOLE, AcceptOnly, CompletionCall, CompletionFields, ModelName, StrictModel, Text, string_or_array
 from .validation import fault, validate
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
@@ -38,9 +38,9 @@ class CompletionRequest(CompletionFields):
     prompt: TextPrompt
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS), WHOLE] | None = None
     # Known and not supported: only the values that ask for nothing pass.
-    best_of: Annotated[Any, Only(1, 1.0)] = None
-    echo: Annotated[Any, Only(False)] = None
-    suffix: Annotated[Any, Only("")] = None
+    best_of: Annotated[Any, AcceptOnly(1, 1.0)] = None
+    echo: Annotated[Any, AcceptOnly(False)] = None
+    suffix: Annotated[Any, AcceptOnly("")] = None
 
 
 class TokenizeRequest(StrictModel):
@@ -64,7 +64,7 @@ def parse_completion(body: Any) -> CompletionCall:
     request = Request(
         messages=(),
         prompt=asked.prompt if isinstance(asked.prompt, str) else asked.prompt[0],
-        sampling=asked.sampling(asked.logprobs is not None, asked.logprobs or 0),
+        sampling=asked.sampling(logprobs=asked.logprobs is not None, top_logprobs=asked.logprobs or 0),
         max_tokens=DEFAULT_MAX_TOKENS if asked.max_tokens is None else asked.max_tokens,
         stop=asked.stops,
         n=asked.n or 1,

@@ -35,7 +35,7 @@ _RETRY_CLOSED = 5  # seconds until a restarted server is worth another try
 
 @dataclass(frozen=True)
 class ErrorResponse:
-    """An error as HTTP says it."""
+    """An error as an HTTP response."""
 
     status: int
     body: ErrorBody

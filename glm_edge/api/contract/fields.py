@@ -53,7 +53,7 @@ class StrictModel(BaseModel):
         return value
 
 
-class Only:
+class AcceptOnly:
     """Annotation of a field that is known and not supported: it takes null, and the values that ask for nothing."""
 
     def __init__(self, *accepted: Any) -> None:
@@ -106,7 +106,7 @@ ShortText = Annotated[str, Field(pattern=NO_NUL, max_length=64)]
 ModelName = Annotated[str, Field(pattern=NO_NUL, max_length=256)]
 TokenCount = Annotated[int, Field(ge=1), WHOLE]
 Temperature = Annotated[float, Field(ge=0, le=2)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 _StopText = Annotated[str, Field(pattern=NO_NUL, min_length=1, max_length=MAX_STOP_LENGTH)]
 Stop = Annotated[
@@ -125,7 +125,7 @@ class StreamOptions(StrictModel):
     """What a stream has besides the answer."""
 
     include_usage: bool | None = None
-    include_obfuscation: Annotated[Any, Only(False)] = None
+    include_obfuscation: Annotated[Any, AcceptOnly(False)] = None
 
 
 def needs(field: str, nothing: list[Any], other: str) -> dict[str, Any]:
@@ -161,9 +161,9 @@ class CompletionFields(StrictModel):
     stream_options: StreamOptions | None = None
     max_tokens: TokenCount | None = None
     temperature: Temperature | None = None
-    top_p: Share | None = None
+    top_p: Probability | None = None
     top_k: Annotated[int, Field(ge=0, le=2**31 - 1), WHOLE] | None = None
-    min_p: Share | None = None
+    min_p: Probability | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1), WHOLE] | None = None
     stop: Stop | None = None
     n: Annotated[int, Field(ge=1, le=MAX_ANSWERS), WHOLE] | None = None
@@ -183,7 +183,9 @@ class CompletionFields(StrictModel):
     def stops(self) -> tuple[str, ...]:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
-    def sampling(self, logprobs: bool, top_logprobs: int, response_format: JsonFormat | None = None) -> SamplingParams:
+    def sampling(
+        self, *, logprobs: bool, top_logprobs: int, response_format: JsonFormat | None = None
+    ) -> SamplingParams:
         """How the next token is drawn; what the client left open is the model's own."""
         names = ("top_p", "seed", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
         given = {name: value for name in names if (value := getattr(self, name)) is not None}

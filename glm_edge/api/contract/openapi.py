@@ -59,7 +59,7 @@ _TEXT: Schema = {"schema": {"type": "string"}}
 
 
 class _Untitled(GenerateJsonSchema):
-    """Makes JSON Schema without a title for every field, which would only repeat its name."""
+    """A generator of JSON Schema that gives fields no titles, which would only repeat their names."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False

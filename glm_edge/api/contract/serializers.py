@@ -51,123 +51,122 @@ class FinishedAnswer:
 
 
 class Serializer(Protocol):
-    """Writes the answers to one request."""
+    """A writer of the answers to one request, in the form of its contract."""
 
-    def completion(self, head: ResponseHead, answers: Sequence[FinishedAnswer]) -> Mapping[str, Any]:
+    @property
+    def head(self) -> ResponseHead: ...
+
+    def completion(self, answers: Sequence[FinishedAnswer]) -> Mapping[str, Any]:
         """The whole answers at once."""
         ...
 
-    def role_event(self, head: ResponseHead, index: int) -> bytes:
+    def role_event(self, index: int) -> bytes:
         """The first event of an answer in a stream; empty where there is none."""
         ...
 
-    def text_event(self, head: ResponseHead, index: int, text: str, logprobs: Sequence[TokenLogprob] = ()) -> bytes: ...
+    def text_event(self, index: int, text: str, logprobs: Sequence[TokenLogprob] = ()) -> bytes: ...
 
-    def finish_event(
-        self, head: ResponseHead, index: int, finish_reason: FinishReason, stats: Stats | None = None
-    ) -> bytes:
+    def finish_event(self, index: int, finish_reason: FinishReason, stats: Stats | None = None) -> bytes:
         """The last event of an answer; the last of the stream has the figures of all answers."""
         ...
 
-    def usage_event(self, head: ResponseHead, stats: Stats) -> bytes:
+    def usage_event(self, stats: Stats) -> bytes:
         """The extra event that `stream_options.include_usage` asks for; in all others `usage` is null then."""
         ...
 
 
 class ChatSerializer:
-    """The serializer of one request for a chat completion. Its events of text differ in the text alone, so their frame
-    is made once."""
+    """The serializer for chat completions. Events of text differ in the text alone: their frame is made once."""
 
-    def __init__(self) -> None:
+    def __init__(self, head: ResponseHead) -> None:
+        self.head = head
         self._frames: dict[int, tuple[bytes, bytes]] = {}  # before and after the text, by the index of the answer
 
-    def completion(self, head: ResponseHead, answers: Sequence[FinishedAnswer]) -> ChatCompletion:
+    def completion(self, answers: Sequence[FinishedAnswer]) -> ChatCompletion:
         stats = total([answer.stats for answer in answers])
         return {
-            "id": head.id,
+            "id": self.head.id,
             "object": "chat.completion",
-            "created": head.created,
-            "model": head.model,
+            "created": self.head.created,
+            "model": self.head.model,
             "choices": [
                 {
                     "index": index,
                     "message": {"role": "assistant", "content": answer.text, "refusal": None},
-                    "logprobs": _chat_logprobs(answer.logprobs) if head.logprobs else None,
+                    "logprobs": _chat_logprobs(answer.logprobs) if self.head.logprobs else None,
                     "finish_reason": answer.finish_reason,
                 }
                 for index, answer in enumerate(answers)
             ],
             "usage": usage(stats),
-            "glm_edge": figures(stats, trim=head.trim),
+            "glm_edge": figures(stats, trim=self.head.trim),
         }
 
-    def role_event(self, head: ResponseHead, index: int) -> bytes:
-        return self._event(head, index, {"role": "assistant", "content": "", "refusal": None})
+    def role_event(self, index: int) -> bytes:
+        return self._event(index, {"role": "assistant", "content": "", "refusal": None})
 
-    def text_event(self, head: ResponseHead, index: int, text: str, logprobs: Sequence[TokenLogprob] = ()) -> bytes:
+    def text_event(self, index: int, text: str, logprobs: Sequence[TokenLogprob] = ()) -> bytes:
         if logprobs:
-            return self._event(head, index, {"content": text}, logprobs)
+            return self._event(index, {"content": text}, logprobs)
         frame = self._frames.get(index)
         if frame is None:
             mark = "\0text\0"
-            before, _, after = self._event(head, index, {"content": mark}).rpartition(dumps(mark).encode())
+            before, _, after = self._event(index, {"content": mark}).rpartition(dumps(mark).encode())
             frame = self._frames[index] = before, after
         return frame[0] + dumps(text).encode() + frame[1]
 
-    def finish_event(
-        self, head: ResponseHead, index: int, finish_reason: FinishReason, stats: Stats | None = None
-    ) -> bytes:
-        return self._event(head, index, {}, (), finish_reason, stats)
+    def finish_event(self, index: int, finish_reason: FinishReason, stats: Stats | None = None) -> bytes:
+        return self._event(index, {}, (), finish_reason, stats)
 
-    def usage_event(self, head: ResponseHead, stats: Stats) -> bytes:
-        return event({**self._chunk(head), "usage": usage(stats)})
+    def usage_event(self, stats: Stats) -> bytes:
+        return event({**self._chunk(), "usage": usage(stats)})
 
-    def _chunk(self, head: ResponseHead) -> ChatCompletionChunk:
+    def _chunk(self) -> ChatCompletionChunk:
         return {
-            "id": head.id,
+            "id": self.head.id,
             "object": "chat.completion.chunk",
-            "created": head.created,
-            "model": head.model,
+            "created": self.head.created,
+            "model": self.head.model,
             "choices": [],
         }
 
     def _event(
         self,
-        head: ResponseHead,
         index: int,
         delta: AssistantDelta,
         logprobs: Sequence[TokenLogprob] = (),
         finish_reason: FinishReason | None = None,
         stats: Stats | None = None,
     ) -> bytes:
-        scores = _chat_logprobs(logprobs) if logprobs and head.logprobs else None
-        chunk = self._chunk(head)
+        scores = _chat_logprobs(logprobs) if logprobs and self.head.logprobs else None
+        chunk = self._chunk()
         chunk["choices"] = [{"index": index, "delta": delta, "logprobs": scores, "finish_reason": finish_reason}]
-        if head.include_usage:
+        if self.head.include_usage:
             chunk["usage"] = None
         if stats is not None:
-            chunk["glm_edge"] = figures(stats, trim=head.trim)
+            chunk["glm_edge"] = figures(stats, trim=self.head.trim)
         return event(chunk)
 
 
 class TextSerializer:
-    """The serializer of one request for a completion of a text; counts the characters of each stream so far."""
+    """The serializer for completions of a text. Counts the characters of each answer, for `text_offset`."""
 
-    def __init__(self) -> None:
+    def __init__(self, head: ResponseHead) -> None:
+        self.head = head
         self._offsets: dict[int, int] = {}  # characters so far, by the index of the answer
 
-    def completion(self, head: ResponseHead, answers: Sequence[FinishedAnswer]) -> Completion:
+    def completion(self, answers: Sequence[FinishedAnswer]) -> Completion:
         stats = total([answer.stats for answer in answers])
         return {
-            "id": head.id,
+            "id": self.head.id,
             "object": "text_completion",
-            "created": head.created,
-            "model": head.model,
+            "created": self.head.created,
+            "model": self.head.model,
             "choices": [
                 {
                     "index": index,
                     "text": answer.text,
-                    "logprobs": self._logprobs(index, answer.logprobs) if head.logprobs else None,
+                    "logprobs": self._logprobs(index, answer.logprobs) if self.head.logprobs else None,
                     "finish_reason": answer.finish_reason,
                 }
                 for index, answer in enumerate(answers)
@@ -176,43 +175,40 @@ class TextSerializer:
             "glm_edge": figures(stats, trim=False),
         }
 
-    def role_event(self, head: ResponseHead, index: int) -> bytes:
+    def role_event(self, index: int) -> bytes:
         """Text has no roles; a stream begins with its first text."""
         return b""
 
-    def text_event(self, head: ResponseHead, index: int, text: str, logprobs: Sequence[TokenLogprob] = ()) -> bytes:
-        return self._event(head, index, text, logprobs)
+    def text_event(self, index: int, text: str, logprobs: Sequence[TokenLogprob] = ()) -> bytes:
+        return self._event(index, text, logprobs)
 
-    def finish_event(
-        self, head: ResponseHead, index: int, finish_reason: FinishReason, stats: Stats | None = None
-    ) -> bytes:
-        return self._event(head, index, "", (), finish_reason, stats)
+    def finish_event(self, index: int, finish_reason: FinishReason, stats: Stats | None = None) -> bytes:
+        return self._event(index, "", (), finish_reason, stats)
 
-    def usage_event(self, head: ResponseHead, stats: Stats) -> bytes:
-        return event({**self._chunk(head), "usage": usage(stats)})
+    def usage_event(self, stats: Stats) -> bytes:
+        return event({**self._chunk(), "usage": usage(stats)})
 
-    def _chunk(self, head: ResponseHead) -> CompletionChunk:
+    def _chunk(self) -> CompletionChunk:
         return {
-            "id": head.id,
+            "id": self.head.id,
             "object": "text_completion",
-            "created": head.created,
-            "model": head.model,
+            "created": self.head.created,
+            "model": self.head.model,
             "choices": [],
         }
 
     def _event(
         self,
-        head: ResponseHead,
         index: int,
         text: str,
         logprobs: Sequence[TokenLogprob] = (),
         finish_reason: FinishReason | None = None,
         stats: Stats | None = None,
     ) -> bytes:
-        scores = self._logprobs(index, logprobs) if head.logprobs else None
-        chunk = self._chunk(head)
+        scores = self._logprobs(index, logprobs) if self.head.logprobs else None
+        chunk = self._chunk()
         chunk["choices"] = [{"index": index, "text": text, "logprobs": scores, "finish_reason": finish_reason}]
-        if head.include_usage:
+        if self.head.include_usage:
             chunk["usage"] = None
         if stats is not None:
             chunk["glm_edge"] = figures(stats, trim=False)

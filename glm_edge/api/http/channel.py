@@ -28,7 +28,7 @@ _log = logging.getLogger("glm_edge.http")
 
 
 class JsonErrorTask(ErrorTask):
-    """Answers a request that the parser or the server gave up on. The connection is closed after it."""
+    """The answer to a request that the parser or the server gave up on. The connection is closed after it."""
 
     channel: Any
     request: Any
@@ -69,7 +69,7 @@ class JsonErrorTask(ErrorTask):
 
 
 class Channel(HTTPChannel):
-    """One connection."""
+    """One connection of a client."""
 
     error_task_class = JsonErrorTask
     server: Any
@@ -95,7 +95,7 @@ class Channel(HTTPChannel):
             if self._stuck is None or self._sent >= self._stuck:
                 self._stuck = now
             elif now - self._stuck > deadlines.stalled:
-                self.handle_close()  # also wakes a thread that waits for room to write
+                self.handle_close()  # also wakes a thread that waits to write
         elif not self.requests:
             idle = max(self._since, self._sent)
             late = now - self._since > deadlines.read if self._reading else now - idle > deadlines.idle

@@ -26,7 +26,7 @@ _REQUEST_LINE = re.compile(rb"[!-~]+ [!-~]+ HTTP/1\.[01]")
 
 
 class StrictParser(HTTPRequestParser):
-    """One request on its way in."""
+    """The parser of one request."""
 
     # Set before anything is parsed: waitress reads them of requests that it could not parse.
     command: Any = ""

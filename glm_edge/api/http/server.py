@@ -30,7 +30,7 @@ _ACCEPTS = 64  # a turn, so that a flood of connections cannot keep the others w
 
 
 class HttpServer:
-    """Serves `app` on `sockets`, bound and not yet listening.
+    """A threaded HTTP server of `app` on `sockets`, which are bound and not yet listening.
 
     Args:
         policy: asked about a request's headers before its body is kept; the app asks again.

@@ -127,7 +127,7 @@ MESSAGES = {
 
 @pytest.mark.case("H14")
 @pytest.mark.parametrize(("body", "param", "code"), MESSAGES.values(), ids=MESSAGES)
-def test_a_bad_message_is_refused_at_its_place(body: Any, param: str, code: str) -> None:
+def test_a_bad_message_is_refused_with_the_path_of_its_fault(body: Any, param: str, code: str) -> None:
     assert fault(body) == (param, code)
 
 

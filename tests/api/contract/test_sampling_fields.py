@@ -86,23 +86,23 @@ WRITTEN = {
 
 def test_log_probabilities_are_written_with_their_bytes_and_alternatives() -> None:
     choice = FinishedAnswer("x", "stop", Stats(1, 1, 0, 0, 0, 0), [TOKEN])
-    assert ChatSerializer().completion(HEAD, [choice])["choices"][0]["logprobs"] == {
+    assert ChatSerializer(HEAD).completion([choice])["choices"][0]["logprobs"] == {
         "content": [WRITTEN],
         "refusal": None,
     }
-    event = json.loads(ChatSerializer().text_event(HEAD, 1, "x", [TOKEN]).removeprefix(b"data: "))
+    event = json.loads(ChatSerializer(HEAD).text_event(1, "x", [TOKEN]).removeprefix(b"data: "))
     assert event["choices"][0]["logprobs"] == {"content": [WRITTEN], "refusal": None}
     assert event["choices"][0]["index"] == 1
 
 
 def test_an_answer_without_tokens_has_an_empty_list_and_unasked_ones_have_null() -> None:
     choice = FinishedAnswer("", "stop", Stats(1, 0, 0, 0, 0, 0))
-    assert ChatSerializer().completion(HEAD, [choice])["choices"][0]["logprobs"] == {"content": [], "refusal": None}
-    assert ChatSerializer().completion(ResponseHead("id", 1, "m"), [choice])["choices"][0]["logprobs"] is None
+    assert ChatSerializer(HEAD).completion([choice])["choices"][0]["logprobs"] == {"content": [], "refusal": None}
+    assert ChatSerializer(ResponseHead("id", 1, "m")).completion([choice])["choices"][0]["logprobs"] is None
 
 
 def test_the_prompt_of_several_answers_counts_once() -> None:
     stats = [Stats(10, 3, 0, 0, 0, 0), Stats(10, 4, 9, 0, 0, 0)]
-    usage = ChatSerializer().completion(HEAD, [FinishedAnswer("", "stop", one) for one in stats])["usage"]
+    usage = ChatSerializer(HEAD).completion([FinishedAnswer("", "stop", one) for one in stats])["usage"]
     assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (10, 7, 17)
     assert usage["prompt_tokens_details"] == {"cached_tokens": 0}

@@ -85,7 +85,7 @@ def test_requests_in_the_queue_are_served_in_their_order() -> None:
 
 
 @pytest.mark.case("O2")
-def test_of_more_clients_than_places_each_is_answered_or_refused_at_once() -> None:
+def test_of_more_clients_than_capacity_each_is_answered_or_refused_at_once() -> None:
     go = threading.Event()
     with LiveServer(FakeEngine([go, "x"], slots=2, waiting=3)) as server:
         wires = [server.connect() for _ in range(40)]
@@ -107,7 +107,7 @@ def test_of_more_clients_than_places_each_is_answered_or_refused_at_once() -> No
 
 
 @pytest.mark.case("K7")
-def test_clients_that_give_up_and_try_again_never_hold_more_than_the_places() -> None:
+def test_clients_that_give_up_and_try_again_never_hold_more_than_the_capacity() -> None:
     engine = FakeEngine([threading.Event()], slots=2, waiting=3)
     most = 0
 

@@ -23,7 +23,7 @@ from glm_edge.worker import Worker
 from support.checkpoints.small_checkpoint import CONFIG, write_checkpoint
 from support.engines import crashing_engines as crashing
 from support.server.leaving_clients import BUDGET, fin, half_close, rst
-from support.server.live_server import BODY, LiveServer, Reply, Wire, eventually, get, post
+from support.server.live_server import BODY, HttpReply, LiveServer, Wire, eventually, get, post
 
 SLOTS, QUEUE, N_CTX = 2, 3, 16384
 # greedy, and as long as the context: what is not cancelled is computed for many seconds
@@ -57,7 +57,7 @@ def short(server: LiveServer) -> str:
     return said(server.exchange(SHORT))
 
 
-def said(reply: Reply) -> str:
+def said(reply: HttpReply) -> str:
     assert reply.status == 200
     return str(reply.json["choices"][0]["message"]["content"])
 
@@ -98,7 +98,7 @@ def test_slots_that_clients_leave_are_free_in_time(
 
 
 @pytest.mark.case("K7")
-def test_clients_that_give_up_and_try_again_hold_no_more_than_the_places_and_leave_none(
+def test_clients_that_give_up_and_try_again_hold_no_more_than_the_capacity_and_leave_nothing(
     server: LiveServer, short: str
 ) -> None:
     def client(seed: int) -> None:
@@ -117,7 +117,7 @@ def test_clients_that_give_up_and_try_again_hold_no_more_than_the_places_and_lea
     assert 0 < most <= SLOTS + QUEUE
     assert eventually(lambda: alive(server) == (0, 0), BUDGET)
     began = time.monotonic()
-    with ThreadPoolExecutor(SLOTS + QUEUE) as pool:  # every place is there again
+    with ThreadPoolExecutor(SLOTS + QUEUE) as pool:  # the whole capacity is free again
         assert [said(reply) for reply in pool.map(server.exchange, [SHORT] * (SLOTS + QUEUE))] == [short] * 5
     assert time.monotonic() - began < BUDGET
 

@@ -35,7 +35,7 @@ def guarded() -> Iterator[LiveServer]:
 
 
 @contextmanager
-def room_for_files(wanted: int) -> Iterator[int]:
+def file_limit(wanted: int) -> Iterator[int]:
     """As many open files as wanted, if the system lets us; how many there may be."""
     if os.name != "posix":
         yield 900
@@ -219,7 +219,7 @@ def test_an_idle_connection_is_closed_and_a_used_one_is_not() -> None:
 
 @pytest.mark.case("O5")
 def test_a_flood_of_connections_does_not_keep_a_health_check_waiting_and_leaves_nothing() -> None:
-    with room_for_files(2500) as most, LiveServer(FakeEngine()) as server:
+    with file_limit(2500) as most, LiveServer(FakeEngine()) as server:
         flood = [server.connect() for _ in range(min(1000, most // 2 - 200))]
         begin = time.monotonic()
         assert server.exchange(get("/health")).status == 200
@@ -229,7 +229,7 @@ def test_a_flood_of_connections_does_not_keep_a_health_check_waiting_and_leaves_
         assert eventually(lambda: server.server.connections == 0)
 
 
-def test_a_connection_over_the_limit_waits_for_a_free_place() -> None:
+def test_a_connection_over_the_limit_waits_until_one_closes() -> None:
     with LiveServer(FakeEngine(), connections=12) as server:
         some = [server.connect() for _ in range(15)]
         some[-1].send(get("/health"))

@@ -122,7 +122,7 @@ def test_the_log_says_why_a_stream_failed(caplog: pytest.LogCaptureFixture) -> N
 
 
 @pytest.mark.case("S8")
-def test_a_bug_of_ours_is_an_error_event_too_and_the_log_has_its_place_alone(
+def test_a_bug_of_ours_is_an_error_event_too_and_the_log_has_only_its_file_and_line(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with LiveServer(FakeEngine(["a", "\ud800 is half a character, which no engine gives"])) as server:

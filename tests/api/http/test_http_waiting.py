@@ -1,4 +1,4 @@
-"""What a request gets that waits: its place and its turn, or a word when to come again."""
+"""What a request gets that waits: its position in the queue and an estimate, or 503 with Retry-After."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from glm_edge.api.app import create_app
 from glm_edge.errors import RateLimitError
 from glm_edge.generation import Progress
 from support.engines.fake_engine import FakeEngine
-from support.server.live_server import BODY, CHAT, LiveServer, Reply, Wire, eventually, post
+from support.server.live_server import BODY, CHAT, HttpReply, LiveServer, Wire, eventually, post
 
 pytestmark = pytest.mark.case("O2")
 
@@ -35,7 +35,7 @@ def comments(wire: Wire, n: int) -> list[str]:
 
 
 @pytest.mark.case("O1")
-def test_a_stream_that_waits_is_told_its_place_and_the_time_and_then_how_much_is_read() -> None:
+def test_comments_of_a_stream_that_waits_have_its_position_and_eta_then_the_tokens_read() -> None:
     first, second = threading.Event(), threading.Event()
     scripts = iter([[first, "a"], [SLOW, second, "b"]])
     engine = FakeEngine(lambda _: next(scripts), slots=1)
@@ -55,7 +55,7 @@ def test_a_stream_that_waits_is_told_its_place_and_the_time_and_then_how_much_is
 
 
 @pytest.mark.case("O1")
-def test_without_a_measured_speed_a_place_has_no_time() -> None:
+def test_without_a_measured_speed_a_position_has_no_eta() -> None:
     go = threading.Event()
     with LiveServer(FakeEngine([go, "a"], slots=1)) as server, server.connect() as one, server.connect() as two:
         for wire in (one, two):
@@ -66,7 +66,7 @@ def test_without_a_measured_speed_a_place_has_no_time() -> None:
 
 
 @pytest.mark.case("O1")
-def test_the_same_news_is_not_told_twice_but_silence_is_broken() -> None:
+def test_the_same_comment_is_sent_again_only_after_a_silence() -> None:
     script = [SLOW, threading.Event()]
     with LiveServer(FakeEngine(script), ping_s=1.2) as server, server.connect() as wire:
         wire.send(STREAM)
@@ -78,7 +78,7 @@ def test_the_same_news_is_not_told_twice_but_silence_is_broken() -> None:
 
 
 @pytest.mark.case("S7")
-@pytest.mark.parametrize("step", [SLOW, 0.0], ids=["told", "silent"])
+@pytest.mark.parametrize("step", [SLOW, 0.0], ids=["progress", "silent"])
 def test_comments_do_not_disturb_openais_client(step: Progress | float) -> None:
     go = threading.Event()
     with (
@@ -113,14 +113,14 @@ def test_a_request_that_has_waited_too_long_is_503() -> None:
         wire.send(post(BODY))
         assert eventually(lambda: len(engine.played) == 1)
         assert server.exchange(post(BODY)).code == "server_is_overloaded"
-        late = server.exchange(STREAM)  # this one is told in its stream
+        late = server.exchange(STREAM)  # this one has the error in its stream
         assert b'"server_is_overloaded"' in late.body
         assert not late.complete
         assert wire.socket.fileno() >= 0
         assert not engine.generations[0].cancelled  # running ones may take as long as they need
 
 
-def keyed(server: LiveServer, key: str, **fields: object) -> Reply:
+def keyed(server: LiveServer, key: str, **fields: object) -> HttpReply:
     return server.exchange(post({**BODY, **fields}, f"Authorization: Bearer {key}"))
 
 
@@ -141,7 +141,7 @@ def test_a_key_that_has_its_share_is_429_and_another_is_served() -> None:
         threading.Timer(0.2, go.set).start()
         assert keyed(server, "two").status == 200
         assert [wire.reply().status for wire in wires] == [200, 200]
-        assert keyed(server, "one").status == 200  # its places came back
+        assert keyed(server, "one").status == 200  # its leases were released
         for wire in wires:
             wire.__exit__()
 
@@ -156,9 +156,9 @@ def test_answers_count_not_requests() -> None:
 
 @pytest.mark.case("O3")
 @pytest.mark.parametrize("keys", [["one", "two"], ["one"]], ids=["two", "one"])
-def test_by_default_a_key_has_half_of_the_places_where_there_are_others(keys: list[str]) -> None:
-    service = Admission(FakeEngine(), capacity=4)
-    client = create_app(service, policy=AccessPolicy(Keys(keys))).test_client()
+def test_by_default_a_key_has_half_of_the_capacity_where_there_are_others(keys: list[str]) -> None:
+    admission = Admission(FakeEngine(), capacity=4)
+    client = create_app(admission, policy=AccessPolicy(Keys(keys))).test_client()
     headers = {"Authorization": "Bearer one"}
     held = [client.post(CHAT, json={**BODY, "stream": True}, headers=headers, buffered=False) for _ in range(3)]
     assert [one.status_code for one in held] == ([200, 200, 429] if len(keys) == 2 else [200] * 3)

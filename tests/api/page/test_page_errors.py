@@ -161,7 +161,7 @@ def test_a_page_that_is_opened_while_the_model_loads_goes_on_by_itself(driver: C
         page.until(lambda: page.find("#notice p").text == "The model is still being loaded.", "the notice")
         page.press("中文")
         assert page.find("#notice").text == "模型仍在加载。\n重新连接"
-        server.service.ready(engine)
+        server.admission.ready(engine)
         page.until(lambda: page.find("#model").text == "chatglm2-6b", "the model")
         assert not page.shown("#notice")
         driver.get("about:blank")

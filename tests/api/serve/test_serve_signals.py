@@ -1,5 +1,5 @@
-"""A server process from start to end: loading, draining, being told twice; with the engine in it and
-with the engine in a child, which never stays behind."""
+"""A server process from start to end: loading, draining, a second signal. With the engine in it, and with the engine in
+a child process, which never stays behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 import pytest
 
 from support.paths import SUPPORT
-from support.server.live_server import BODY, PATIENCE, Wire, get, post
+from support.server.live_server import BODY, PATIENCE, Wire, eventually, get, post
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
 
@@ -26,12 +26,12 @@ WHOLE = post(BODY)
 
 
 @pytest.fixture(params=[(), ("--worker",)], ids=["in-process", "worker"])
-def place(request: pytest.FixtureRequest) -> tuple[str, ...]:
-    """Where the engine is, as an argument of serve_fake_engine.py."""
+def engine_options(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """Whether the engine is in a process of its own, as arguments of serve_fake_engine.py."""
     return tuple(request.param)
 
 
-class Process:
+class ServerProcess:
     """serve_fake_engine.py, running; `lines` is what it has said on stderr so far."""
 
     def __init__(self, *arguments: str) -> None:
@@ -40,20 +40,20 @@ class Process:
             [sys.executable, str(script), *arguments], stderr=subprocess.PIPE, text=True, encoding="utf-8"
         )
         self.lines: list[str] = []
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
     def _read(self) -> None:
         assert self.popen.stderr is not None
         for line in self.popen.stderr:
-            with self._news:
+            with self._changed:
                 self.lines.append(line)
-                self._news.notify_all()
+                self._changed.notify_all()
 
     def wait_for(self, pattern: str) -> re.Match[str]:
-        with self._news:
-            assert self._news.wait_for(lambda: re.search(pattern, "".join(self.lines)), PATIENCE), self.lines
+        with self._changed:
+            assert self._changed.wait_for(lambda: re.search(pattern, "".join(self.lines)), PATIENCE), self.lines
         match = re.search(pattern, "".join(self.lines))
         assert match
         return match
@@ -67,6 +67,14 @@ class Process:
     def connect(self) -> Wire:
         return Wire(socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE))
 
+    def metric(self, name: str) -> float:
+        """A figure of GET /metrics."""
+        with self.connect() as wire:
+            wire.send(get("/metrics"))
+            match = re.search(rf"^{name} (\S+)$", wire.reply().body.decode(), re.MULTILINE)
+        assert match, name
+        return float(match[1])
+
     def signal(self, number: int = signal.SIGTERM) -> None:
         self.popen.send_signal(number)
 
@@ -78,8 +86,8 @@ class Process:
 
 
 @contextmanager
-def serving(*arguments: str) -> Iterator[Process]:
-    process = Process(*arguments)
+def serving(*arguments: str) -> Iterator[ServerProcess]:
+    process = ServerProcess(*arguments)
     try:
         yield process
     finally:
@@ -91,8 +99,8 @@ def serving(*arguments: str) -> Iterator[Process]:
 
 @pytest.mark.case("D1")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_idle_server_ends_at_once_and_frees_its_port(number: int, place: tuple[str, ...]) -> None:
-    with serving("quick", *place) as process, process.connect() as idle:
+def test_an_idle_server_ends_at_once_and_frees_its_port(number: int, engine_options: tuple[str, ...]) -> None:
+    with serving("quick", *engine_options) as process, process.connect() as idle:
         port = process.port
         idle.send(get("/health"))
         assert idle.reply().json == {"status": "ok"}
@@ -108,8 +116,8 @@ def test_an_idle_server_ends_at_once_and_frees_its_port(number: int, place: tupl
 
 @pytest.mark.case("D2")
 @pytest.mark.parametrize("data", [STREAM, WHOLE], ids=["stream", "whole"])
-def test_an_answer_shorter_than_the_grace_is_completed(data: bytes, place: tuple[str, ...]) -> None:
-    with serving("second", *place) as process, process.connect() as running, process.connect() as other:
+def test_an_answer_shorter_than_the_grace_is_completed(data: bytes, engine_options: tuple[str, ...]) -> None:
+    with serving("second", *engine_options) as process, process.connect() as running, process.connect() as other:
         other.send(get("/health"))
         assert other.reply().status == 200
         running.send(data)
@@ -117,7 +125,7 @@ def test_an_answer_shorter_than_the_grace_is_completed(data: bytes, place: tuple
             running.head()
             running.chunk()
         else:
-            time.sleep(0.3)  # nothing shows from outside that a whole answer has begun
+            assert eventually(lambda: process.metric("glm_edge_running") == 1)
         process.signal()
         process.wait_for("stopping when the running answers end")
         other.send(get("/health"))
@@ -139,8 +147,8 @@ def test_an_answer_shorter_than_the_grace_is_completed(data: bytes, place: tuple
 
 
 @pytest.mark.case("D2")
-def test_new_connections_are_refused_while_the_server_drains(place: tuple[str, ...]) -> None:
-    with serving("second", *place) as process, process.connect() as running:
+def test_new_connections_are_refused_while_the_server_drains(engine_options: tuple[str, ...]) -> None:
+    with serving("second", *engine_options) as process, process.connect() as running:
         running.send(STREAM)
         running.head()
         port = process.port
@@ -153,8 +161,8 @@ def test_new_connections_are_refused_while_the_server_drains(place: tuple[str, .
 
 @pytest.mark.case("D3")
 @pytest.mark.parametrize("scenario", ["endless", "stuck"])
-def test_an_answer_longer_than_the_grace_ends_with_an_error(scenario: str, place: tuple[str, ...]) -> None:
-    with serving(scenario, "--grace", "0.5", *place) as process, process.connect() as running:
+def test_an_answer_longer_than_the_grace_ends_with_an_error(scenario: str, engine_options: tuple[str, ...]) -> None:
+    with serving(scenario, "--grace", "0.5", *engine_options) as process, process.connect() as running:
         running.send(STREAM)
         assert running.head().status == 200
         begin = time.monotonic()
@@ -171,12 +179,12 @@ def test_an_answer_longer_than_the_grace_ends_with_an_error(scenario: str, place
 
 @pytest.mark.case("D4")
 @pytest.mark.parametrize("data", [STREAM, WHOLE], ids=["stream", "whole"])
-def test_a_request_in_the_queue_is_turned_away_at_once(data: bytes, place: tuple[str, ...]) -> None:
-    with serving("one-slot", *place) as process, process.connect() as running, process.connect() as queued:
+def test_a_request_in_the_queue_is_turned_away_at_once(data: bytes, engine_options: tuple[str, ...]) -> None:
+    with serving("one-slot", *engine_options) as process, process.connect() as running, process.connect() as queued:
         running.send(WHOLE)
-        time.sleep(0.2)
+        assert eventually(lambda: process.metric("glm_edge_running") == 1)
         queued.send(data)
-        time.sleep(0.2)
+        assert eventually(lambda: process.metric("glm_edge_queue") == 1)
         begin = time.monotonic()
         process.signal()
         reply = queued.reply()
@@ -188,8 +196,8 @@ def test_a_request_in_the_queue_is_turned_away_at_once(data: bytes, place: tuple
 
 @pytest.mark.case("D5")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_second_signal_ends_the_process_at_once(number: int, code: int, place: tuple[str, ...]) -> None:
-    with serving("stuck", *place) as process, process.connect() as running:
+def test_a_second_signal_ends_the_process_at_once(number: int, code: int, engine_options: tuple[str, ...]) -> None:
+    with serving("stuck", *engine_options) as process, process.connect() as running:
         running.send(STREAM)
         running.head()
         process.signal(signal.SIGTERM)
@@ -199,8 +207,8 @@ def test_a_second_signal_ends_the_process_at_once(number: int, code: int, place:
 
 
 @pytest.mark.case("D6")
-def test_a_killed_servers_port_can_be_had_again_at_once(place: tuple[str, ...]) -> None:
-    with serving("endless", *place) as process, process.connect() as running:
+def test_a_killed_servers_port_can_be_had_again_at_once(engine_options: tuple[str, ...]) -> None:
+    with serving("endless", *engine_options) as process, process.connect() as running:
         running.send(STREAM)
         running.head()
         port = process.port
@@ -212,8 +220,8 @@ def test_a_killed_servers_port_can_be_had_again_at_once(place: tuple[str, ...]) 
 
 
 @pytest.mark.case("D7", "D8")
-def test_a_server_answers_while_it_loads_and_can_be_stopped(place: tuple[str, ...]) -> None:
-    with serving("loading", *place) as process, process.connect() as wire:
+def test_a_server_answers_while_it_loads_and_can_be_stopped(engine_options: tuple[str, ...]) -> None:
+    with serving("loading", *engine_options) as process, process.connect() as wire:
         wire.send(get("/livez"))
         assert wire.reply().status == 200
         wire.send(WHOLE)
@@ -226,13 +234,13 @@ def test_a_server_answers_while_it_loads_and_can_be_stopped(place: tuple[str, ..
         assert time.monotonic() - begin < 5
 
 
-def test_a_model_that_does_not_load_ends_the_server_with_its_error(place: tuple[str, ...]) -> None:
-    with serving("spoilt", *place) as process:
+def test_a_model_that_does_not_load_ends_the_server_with_its_error(engine_options: tuple[str, ...]) -> None:
+    with serving("spoilt", *engine_options) as process:
         assert process.exit_code() == 4
         assert process.lines[-1] == "error: model.gguf: not the file it was\n"
 
 
-def test_a_bug_in_loading_ends_the_server_with_its_traceback(place: tuple[str, ...]) -> None:
-    with serving("bug", *place) as process:
+def test_a_bug_in_loading_ends_the_server_with_its_traceback(engine_options: tuple[str, ...]) -> None:
+    with serving("bug", *engine_options) as process:
         assert process.exit_code() == 1
         assert "KeyError" in process.lines[-1]

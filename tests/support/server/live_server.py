@@ -24,9 +24,9 @@ PATIENCE = 20.0  # seconds that a test waits for what must come; only a failing 
 
 
 class LiveServer:
-    """`with LiveServer(engine) as server:` serves on a free port of the loopback; `options` are Service's.
+    """`with LiveServer(engine) as server:` serves on a free port of the loopback; `options` are Admission's.
 
-    With `loading` the service has no engine until a test says `server.service.ready(engine)`.
+    With `loading` there is no engine until a test calls `server.admission.ready(engine)`.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class LiveServer:
         **options: Any,
     ) -> None:
         self.engine: Any = engine
-        self.service = Admission(None if loading else engine, **options)
+        self.admission = Admission(None if loading else engine, **options)
         policy = policy or AccessPolicy()
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
@@ -49,7 +49,7 @@ class LiveServer:
         self.url = f"http://127.0.0.1:{self.port}"
         limits = Limits(threads=40, connections=connections, body=body, deadlines=deadlines or Deadlines())
         self.server = HttpServer(
-            create_app(self.service, policy=policy, max_body=body), [listener], policy=policy, limits=limits
+            create_app(self.admission, policy=policy, max_body=body), [listener], policy=policy, limits=limits
         )
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._loop)
@@ -63,7 +63,7 @@ class LiveServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.service.abort()
+        self.admission.abort()
         self.engine.close()
         self._done.set()
         self.server.wake()
@@ -73,7 +73,7 @@ class LiveServer:
     def connect(self) -> Wire:
         return Wire(socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE))
 
-    def exchange(self, data: bytes) -> Reply:
+    def exchange(self, data: bytes) -> HttpReply:
         """Send bytes on a connection of their own; the first response."""
         with self.connect() as wire:
             wire.send(data)
@@ -81,7 +81,7 @@ class LiveServer:
 
 
 @dataclass
-class Reply:
+class HttpReply:
     """A response as it came; `complete` is whether its end was marked as HTTP wants."""
 
     status: int
@@ -118,7 +118,7 @@ class Wire:
     def line(self) -> bytes:
         return self._file.readline()
 
-    def head(self) -> Reply:
+    def head(self) -> HttpReply:
         """The status line and the headers."""
         status = self.line().split()
         if not status:
@@ -127,9 +127,9 @@ class Wire:
         while line := self.line().strip():
             name, _, value = line.decode("latin-1").partition(":")
             headers[name.lower()] = value.strip()
-        return Reply(int(status[1]), headers, b"", complete=True)
+        return HttpReply(int(status[1]), headers, b"", complete=True)
 
-    def reply(self) -> Reply:
+    def reply(self) -> HttpReply:
         reply = self.head()
         if reply.headers.get("transfer-encoding") == "chunked":
             reply.complete = False

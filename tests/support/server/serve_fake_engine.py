@@ -26,6 +26,8 @@ from support.engines.fake_engine import FakeEngine, Script
 
 
 class _Stuck(FakeEngine):
+    """An engine that does not close."""
+
     def close(self) -> None:
         time.sleep(3600)
 

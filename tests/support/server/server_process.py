@@ -21,6 +21,8 @@ GREEDY = {**BODY, "temperature": 0, "max_tokens": 10}
 
 
 class Server:
+    """A server in a child process, and what it writes to stderr."""
+
     def __init__(self, popen: subprocess.Popen[str]) -> None:
         self.popen = popen
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
