@@ -186,7 +186,10 @@ def test_the_installed_packages_are_those_of_the_checkout() -> None:
 HELP = "from glm_edge.cli import run, glm_edge; run(glm_edge, ['--help'], prog_name='x')"
 
 
-@pytest.mark.parametrize("code", ["import glm_edge", HELP], ids=["import", "help"])
+SERVE_HELP = HELP.replace("['--help']", "['serve', '--help']")
+
+
+@pytest.mark.parametrize("code", ["import glm_edge", HELP, SERVE_HELP], ids=["import", "help", "serve-help"])
 def test_importing_and_help_load_nothing_heavy(code: str) -> None:
     check = "import sys; print(sorted({'llama_cpp', 'flask', 'numpy', 'pydantic', 'waitress'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", f"{code}; {check}"], capture_output=True, text=True, check=True)

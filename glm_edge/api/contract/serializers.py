@@ -21,6 +21,7 @@ from .responses import (
     ChatTopLogprob,
     Completion,
     CompletionChunk,
+    ResponseInfo,
     TextLogprobs,
 )
 from .strict_json import dumps
@@ -38,6 +39,9 @@ class ResponseHead:
     include_usage: bool = False
     logprobs: bool = False
     trim: bool = False  # whether old rounds may have been left out
+
+    def info(self) -> ResponseInfo:
+        return {"id": self.id, "created": self.created, "model": self.model}
 
 
 @dataclass(frozen=True)
@@ -85,10 +89,8 @@ class ChatSerializer:
     def completion(self, answers: Sequence[FinishedAnswer]) -> ChatCompletion:
         stats = total([answer.stats for answer in answers])
         return {
-            "id": self.head.id,
+            **self.head.info(),
             "object": "chat.completion",
-            "created": self.head.created,
-            "model": self.head.model,
             "choices": [
                 {
                     "index": index,
@@ -122,11 +124,12 @@ class ChatSerializer:
         return event({**self._chunk(), "usage": usage(stats)})
 
     def _chunk(self) -> ChatCompletionChunk:
+        head = self.head
         return {
-            "id": self.head.id,
+            "id": head.id,
             "object": "chat.completion.chunk",
-            "created": self.head.created,
-            "model": self.head.model,
+            "created": head.created,
+            "model": head.model,
             "choices": [],
         }
 
@@ -158,10 +161,8 @@ class TextSerializer:
     def completion(self, answers: Sequence[FinishedAnswer]) -> Completion:
         stats = total([answer.stats for answer in answers])
         return {
-            "id": self.head.id,
+            **self.head.info(),
             "object": "text_completion",
-            "created": self.head.created,
-            "model": self.head.model,
             "choices": [
                 {
                     "index": index,
@@ -189,13 +190,8 @@ class TextSerializer:
         return event({**self._chunk(), "usage": usage(stats)})
 
     def _chunk(self) -> CompletionChunk:
-        return {
-            "id": self.head.id,
-            "object": "text_completion",
-            "created": self.head.created,
-            "model": self.head.model,
-            "choices": [],
-        }
+        head = self.head
+        return {"id": head.id, "object": "text_completion", "created": head.created, "model": head.model, "choices": []}
 
     def _event(
         self,
