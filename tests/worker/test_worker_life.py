@@ -99,7 +99,7 @@ def test_a_model_replaced_by_rename_goes_on_answering(tiny_f32: Path, tmp_path: 
 
 
 PARENT = """
-import crashing
+from support.engines import crashing_engines as crashing
 from glm_edge.worker import Worker
 import sys, threading
 engine = Worker(crashing.{load})
