@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glm_edge.errors import OutOfMemoryError, StorageError, UsageError
+from glm_edge.model.keys import HASH_DIGITS
 from glm_edge.system.device import processors
 
 from .blocks import write_blocks
 from .compare import compare
-from .layout import HEX, Layout, Placed, lay_out, sealed
+from .layout import Layout, Placed, lay_out, sealed
 from .metadata import build_metadata
 from .recipes import DEFAULT, RECIPES, Recipe, recipe_of
 from .source.checkpoint import Checkpoint, open_checkpoint
@@ -138,7 +139,7 @@ def planned(
     """The layout with zeros for what is hashed later; `files` are the sources' sizes in bytes by name."""
     vocabulary = read_vocabulary(tokenizer, config.padded_vocab_size)
     ids = golden(load_sentencepiece(vocabulary))
-    sources = sources_text(files, dict.fromkeys(files, "0" * HEX))
+    sources = sources_text(files, dict.fromkeys(files, "0" * HASH_DIGITS))
     return lay_out(build_metadata(config, vocabulary, ids, recipe, sources), tensors, recipe)
 
 

@@ -17,16 +17,13 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 from gguf.gguf_writer import WriterState
 
+from glm_edge.model import keys
 from glm_edge.model.ggml import TYPE_IDS, block_size, row_size
 
-from .metadata import ARCHITECTURE, SOURCES, Value
+from .metadata import Value
 from .recipes import Recipe, Site
 from .tensors import Tensor
 
-# SHA-256 in hexadecimal, one after the other: of the head with zeros (the digit) in their place, then of each tensor's
-# data in file order, padding not counted.
-HASHES = "glm_edge.sha256"
-HEX = 64  # digits of a hash
 ALIGNMENT = 32  # GGUF's default: head and every tensor are padded to a multiple of it
 
 
@@ -71,7 +68,7 @@ def padded(size: int) -> int:
 def lay_out(metadata: Mapping[str, Value], tensors: Sequence[Tensor], recipe: Recipe) -> Layout:
     """Choose each tensor's type by the recipe, and its place."""
     types = _types(metadata, tensors, recipe)
-    metadata = {**metadata, HASHES: Value(GGUFValueType.STRING, _room(len(tensors)))}
+    metadata = {**metadata, keys.HASHES: Value(GGUFValueType.STRING, _room(len(tensors)))}
     head = _head(metadata, tensors, types)
     placed = []
     offset = len(head)
@@ -82,14 +79,14 @@ def lay_out(metadata: Mapping[str, Value], tensors: Sequence[Tensor], recipe: Re
 
 
 def _room(tensors: int) -> str:
-    return "0" * HEX * (1 + tensors)
+    return "0" * keys.HASH_DIGITS * (1 + tensors)
 
 
 def sealed(layout: Layout, hashes: Sequence[str], sources: str) -> Layout:
     """The same layout with the hashes of its tensors' data, in hexadecimal and in file order, and with the value of
     SOURCES, which has to be as long as the one there, in its head."""
-    layout = _replaced(layout, SOURCES, sources)
-    return _replaced(layout, HASHES, "".join([hashlib.sha256(layout.head).hexdigest(), *hashes]))
+    layout = _replaced(layout, keys.SOURCES, sources)
+    return _replaced(layout, keys.HASHES, "".join([hashlib.sha256(layout.head).hexdigest(), *hashes]))
 
 
 def _replaced(layout: Layout, key: str, text: str) -> Layout:
@@ -99,7 +96,7 @@ def _replaced(layout: Layout, key: str, text: str) -> Layout:
 
 
 def _types(metadata: Mapping[str, Value], tensors: Sequence[Tensor], recipe: Recipe) -> list[str]:
-    heads, groups = (metadata[f"{ARCHITECTURE}.attention.{key}"].value for key in ("head_count", "head_count_kv"))
+    heads, groups = (metadata[key].value for key in (keys.HEAD_COUNT, keys.HEAD_COUNT_KV))
     counts = Counter(tensor.kind for tensor in tensors)
     seen: Counter[str] = Counter()
     types = []
@@ -112,9 +109,9 @@ def _types(metadata: Mapping[str, Value], tensors: Sequence[Tensor], recipe: Rec
 
 
 def _head(metadata: Mapping[str, Value], tensors: Sequence[Tensor], types: Sequence[str]) -> bytes:
-    writer = GGUFWriter(None, ARCHITECTURE)
+    writer = GGUFWriter(None, keys.ARCHITECTURE)
     for key, value in metadata.items():
-        if key != "general.architecture":  # the writer has put it first
+        if key != keys.GENERAL_ARCHITECTURE:  # the writer has put it first
             writer.add_key_value(key, value.value, value.type, value.item)
     for tensor, type_name in zip(tensors, types, strict=True):
         size = row_size(type_name, tensor.columns) * tensor.rows

@@ -1,7 +1,6 @@
-"""The keys of the GGUF file: what llama.cpp's `chatglm` loader reads, the vocabulary, what GLM Edge's runtime needs.
+"""The metadata of the GGUF file: a value for each key of `glm_edge/model/keys.py`.
 
-Values depend on nothing but the input: no date, no path, no host, so that the same checkpoint gives the same bytes.
-Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md and llama.cpp `src/llama-arch.cpp`.
+Values depend on the input alone, never on date, path or host, so that the same checkpoint gives the same bytes.
 """
 
 from __future__ import annotations
@@ -14,14 +13,13 @@ from typing import Any, NamedTuple
 from gguf import GGUFValueType as T
 
 from glm_edge import __version__
+from glm_edge.model import keys
 
 from .recipes import Recipe
 from .source.config import ModelConfig
 from .tokenizer.template import chat_template
 from .tokenizer.vocab import Vocabulary
 
-ARCHITECTURE = "chatglm"
-SOURCES = "glm_edge.sources"  # JSON: [name, bytes, SHA-256] of every file that the result is made from
 ROPE_BASE = 10000.0  # of the official rotary embedding
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 
@@ -57,59 +55,58 @@ def build_metadata(
     recipe: Recipe,
     sources: str,
 ) -> dict[str, Value]:
-    """Every key of the file. `sources` is the value of SOURCES."""
+    """Every key of the file. `sources` is the value of keys.SOURCES."""
     return {
-        "general.architecture": _text(ARCHITECTURE),
-        "general.name": _text(config.name),
-        "general.file_type": _u32(recipe.file_type),
-        "general.quantization_version": _u32(QUANTIZATION_VERSION),
+        keys.GENERAL_ARCHITECTURE: _text(keys.ARCHITECTURE),
+        keys.GENERAL_NAME: _text(config.name),
+        keys.FILE_TYPE: _u32(recipe.file_type),
+        keys.QUANTIZATION_VERSION: _u32(QUANTIZATION_VERSION),
         **_model(config),
         **_tokenizer(vocabulary),
-        "glm_edge.version": _text(__version__),
-        "glm_edge.recipe": _text(recipe.name),
-        "glm_edge.prefix_ids": Value(T.ARRAY, vocabulary.prefix_ids, T.INT32),
-        "glm_edge.golden": _text(json.dumps([[text, ids] for text, ids in golden])),
-        SOURCES: _text(sources),
+        keys.VERSION: _text(__version__),
+        keys.RECIPE: _text(recipe.name),
+        keys.PREFIX_IDS: Value(T.ARRAY, vocabulary.prefix_ids, T.INT32),
+        keys.GOLDEN: _text(json.dumps([[text, ids] for text, ids in golden])),
+        keys.SOURCES: _text(sources),
     }
 
 
 def _model(config: ModelConfig) -> dict[str, Value]:
     """Shapes and constants. Rotary pairs are interleaved and cover half a head: llama.cpp's default for `chatglm`."""
-    keys = {
-        "vocab_size": _u32(config.padded_vocab_size),
-        "context_length": _u32(config.seq_length),
-        "embedding_length": _u32(config.hidden_size),
-        "block_count": _u32(config.num_layers),
-        "feed_forward_length": _u32(config.ffn_hidden_size),
-        "attention.head_count": _u32(config.num_attention_heads),
-        "attention.head_count_kv": _u32(config.multi_query_group_num),
-        "attention.key_length": _u32(config.kv_channels),
-        "attention.value_length": _u32(config.kv_channels),
-        "attention.layer_norm_rms_epsilon": _f32(config.layernorm_epsilon),
-        "rope.dimension_count": _u32(config.kv_channels // 2),
-        "rope.freq_base": _f32(ROPE_BASE),
+    shapes = {
+        keys.VOCAB_SIZE: _u32(config.padded_vocab_size),
+        keys.CONTEXT_LENGTH: _u32(config.seq_length),
+        keys.EMBEDDING_LENGTH: _u32(config.hidden_size),
+        keys.BLOCK_COUNT: _u32(config.num_layers),
+        keys.FEED_FORWARD_LENGTH: _u32(config.ffn_hidden_size),
+        keys.HEAD_COUNT: _u32(config.num_attention_heads),
+        keys.HEAD_COUNT_KV: _u32(config.multi_query_group_num),
+        keys.KEY_LENGTH: _u32(config.kv_channels),
+        keys.VALUE_LENGTH: _u32(config.kv_channels),
+        keys.NORM_EPSILON: _f32(config.layernorm_epsilon),
+        keys.ROPE_DIMENSIONS: _u32(config.kv_channels // 2),
+        keys.ROPE_BASE: _f32(ROPE_BASE),
     }
-    # chatglm2-6b-32k divides positions by rope_ratio. (ChatGLM3 multiplies the base with it, and is refused earlier.)
+    # chatglm2-6b-32k divides positions by rope_ratio. (ChatGLM3 multiplies the base with it; `config.py` refuses it.)
     if config.rope_ratio != 1:
-        keys |= {"rope.scaling.type": _text("linear"), "rope.scaling.factor": _f32(config.rope_ratio)}
-    return {f"{ARCHITECTURE}.{key}": value for key, value in keys.items()}
+        shapes |= {keys.ROPE_SCALING: _text("linear"), keys.ROPE_SCALING_FACTOR: _f32(config.rope_ratio)}
+    return shapes
 
 
 def _tokenizer(vocabulary: Vocabulary) -> dict[str, Value]:
     unknown = _u32(vocabulary.id_of("<unk>"))
-    keys = {
-        "ggml.model": _text("llama"),  # SentencePiece BPE with byte fallback
-        "ggml.pre": _text("default"),
-        "ggml.tokens": Value(T.ARRAY, vocabulary.texts, T.STRING),
-        "ggml.scores": Value(T.ARRAY, _round32(vocabulary.scores), T.FLOAT32),
-        "ggml.token_type": Value(T.ARRAY, vocabulary.types, T.INT32),
-        "ggml.bos_token_id": _u32(vocabulary.id_of("<s>")),
-        "ggml.eos_token_id": _u32(vocabulary.id_of("</s>")),
-        "ggml.unknown_token_id": unknown,
-        "ggml.padding_token_id": unknown,  # ChatGLM2 pads with <unk>
-        "ggml.add_bos_token": Value(T.BOOL, False),
-        "ggml.add_eos_token": Value(T.BOOL, False),
-        "ggml.add_space_prefix": Value(T.BOOL, vocabulary.model.dummy_prefix),
-        "chat_template": _text(chat_template("".join(vocabulary.prefix_texts))),
+    return {
+        keys.TOKENIZER_MODEL: _text("llama"),  # SentencePiece BPE with byte fallback
+        keys.TOKENIZER_PRE: _text("default"),
+        keys.TOKENS: Value(T.ARRAY, vocabulary.texts, T.STRING),
+        keys.SCORES: Value(T.ARRAY, _round32(vocabulary.scores), T.FLOAT32),
+        keys.TOKEN_TYPES: Value(T.ARRAY, vocabulary.types, T.INT32),
+        keys.BOS: _u32(vocabulary.id_of("<s>")),
+        keys.EOS: _u32(vocabulary.id_of("</s>")),
+        keys.UNKNOWN: unknown,
+        keys.PADDING: unknown,  # ChatGLM2 pads with <unk>
+        keys.ADD_BOS: Value(T.BOOL, False),
+        keys.ADD_EOS: Value(T.BOOL, False),
+        keys.ADD_SPACE_PREFIX: Value(T.BOOL, vocabulary.model.dummy_prefix),
+        keys.CHAT_TEMPLATE: _text(chat_template("".join(vocabulary.prefix_texts))),
     }
-    return {f"tokenizer.{key}": value for key, value in keys.items()}

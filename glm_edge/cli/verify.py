@@ -26,7 +26,7 @@ def command(file: Path, folders: tuple[Path, ...]) -> None:
     Exits with 3 if its format is broken, with 4 if its content has changed. Prints a sentence and one
     JSON line, with the SHA-256 of every file that the model was made from, as the Hugging Face hub shows it.
     """
-    from ..convert.layout import HASHES, HEX
+    from ..model import keys
     from ..model.checks import golden_texts
     from ..tools.verify import compare_sources, sources, verify
 
@@ -35,11 +35,11 @@ def command(file: Path, folders: tuple[Path, ...]) -> None:
     if folders:
         with progress_bar("sources") as progress:
             compare_sources(head, folders, progress)
-    recipe, version = head.metadata.get("glm_edge.recipe"), head.metadata.get("glm_edge.version")
+    recipe, version = head.metadata.get(keys.RECIPE), head.metadata.get(keys.VERSION)
     click.echo(
         f"{file}: unchanged since it was written: {head.size / 1e9:.3f} GB, {len(head.tensors)} tensors,"
         f" {len(golden_texts(head))} golden texts; {recipe}, by GLM Edge {version}"
         + (f"; all {len(sources(head))} source files match" if folders else "")
     )
-    facts = {"file": file.name, "bytes": head.size, "head_sha256": str(head.metadata[HASHES])[:HEX]}
+    facts = {"file": file.name, "bytes": head.size, "head_sha256": str(head.metadata[keys.HASHES])[: keys.HASH_DIGITS]}
     click.echo(json.dumps(facts | {"sources": {source.name: source.sha256 for source in sources(head)}}))

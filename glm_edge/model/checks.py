@@ -14,34 +14,32 @@ import json
 import math
 
 from ..errors import InvalidFileError, UnsupportedModelError
+from . import keys
+from .keys import ARCHITECTURE, GOLDEN, PREFIX_IDS
 from .tensors import Sizes, tensor_problems
 from .values import GgufFile, ScalarArray, StringArray
 
-ARCHITECTURE = "chatglm"
-PREFIX_IDS = "glm_edge.prefix_ids"  # i32 array: [gMASK] and sop, which come before every prompt
-GOLDEN = "glm_edge.golden"  # JSON text: [[text, [token id, …]], …]
 CONVERT = "convert the original checkpoint with glm-edge convert"
 
-# Keys under "chatglm." by type and range, both ends included. Any other key there is refused: llama.cpp reads dozens
+# Keys under "chatglm.", with type and range, both ends included. Any other key there is refused: llama.cpp reads dozens
 # for all architectures at once (experts, scaling, windows) and stops the process on some of their values.
 REQUIRED = {
-    "context_length": ("u32", 1, 1 << 20),
-    "embedding_length": ("u32", 2, 1 << 16),
-    "feed_forward_length": ("u32", 1, 1 << 20),
-    "block_count": ("u32", 1, 512),  # LLAMA_MAX_LAYERS
-    "attention.head_count": ("u32", 1, 1 << 12),
-    "attention.head_count_kv": ("u32", 1, 1 << 12),
-    "attention.layer_norm_rms_epsilon": ("f32", 9e-13, 0.11),  # the converter takes 1e-12 to 0.1, and float32 rounds
-    "rope.dimension_count": ("u32", 2, 1 << 12),
+    keys.CONTEXT_LENGTH: ("u32", 1, 1 << 20),
+    keys.EMBEDDING_LENGTH: ("u32", 2, 1 << 16),
+    keys.FEED_FORWARD_LENGTH: ("u32", 1, 1 << 20),
+    keys.BLOCK_COUNT: ("u32", 1, 512),  # LLAMA_MAX_LAYERS
+    keys.HEAD_COUNT: ("u32", 1, 1 << 12),
+    keys.HEAD_COUNT_KV: ("u32", 1, 1 << 12),
+    keys.NORM_EPSILON: ("f32", 9e-13, 0.11),  # the converter takes 1e-12 to 0.1, and float32 rounds
+    keys.ROPE_DIMENSIONS: ("u32", 2, 1 << 12),
 }
 OPTIONAL = {
-    "attention.key_length": ("u32", 1, 1 << 12),
-    "attention.value_length": ("u32", 1, 1 << 12),
-    "rope.freq_base": ("f32", 1.0, 1e12),
-    "rope.scaling.factor": ("f32", 9e-7, 1e6),  # chatglm2-6b-32k divides positions by it
-    "vocab_size": ("u32", 1, 1 << 20),
+    keys.KEY_LENGTH: ("u32", 1, 1 << 12),
+    keys.VALUE_LENGTH: ("u32", 1, 1 << 12),
+    keys.ROPE_BASE: ("f32", 1.0, 1e12),
+    keys.ROPE_SCALING_FACTOR: ("f32", 9e-7, 1e6),  # chatglm2-6b-32k divides positions by it
+    keys.VOCAB_SIZE: ("u32", 1, 1 << 20),
 }
-SCALING = "rope.scaling.type"  # text; "linear" is the one that ChatGLM2 models have
 
 # Token types of the vocabulary, by llama.cpp's numbers: normal, unknown, control, user-defined, unused, byte.
 NORMAL, BYTE = 1, 6
@@ -94,12 +92,12 @@ def golden_texts(file: GgufFile) -> tuple[tuple[str, tuple[int, ...]], ...]:
 
 def context_length(file: GgufFile) -> int:
     """Tokens of context that the model was made for."""
-    return int(_number(file, f"{ARCHITECTURE}.context_length", *REQUIRED["context_length"]))
+    return int(_number(file, keys.CONTEXT_LENGTH, *REQUIRED[keys.CONTEXT_LENGTH]))
 
 
 def model_id(file: GgufFile) -> str:
     """What clients call the model: the name in the file, or the file's own where it has none."""
-    name = file.metadata.get("general.name")
+    name = file.metadata.get(keys.GENERAL_NAME)
     return name if isinstance(name, str) and name else file.path.stem
 
 
@@ -159,7 +157,7 @@ def _number(file: GgufFile, key: str, type_name: str, low: float, high: float) -
 
 def _check_origin(file: GgufFile) -> None:
     """That this is a chatglm model, in one file, with the keys of our converter."""
-    architecture = _text(file, "general.architecture")
+    architecture = _text(file, keys.GENERAL_ARCHITECTURE)
     if architecture != ARCHITECTURE:
         raise UnsupportedModelError(
             f"{file.path}: is a model of the architecture {architecture[:64]!r}; GLM Edge runs ChatGLM2-6B"
@@ -172,21 +170,19 @@ def _check_origin(file: GgufFile) -> None:
             raise UnsupportedModelError(
                 f"{file.path}: was made by another program ({key} is missing), whose token ids may be wrong; {CONVERT}"
             )
-    name = _text(file, "general.name")  # shown to users and clients
+    name = _text(file, keys.GENERAL_NAME)  # shown to users and clients
     if not 0 < len(name) <= 256 or not name.isprintable():
-        raise _invalid(file, f"general.name is {name[:64]!r}, must be 1 to 256 printable characters")
-    tokenizer = _text(file, "tokenizer.ggml.model")
+        raise _invalid(file, f"{keys.GENERAL_NAME} is {name[:64]!r}, must be 1 to 256 printable characters")
+    tokenizer = _text(file, keys.TOKENIZER_MODEL)
     if tokenizer != "llama":  # llama.cpp's name for SentencePiece BPE with byte fallback
         raise UnsupportedModelError(f"{file.path}: its tokenizer is {tokenizer[:64]!r}, must be 'llama'; {CONVERT}")
 
 
 def _refuse_unknown_keys(file: GgufFile) -> None:
     """Every key under "chatglm." is one that llama.cpp reads for the right purpose."""
-    start = f"{ARCHITECTURE}."
     for key, value in file.metadata.items():
-        name = key.removeprefix(start)
-        known = name in REQUIRED or name in OPTIONAL or (name == SCALING and value == "linear")
-        if key.startswith(start) and not known:
+        known = key in REQUIRED or key in OPTIONAL or (key == keys.ROPE_SCALING and value == "linear")
+        if key.startswith(f"{ARCHITECTURE}.") and not known:
             raise UnsupportedModelError(
                 f"{file.path}: has the key {key} ({str(value)[:64]!r}), which is not ChatGLM2's and would change what"
                 f" llama.cpp computes; {CONVERT}"
@@ -195,19 +191,17 @@ def _refuse_unknown_keys(file: GgufFile) -> None:
 
 def model_sizes(file: GgufFile) -> Sizes:
     """The numbers under "chatglm.": in their ranges and in agreement with each other."""
-    start = f"{ARCHITECTURE}."
-    known = REQUIRED | OPTIONAL
-    present = {name: kind for name, kind in known.items() if name in REQUIRED or start + name in file.metadata}
-    found = {name: _number(file, start + name, *kind) for name, kind in present.items()}
-    tokens = file.metadata.get("tokenizer.ggml.tokens")
+    present = {key: kind for key, kind in (REQUIRED | OPTIONAL).items() if key in REQUIRED or key in file.metadata}
+    found = {key: _number(file, key, *kind) for key, kind in present.items()}
+    tokens = file.metadata.get(keys.TOKENS)
     if not isinstance(tokens, StringArray):
-        raise _missing_or_typed(file, "tokenizer.ggml.tokens", "[str]")
+        raise _missing_or_typed(file, keys.TOKENS, "[str]")
     sizes = Sizes(
-        hidden=int(found["embedding_length"]),
-        ffn=int(found["feed_forward_length"]),
-        layers=int(found["block_count"]),
-        heads=int(found["attention.head_count"]),
-        groups=int(found["attention.head_count_kv"]),
+        hidden=int(found[keys.EMBEDDING_LENGTH]),
+        ffn=int(found[keys.FEED_FORWARD_LENGTH]),
+        layers=int(found[keys.BLOCK_COUNT]),
+        heads=int(found[keys.HEAD_COUNT]),
+        groups=int(found[keys.HEAD_COUNT_KV]),
         vocab=len(tokens),
     )
     if sizes.hidden % sizes.heads or sizes.heads % sizes.groups:
@@ -221,23 +215,23 @@ def model_sizes(file: GgufFile) -> Sizes:
             file, f"the heads are {sizes.head} long (embedding_length / head_count), must be a multiple of 4"
         )
     expected = {
-        "attention.key_length": sizes.head,
-        "attention.value_length": sizes.head,
-        "rope.dimension_count": sizes.head // 2,
-        "vocab_size": sizes.vocab,
+        keys.KEY_LENGTH: sizes.head,
+        keys.VALUE_LENGTH: sizes.head,
+        keys.ROPE_DIMENSIONS: sizes.head // 2,
+        keys.VOCAB_SIZE: sizes.vocab,
     }
-    for name, value in expected.items():
-        if found.get(name, value) != value:
-            raise _invalid(file, f"{start}{name} is {found[name]}, must be {value} by the other keys")
+    for key, value in expected.items():
+        if found.get(key, value) != value:
+            raise _invalid(file, f"{key} is {found[key]}, must be {value} by the other keys")
     return sizes
 
 
 def _check_vocabulary(file: GgufFile, n_vocab: int) -> None:
     """Texts without repetition, a finite score and a known type for each, and one token for every byte."""
-    tokens = file.metadata["tokenizer.ggml.tokens"]
+    tokens = file.metadata[keys.TOKENS]
     texts: list[str] = list(tokens) if isinstance(tokens, StringArray) else []
-    scores = _scalars(file, "tokenizer.ggml.scores", "f32")
-    types = _scalars(file, "tokenizer.ggml.token_type", "i32")
+    scores = _scalars(file, keys.SCORES, "f32")
+    types = _scalars(file, keys.TOKEN_TYPES, "i32")
     if not n_vocab == len(scores) == len(types):
         raise _invalid(
             file, f"the vocabulary has {n_vocab} tokens, {len(scores)} scores and {len(types)} types, must be one each"
@@ -261,9 +255,8 @@ def _check_vocabulary(file: GgufFile, n_vocab: int) -> None:
 
 def _check_special_ids(file: GgufFile, n_vocab: int) -> None:
     """Every key that names a token by its id, and that there is an end of text."""
-    start = "tokenizer.ggml."
-    keys = {key for key in file.metadata if key.startswith(start) and key.endswith("_token_id")}
-    for key in sorted(keys | {"tokenizer.ggml.eos_token_id"}):
+    found = {key for key in file.metadata if key.startswith("tokenizer.ggml.") and key.endswith("_token_id")}
+    for key in sorted(found | {keys.EOS}):
         _number(file, key, "u32", 0, n_vocab - 1)
 
 

@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from ..errors import InvalidFileError
 from ..system.safe_open import failed_download, open_regular, unreadable
+from .keys import ALIGNMENT
 from .values import ARRAY, SCALARS, STRING, TENSOR_TYPES, GgufFile, ScalarArray, StringArray, TensorInfo, Value
 
 # Bounds of time and memory on hostile files; the largest chat models need a half of these or less.
@@ -79,7 +80,7 @@ class _Reader:
                 raise self._error(f"key {key!r} is there twice", at)
             at = self.pos + 4
             types[key], metadata[key] = self._value(f"key {key[:64]!r}")
-            if key == "general.alignment":
+            if key == ALIGNMENT:
                 alignment = self._alignment(types[key], metadata[key], at)
         seen: set[str] = set()
         table = [self._tensor(i, n_tensors, seen) for i in range(n_tensors)]
@@ -221,9 +222,9 @@ class _Reader:
 
     def _alignment(self, type_name: str, value: Value, at: int) -> int:
         if type_name != "u32" or not isinstance(value, int):
-            raise self._error(f"general.alignment has the type {type_name}, must be u32", at)
+            raise self._error(f"{ALIGNMENT} has the type {type_name}, must be u32", at)
         if value < 8 or value > MAX_ALIGNMENT or value & (value - 1):
-            raise self._error(f"general.alignment is {value}, must be a power of two from 8 to {MAX_ALIGNMENT}", at)
+            raise self._error(f"{ALIGNMENT} is {value}, must be a power of two from 8 to {MAX_ALIGNMENT}", at)
         return value
 
     def _tensor(self, i: int, n: int, seen: set[str]) -> tuple[TensorInfo, int]:

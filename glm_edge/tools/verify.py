@@ -18,12 +18,11 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from ..convert.layout import HASHES, HEX
-from ..convert.metadata import SOURCES
 from ..convert.source.sources import file_digest
 from ..errors import IntegrityError, InvalidFileError, StorageError, UnsupportedModelError
 from ..model.checks import check_model
 from ..model.gguf import read_gguf
+from ..model.keys import HASH_DIGITS, HASHES, SOURCES
 from ..model.values import TENSOR_TYPES, GgufFile, TensorInfo
 
 STEP = 4 << 20  # bytes read at a time
@@ -80,8 +79,15 @@ def sources(file: GgufFile) -> tuple[Source, ...]:
 def _is_source(entry: object) -> bool:
     match entry:
         case [str(name), int(), str(digest)]:
-            return bool(re.fullmatch(r"\w[\w.-]{0,199}", name, re.ASCII) and re.fullmatch(f"[0-9a-f]{{{HEX}}}", digest))
+            return bool(
+                re.fullmatch(r"\w[\w.-]{0,199}", name, re.ASCII) and re.fullmatch(f"[0-9a-f]{{{HASH_DIGITS}}}", digest)
+            )
     return False
+
+
+def _are_hashes(text: str, count: int) -> bool:
+    """Whether `text` is `count` hashes in hexadecimal, joined."""
+    return re.fullmatch(f"[0-9a-f]{{{HASH_DIGITS * count}}}", text) is not None
 
 
 def compare_sources(
@@ -114,9 +120,11 @@ def _hashes(file: GgufFile) -> list[str]:
     if text is None:
         raise UnsupportedModelError(f"{file.path}: has no {HASHES} to compare with; convert the checkpoint again")
     count = 1 + len(file.tensors)
-    if not isinstance(text, str) or not re.fullmatch(f"[0-9a-f]{{{HEX * count}}}", text):
-        raise InvalidFileError(f"{file.path}: {HASHES} must be {count} hashes of {HEX} hexadecimal digits; {AGAIN}")
-    return [text[i : i + HEX] for i in range(0, len(text), HEX)]
+    if not isinstance(text, str) or not re.fullmatch(f"[0-9a-f]{{{HASH_DIGITS * count}}}", text):
+        raise InvalidFileError(
+            f"{file.path}: {HASHES} must be {count} hashes of {HASH_DIGITS} hexadecimal digits; {AGAIN}"
+        )
+    return [text[i : i + HASH_DIGITS] for i in range(0, len(text), HASH_DIGITS)]
 
 
 def _check_tensor(

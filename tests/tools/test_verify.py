@@ -13,11 +13,11 @@ import pytest
 
 from glm_edge.cli import glm_edge, run
 from glm_edge.convert.convert import convert
-from glm_edge.convert.metadata import SOURCES
 from glm_edge.errors import IntegrityError, InvalidFileError, UnsupportedModelError
 from glm_edge.model.ggml import block_size, dequantize, quantize, row_size
 from glm_edge.model.gguf import read_gguf
-from glm_edge.tools.verify import FLOATS, HASHES, SCALES, _first_not_finite, compare_sources, verify
+from glm_edge.model.keys import HASHES, SOURCES
+from glm_edge.tools.verify import FLOATS, SCALES, _first_not_finite, compare_sources, verify
 
 
 @pytest.fixture(scope="module")

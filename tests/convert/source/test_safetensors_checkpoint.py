@@ -12,12 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 from glm_edge.convert.convert import convert, plan
-from glm_edge.convert.layout import HASHES
-from glm_edge.convert.metadata import SOURCES
 from glm_edge.convert.recipes import RECIPES
 from glm_edge.convert.source.checkpoint import open_checkpoint
 from glm_edge.errors import InvalidFileError
 from glm_edge.model.gguf import read_gguf
+from glm_edge.model.keys import HASHES, SOURCES
 from support.checkpoints.safetensors_writer import write_safetensors
 from support.checkpoints.small_checkpoint import random_weights, write_checkpoint
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from glm_edge.convert.convert import convert
-from glm_edge.convert.metadata import SOURCES
 from glm_edge.convert.source.checkpoint import open_checkpoint
 from glm_edge.convert.source.files import StableFile
 from glm_edge.convert.source.lora import merge_lora
 from glm_edge.convert.source.sources import SourceHashes
 from glm_edge.errors import IntegrityError
 from glm_edge.model.gguf import read_gguf
+from glm_edge.model.keys import SOURCES
 from support.checkpoints.safetensors_writer import write_safetensors
 from support.checkpoints.small_checkpoint import random_weights, write_checkpoint
 from support.checkpoints.wide_checkpoint import write_wide
