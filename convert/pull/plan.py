@@ -75,7 +75,7 @@ def make_plan(
         if name in listed:
             fetch(name)
     config, form = read_config(where / CONFIG), form_of(listed, address)
-    shapes = {name: shape for name, _, _, shape in expected(config)}
+    shapes = {row.source: row.shape for row in expected(config)}
     weight_map, names, shards = None, list(shapes), [form.single]
     if form.index in listed:
         fetch(form.index)

@@ -21,6 +21,7 @@ from .checkpoint import Checkpoint, SourceTensor, file_of
 from .files import StableFile, inside, is_plain, names_in, raise_all, read_json, shown
 from .safetensors import open_safetensors
 from .shard import StoredTensor, open_shard
+from .storage import FLOATS
 
 CONFIG = "adapter_config.json"
 SAFETENSORS, BIN = "adapter_model.safetensors", "adapter_model.bin"
@@ -176,7 +177,7 @@ def _compare_shapes(base: SourceTensor, a: StoredTensor, b: StoredTensor, rank: 
     for part, shape in ((a, (rank, base.shape[1])), (b, (base.shape[0], rank))):
         if part.shape != shape:
             problems.append(f"{part.name} has shape {part.shape} where r and the checkpoint make it {shape}")
-        if part.dtype not in ("f32", "f16", "bf16"):
+        if part.dtype not in FLOATS:
             problems.append(f"{part.name} holds {part.dtype} where weights are f32, f16 or bf16")
 
 

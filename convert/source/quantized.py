@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from .files import raise_all
 from .shard import StoredTensor
+from .storage import FLOATS
 
 SCALE = "_scale"
 _HALVES = np.arange(256, dtype=np.uint8).view(np.int8)
@@ -77,7 +78,7 @@ def dequantized(
             problems.append(f"{name} holds i8 and there is no {name}{SCALE}")
         elif tensor.dtype != "i8" or len(tensor.shape) != 2 or not math.prod(tensor.shape):
             problems.append(f"{name} has a scale and is {tensor.dtype} of shape {tensor.shape}, not a matrix of i8")
-        elif scale.dtype not in ("f16", "bf16", "f32") or scale.shape != tensor.shape[:1]:
+        elif scale.dtype not in FLOATS or scale.shape != tensor.shape[:1]:
             problems.append(
                 f"{name}{SCALE} is {scale.dtype} of shape {scale.shape} and has to be a float for each of"
                 f" {tensor.shape[0]} rows"

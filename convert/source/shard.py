@@ -21,7 +21,7 @@ from .archive import Archive, open_archive
 from .checksum import Checksum
 from .files import StableFile, raise_all
 from .floats import to_float32
-from .storage import NUMPY, PickledTensor
+from .storage import FLOATS, NUMPY, PickledTensor
 from .unpickle import MAX_PICKLE, read_state_dict
 
 SMALL = 1 << 14  # bytes; norms and biases are smaller
@@ -75,7 +75,7 @@ class StoredTensor:
     def read_rows(self, start: int, stop: int) -> NDArray[np.float32]:
         """Rows [start, stop) as float32, exact for f16, bf16 and f32. Raises as `read_raw`, and InvalidFileError for
         values of another type."""
-        if self.dtype not in ("f32", "f16", "bf16"):
+        if self.dtype not in FLOATS:
             raise InvalidFileError(f"{self.file.path}: {self.name} holds {self.dtype} values, not f32, f16 or bf16")
         return to_float32(self.dtype, self.read_raw(start, stop))
 

@@ -24,6 +24,7 @@ STORAGES = {
     "BoolStorage": ("bool", "<u1"),
 }
 NUMPY = dict(STORAGES.values())
+FLOATS = ("f32", "f16", "bf16")  # what weights may be stored as
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""Which tensors a ChatGLM2 model has, in which shapes: what llama.cpp's `chatglm` graph expects, no more and no fewer.
+"""The tensors of a ChatGLM2 model in a GGUF file: their names and shapes, as llama.cpp's `chatglm` graph expects them.
 
-From llama.cpp `src/models/chatglm.cpp`, less what ChatGLM2 does not have: separate or missing biases, tied embeddings.
+The converter writes exactly these, and the engine refuses a file that has others. Source: llama.cpp
+`src/models/chatglm.cpp`, less what ChatGLM2 does not have: separate or missing biases, tied embeddings.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ NOT_FOR_WEIGHTS = frozenset({"q8_1", "q8_k", "i8", "i16", "i32", "i64", "f64"})
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the metadata says about the shapes."""
+    """The numbers of a model that its shapes are made of."""
 
     hidden: int
     ffn: int
@@ -32,24 +33,22 @@ class Sizes:
 
 
 def expected_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
-    """Shape of each tensor by name, in ggml's order: the length of a row first."""
+    """Shape of each tensor by name, in the order of the file. A shape is in ggml's order: the length of a row first."""
     hidden, ffn = sizes.hidden, sizes.ffn
-    qkv = hidden + 2 * sizes.groups * sizes.head  # rows of queries, keys, values
-    layer: dict[str, tuple[int, ...]] = {
-        "attn_norm.weight": (hidden,),
-        "attn_qkv.weight": (hidden, qkv),
-        "attn_qkv.bias": (qkv,),
-        "attn_output.weight": (hidden, hidden),
-        "ffn_norm.weight": (hidden,),
-        "ffn_up.weight": (hidden, 2 * ffn),  # gate rows first
-        "ffn_down.weight": (ffn, hidden),
-    }
-    whole: dict[str, tuple[int, ...]] = {
-        "token_embd.weight": (hidden, sizes.vocab),
-        "output_norm.weight": (hidden,),
-        "output.weight": (hidden, sizes.vocab),
-    }
-    return whole | {f"blk.{i}.{name}": shape for i in range(sizes.layers) for name, shape in layer.items()}
+    qkv = hidden + 2 * sizes.groups * sizes.head
+    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (hidden, sizes.vocab)}
+    for n in range(sizes.layers):
+        shapes |= {
+            f"blk.{n}.attn_norm.weight": (hidden,),
+            # rows: queries of every head, then keys of every group, then values of every group
+            f"blk.{n}.attn_qkv.weight": (hidden, qkv),
+            f"blk.{n}.attn_qkv.bias": (qkv,),
+            f"blk.{n}.attn_output.weight": (hidden, hidden),
+            f"blk.{n}.ffn_norm.weight": (hidden,),
+            f"blk.{n}.ffn_up.weight": (hidden, 2 * ffn),  # gate rows first
+            f"blk.{n}.ffn_down.weight": (ffn, hidden),
+        }
+    return shapes | {"output_norm.weight": (hidden,), "output.weight": (hidden, sizes.vocab)}
 
 
 def tensor_problems(tensors: Iterable[TensorInfo], sizes: Sizes) -> list[str]:
