@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glm_edge.errors import OutOfMemoryError, StorageError, UsageError
+from glm_edge.model import ggml
 from glm_edge.model.keys import HASH_DIGITS
 from glm_edge.system.device import processors
 
@@ -85,7 +86,7 @@ def convert(
             check_space(out, layout.size)
             layout = _write(file, layout, source, threads, progress)
             file.finish()
-            errors = compare(file.temporary, layout)
+            errors = compare(file, layout)
             file.commit()
     seconds = time.monotonic() - started
     return Report(out, layout.size, recipe.name, types_of(layout), errors, len(layout.tensors), threads, seconds)
@@ -137,6 +138,7 @@ def planned(
     config: ModelConfig, tokenizer: Path, files: Mapping[str, int], tensors: Sequence[Tensor], recipe: Recipe
 ) -> Layout:
     """The layout with zeros for what is hashed later; `files` are the sources' sizes in bytes by name."""
+    ggml.library()  # where it is missing, say so before weights are read
     vocabulary = read_vocabulary(tokenizer, config.padded_vocab_size)
     ids = golden(load_sentencepiece(vocabulary))
     sources = sources_text(files, dict.fromkeys(files, "0" * HASH_DIGITS))

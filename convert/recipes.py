@@ -20,8 +20,6 @@ FALLBACK |= dict.fromkeys(("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl"), "f
 # One-dimensional tensors stay f32 in every llama.cpp file.
 VECTORS = {"norm": "f32", "bias": "f32"}
 
-NOT_QUANTIZED = frozenset({"f32", "f16", "bf16"})
-
 Layers: TypeAlias = Callable[[int, int], bool]  # of a layer's number and the count of layers
 
 

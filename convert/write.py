@@ -76,7 +76,7 @@ class OutputFile:
     """
 
     def __init__(self, path: Path, size: int, folder: Path | None = None) -> None:
-        self._path = path
+        self.path = path
         self.size = size
         self._folder = folder
         self._fd = -1
@@ -92,12 +92,12 @@ class OutputFile:
         try:
             yield
         except OSError as error:
-            raise unwritable(self._path, self.size, error) from error
+            raise unwritable(self.path, self.size, error) from error
 
     def __enter__(self) -> OutputFile:
         self._stage = Stage()
-        with storage_errors(self._path, self.size):
-            self._lock = Lock(self._path.with_name(f".{self._stem}.lock"), self._path)
+        with storage_errors(self.path, self.size):
+            self._lock = Lock(self.path.with_name(f".{self._stem}.lock"), self.path)
             try:
                 if self._lock.held:
                     self._remove_stale()
@@ -111,9 +111,9 @@ class OutputFile:
     def _remove_stale(self) -> None:
         """Remove what killed processes left: no living one has temporaries of this output but us."""
         stale = re.compile(re.escape(f".{self._stem}.") + r"\d+\.(tmp|old)")
-        for name in os.listdir(self._path.parent):
+        for name in os.listdir(self.path.parent):
             if stale.fullmatch(name):
-                self._path.with_name(name).unlink(missing_ok=True)
+                self.path.with_name(name).unlink(missing_ok=True)
 
     def _open(self) -> int:
         if self._folder is None:
@@ -123,47 +123,47 @@ class OutputFile:
 
     def write(self, data: bytes | memoryview) -> None:
         """Append all of `data`."""
-        with storage_errors(self._path, self.size):
+        with storage_errors(self.path, self.size):
             self._stage.write(memoryview(data).cast("B"))
 
     def seek(self, offset: int) -> None:
         """Have the next `write` begin at `offset`."""
-        with storage_errors(self._path, self.size):
+        with storage_errors(self.path, self.size):
             self._stage.seek(offset)
 
     def resize(self, size: int) -> None:
         """Cut what lies behind `size` bytes; what is missing up to there reads as zeros."""
-        with storage_errors(self._path, self.size):
+        with storage_errors(self.path, self.size):
             self._stage.flush()
             os.ftruncate(self._fd, size)
 
     def sync(self) -> None:
         """Send what has been written to the disk."""
-        with storage_errors(self._path, self.size):
+        with storage_errors(self.path, self.size):
             self._stage.flush()
             os.fsync(self._fd)
 
     def finish(self) -> None:
         """Everything is written: send it to the disk and close, so that it can be read back."""
         self.sync()
-        with storage_errors(self._path, self.size):
+        with storage_errors(self.path, self.size):
             fd, self._fd = self._fd, -1
             os.close(fd)
 
     def commit(self) -> None:
         """Give the file its name, for good. If that fails, the name is as it was before."""
-        with storage_errors(self._path, self.size):
-            existed = self._path.exists()
+        with storage_errors(self.path, self.size):
+            existed = self.path.exists()
             if existed:
                 self._keep_old()
             try:
-                os.replace(self.temporary, self._path)
-                sync_folder(self._path.parent)
+                os.replace(self.temporary, self.path)
+                sync_folder(self.path.parent)
             except BaseException:
                 if self._old is not None:
-                    os.replace(self._old, self._path)
-                elif not existed and self._path.exists():
-                    os.replace(self._path, self.temporary)  # which a pull that is continued needs
+                    os.replace(self._old, self.path)
+                elif not existed and self.path.exists():
+                    os.replace(self.path, self.temporary)  # which a pull that is continued needs
                 raise
 
     def _keep_old(self) -> None:
@@ -172,7 +172,7 @@ class OutputFile:
         # Where links are unknown, as on many memory cards, the new file stays: whole, if not yet safe from a power cut.
         with contextlib.suppress(OSError):
             old.unlink(missing_ok=True)
-            os.link(self._path, old)
+            os.link(self.path, old)
             self._old = old
 
     def __exit__(

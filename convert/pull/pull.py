@@ -261,7 +261,7 @@ class _Pull:
         """Put tensors that have been written into the journal, once they are on the disk and read back."""
         self._file.sync()
         for placed, digest in fresh:
-            self._journal.tensors[placed.tensor.name] = Done(digest, compare_data(self._file.temporary, placed))
+            self._journal.tensors[placed.tensor.name] = Done(digest, compare_data(self._file, placed))
         fresh.clear()
         self._journal.save(self._folder)
 
@@ -278,7 +278,7 @@ class _Pull:
         self._file.seek(0)
         self._file.write(layout.head)
         self._file.finish()
-        compare_head(self._file.temporary, layout)
+        compare_head(self._file, layout)
         return layout, relative_errors((p.tensor.kind, done[p.tensor.name].squares) for p in layout.tensors)
 
 

@@ -19,11 +19,9 @@ from numpy.typing import NDArray
 
 from glm_edge.errors import UnsupportedModelError
 
-# enum ggml_type, the part that a conversion can ask for.
-TYPE_IDS = {
-    "f32": 0, "f16": 1, "bf16": 30, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "q2_k": 10, "q3_k": 11,
-    "q4_k": 12, "q5_k": 13, "q6_k": 14, "iq4_nl": 20, "iq4_xs": 23,
-}  # fmt: skip
+from .values import TENSOR_TYPES
+
+TYPE_IDS = {name: number for number, (name, _, _) in TENSOR_TYPES.items()}
 
 
 class _TypeTraits(ctypes.Structure):
@@ -54,8 +52,8 @@ def library_folder() -> Path:
 
 
 @cache
-def _library() -> ctypes.CDLL:
-    """libggml-base, loaded once, with its signatures declared."""
+def library() -> ctypes.CDLL:
+    """libggml-base, loaded once. Raises UnsupportedModelError where it is missing or cannot be loaded."""
     names = {
         "win32": ("ggml-base.dll", "libggml-base.dll"),
         "darwin": ("libggml-base.dylib", "libggml-base.so"),
@@ -68,10 +66,6 @@ def _library() -> ctypes.CDLL:
         library = ctypes.CDLL(str(path))
     except OSError as error:
         raise UnsupportedModelError(f"{path}: cannot be loaded here: {error}") from error
-    library.ggml_blck_size.argtypes = (ctypes.c_int,)
-    library.ggml_blck_size.restype = ctypes.c_int64
-    library.ggml_row_size.argtypes = (ctypes.c_int, ctypes.c_int64)
-    library.ggml_row_size.restype = ctypes.c_size_t
     library.ggml_get_type_traits.argtypes = (ctypes.c_int,)
     library.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
     library.ggml_quantize_chunk.argtypes = (
@@ -87,15 +81,15 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-@cache
 def block_size(type_name: str) -> int:
     """Weights that share one scale: a row's length must be a multiple of it."""
-    return int(_library().ggml_blck_size(TYPE_IDS[type_name]))
+    return TENSOR_TYPES[TYPE_IDS[type_name]][1]
 
 
 def row_size(type_name: str, columns: int) -> int:
-    """Bytes of one row of `columns` weights."""
-    return int(_library().ggml_row_size(TYPE_IDS[type_name], columns))
+    """Bytes of one row of `columns` weights, a multiple of the block size."""
+    _, block, block_bytes = TENSOR_TYPES[TYPE_IDS[type_name]]
+    return columns // block * block_bytes
 
 
 def quantize(type_name: str, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -107,7 +101,7 @@ def quantize(type_name: str, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
     if type_name == "f32":
         return rows.view(np.uint8)
     out = np.empty((count, row_size(type_name, columns)), dtype=np.uint8)
-    written = _library().ggml_quantize_chunk(
+    written = library().ggml_quantize_chunk(
         TYPE_IDS[type_name], rows.ctypes.data, out.ctypes.data, 0, count, columns, None
     )
     if written != out.nbytes:
@@ -121,6 +115,6 @@ def dequantize(type_name: str, data: NDArray[np.uint8], columns: int) -> NDArray
     if type_name == "f32":
         return data.view(np.float32)
     out = np.empty((data.shape[0], columns), dtype=np.float32)
-    traits = _library().ggml_get_type_traits(TYPE_IDS[type_name]).contents
+    traits = library().ggml_get_type_traits(TYPE_IDS[type_name]).contents
     traits.to_float(data.ctypes.data, out.ctypes.data, out.size)
     return out

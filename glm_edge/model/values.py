@@ -23,6 +23,12 @@ SCALARS = {
 }  # fmt: skip
 STRING, ARRAY = 8, 9
 
+
+def type_name(type_id: int) -> str:
+    """The name of a metadata type: "u32", "str"."""
+    return "str" if type_id == STRING else SCALARS[type_id][0]
+
+
 # Tensor types by id: name, weights in a block, bytes of a block. As in llama.cpp's ggml.h and ggml-common.h in November
 # 2026; the ids missing between (4, 5, 31 to 33, 36 to 38) were removed from it.
 TENSOR_TYPES = {

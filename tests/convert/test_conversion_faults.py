@@ -79,7 +79,8 @@ def test_a_failure_of_any_call_leaves_the_old_state(
             with pytest.raises(StorageError) as caught:
                 convert(small_checkpoint, out, force=True)
         assert str(caught.value).startswith(f"{out}: ")
-        assert ("needs" in str(caught.value)) == (code == errno.ENOSPC)
+        if "cannot be read back" not in str(caught.value):
+            assert ("needs" in str(caught.value)) == (code == errno.ENOSPC)
         assert list(out.parent.iterdir()) == ([] if old is None else [out])
         assert old is None or out.read_bytes() == old
         failed.add(disk.failed)
