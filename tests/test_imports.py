@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine.prefix_cache": {"system"},
     "engine": {"system", "model", "llama", "engine.text", "engine.sampling", "engine.prefix_cache"},
     "worker": {"system"},
-    "api.contract": set(),
+    "api.contract": {"system"},
     "api.access": {"system"},
     "api.http": {"api.contract", "api.access"},
     "api.page": set(),

@@ -1,23 +1,21 @@
 """Opens what lies in a checkpoint folder: regular files inside it, nothing else, and never waits for one.
 
-Says what a file is instead when a download went wrong (a git-lfs pointer, an HTML page), and notices one that changes
-between two reads. JSON is read strictly: repeated keys, NaN, infinities and byte order marks are refused, because two
-readers could take them differently. What the content means is not known here.
+It says what a file is instead when a download went wrong (a git-lfs pointer, an HTML page), and notices a file that
+changes between two reads. JSON is read strictly. Not here: what the content means.
 """
 
 from __future__ import annotations
 
 import io
-import json
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from glm_edge.errors import IntegrityError, InvalidFileError, StorageError
 from glm_edge.system import safe_open as regular
+from glm_edge.system import strict_json
 from glm_edge.system.direct_io import read_block
 from glm_edge.system.safe_open import failed_download, unreadable
 
@@ -140,39 +138,13 @@ def read_json(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
 
 
 def parse_json(content: bytes, path: Path) -> dict[str, Any]:
-    """The object that `content` holds, read as strictly; `path` is for messages. Raises InvalidFileError."""
+    """The object that `content`, of the file at `path`, holds. Raises InvalidFileError."""
     try:
-        value = json.loads(
-            content.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant, parse_float=_float
-        )
-    except UnicodeDecodeError as error:
-        raise InvalidFileError(f"{path}: is not UTF-8 (byte {error.start})") from None
-    except RecursionError:
-        raise InvalidFileError(f"{path}: is nested too deep") from None
-    except ValueError as error:  # JSONDecodeError is one; so is an integer of 5,000 digits
-        raise InvalidFileError(f"{path}: is not valid JSON: {error}") from None
+        value = strict_json.loads(content)
+    except strict_json.JsonError as error:
+        raise InvalidFileError(f"{path}: {error}") from None
     if not isinstance(value, dict):
         raise InvalidFileError(f"{path}: holds {type(value).__name__} where an object is expected")
-    return value
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key {shown(key)} is there twice")
-        found[key] = value
-    return found
-
-
-def _constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not a number")
-
-
-def _float(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{shown(text)} is too large a number")
     return value
 
 

@@ -215,7 +215,7 @@ def test_shard_names_may_not_differ_in_case_alone(folder: Path) -> None:
         ({"weight_map": {"a": [FIRST]}}, "weight_map has a value that is not text"),
         ({"weight_map": {"a\nb": FIRST}}, r"'a\nb' is no name of a tensor"),
         ({"weight_map": {"a": FIRST}, "metadata": []}, "where tensor and shard names"),
-        ({"weight_map": {"\ud800": "\ud800"}}, r"the shard name '\ud800' is not a plain file name"),
+        ({"weight_map": {"\ud800": "\ud800"}}, "half a surrogate pair"),
     ],
     ids=range(8),
 )
@@ -227,7 +227,7 @@ def test_an_index_of_another_form(folder: Path, index: Any, what: str) -> None:
 @pytest.mark.case("M15")
 def test_a_tensor_listed_twice_in_the_index(folder: Path) -> None:
     (folder / INDEX).write_text(f'{{"weight_map": {{"a": "{FIRST}", "a": "{SECOND}"}}}}')
-    assert "the key 'a' is there twice" in refused(folder)
+    assert "the key 'a' twice in one object" in refused(folder)
 
 
 @pytest.mark.case("M15")

@@ -68,11 +68,17 @@ WRONG: dict[str, tuple[bytes, str]] = {
     "header_with_a_byte_order_mark": (file_bytes(b"\xef\xbb\xbf" + TEXT), "does not begin with {"),
     "header_a_list": (file_bytes(b"[]"), "does not begin with {"),
     "header_cut": (file_bytes(TEXT[:-1]), "is not valid JSON"),
-    "header_nested_deep": (file_bytes(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"), "nested too deep"),
+    "header_nested_deep": (
+        file_bytes(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+        "nested deeper than",
+    ),
     "header_with_nul": (file_bytes(TEXT + b"\0"), "does not begin with { or does not end with }"),
     "two_headers": (file_bytes(TEXT + TEXT), "is not valid JSON"),
-    "constant": (file_bytes(TEXT.replace(b"[2]", b"[NaN]")), "NaN is not a number"),
-    "field_twice": (file_bytes(TEXT.replace(b'"shape"', b'"dtype":"F32","shape"')), "'dtype' is there twice"),
+    "constant": (file_bytes(TEXT.replace(b"[2]", b"[NaN]")), "has NaN, which is not a JSON number"),
+    "field_twice": (
+        file_bytes(TEXT.replace(b'"shape"', b'"dtype":"F32","shape"')),
+        "'dtype' twice in one object",
+    ),
     "metadata_a_number": (file_bytes({"a": F32, "__metadata__": {"x": 1}}), "__metadata__ holds something other"),
     "metadata_a_list": (file_bytes({"a": F32, "__metadata__": []}), "__metadata__ holds something other"),
     "dtype_unknown": (file_bytes({"a": entry("FOO", [2], 0, 8)}), "a has the dtype 'FOO'"),
@@ -106,8 +112,11 @@ WRONG: dict[str, tuple[bytes, str]] = {
 # What the library takes, and why we do not.
 STRICTER: dict[str, tuple[bytes, str]] = {
     # which of the two is meant?
-    "name_twice": (file_bytes(TEXT[:-1] + b"," + TEXT[1:]), "the key 'a' is there twice"),
-    "metadata_key_twice": (file_bytes(TEXT[:-1] + b',"__metadata__":{"x":"1","x":"2"}}'), "'x' is there twice"),
+    "name_twice": (file_bytes(TEXT[:-1] + b"," + TEXT[1:]), "the key 'a' twice in one object"),
+    "metadata_key_twice": (
+        file_bytes(TEXT[:-1] + b',"__metadata__":{"x":"1","x":"2"}}'),
+        "'x' twice in one object",
+    ),
     # "MUST begin with {", "MAY be trailing padded with whitespace (0x20)"
     "leading_space": (file_bytes(b" " + TEXT), "does not begin with {"),
     "trailing_newline": (file_bytes(TEXT + b"\n"), "does not end with } and spaces"),
