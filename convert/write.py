@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 from glm_edge.errors import StorageError, UsageError
+from glm_edge.system.atomic_write import sync_folder
 from glm_edge.system.direct_io import Stage
 from glm_edge.system.file_lock import Lock
 
@@ -188,17 +189,6 @@ class OutputFile:
         if self._lock is not None:
             with contextlib.suppress(OSError):
                 self._lock.release()
-
-
-def sync_folder(path: Path) -> None:
-    """Send the names in a folder to the disk."""
-    if os.name == "nt":  # folders cannot be opened there; a rename is journalled
-        return
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _stem(name: str) -> str:

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from glm_edge.errors import InvalidFileError
+from glm_edge.system.atomic_write import atomic_write
 
 from ..compare import Squares
 from ..source.files import read_json
-from ..write import sync_folder
 from .hub import HubFile, is_allowed
 
 NAME = "journal.json"
@@ -46,13 +45,7 @@ class Journal:
 
     def save(self, folder: Path) -> None:
         """Put the journal in its place, for good. Raises OSError."""
-        temporary = folder / f"{NAME}.tmp"
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(dataclasses.asdict(self), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, folder / NAME)
-        sync_folder(folder)
+        atomic_write(folder / NAME, [json.dumps(dataclasses.asdict(self)).encode()])
 
 
 def load(folder: Path) -> Journal | None:

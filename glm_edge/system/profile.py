@@ -7,8 +7,6 @@ plan choose by themselves holds. What the user asks for goes before it.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +15,7 @@ import platformdirs
 
 from ..errors import StorageError
 from ..types import EngineConfig
+from .atomic_write import atomic_write
 
 _FORMAT = 1  # a profile of another format is ignored
 
@@ -45,14 +44,7 @@ def save_profile(path: Path, profile: Profile, machine: Mapping[str, object]) ->
     text = json.dumps({"format": _FORMAT, "machine": dict(machine), "profile": asdict(profile)}, indent=1)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        try:
-            with open(handle, "w", encoding="utf-8") as file:
-                file.write(text + "\n")
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        atomic_write(path, [f"{text}\n".encode()])
     except OSError as error:
         raise StorageError(
             f"{path}: cannot write the profile: {error.strerror}; set HOME, or XDG_CONFIG_HOME on Linux, to a folder"

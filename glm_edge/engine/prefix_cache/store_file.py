@@ -20,7 +20,6 @@ import contextlib
 import hashlib
 import os
 import struct
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,12 +27,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ...system.atomic_write import TEMPORARY, atomic_write
+
 _MAGIC = b"GLMEPFX2"
 _HEADER = struct.Struct("<8s32s32sIIQ")
 _SUFFIX = ".prefix"
 _MAX_TOKENS = 1 << 20
 _DIGEST = 32  # bytes of sha256
-_TEMPORARY = ".tmp"
 _ABANDONED_S = 600.0  # nothing takes so long to write
 _FILES = 1000  # at most: every first block is compared with a prompt, which takes some 3 ms
 
@@ -85,7 +85,7 @@ class Folder:
 
     def open(self) -> list[CacheBlock]:
         """The blocks of our identity. Broken files are removed, and temporary ones of killed programs."""
-        for path in self._path.glob(f"*{_TEMPORARY}"):
+        for path in self._path.glob(f"*{TEMPORARY}"):
             if time.time() - _used(path) > _ABANDONED_S:
                 _remove(path)
         return read_folder(self._path, self._identity, writable=True)
@@ -109,21 +109,9 @@ class Folder:
             self._path.mkdir(parents=True, exist_ok=True, mode=0o700)
             if self._evict(size, spared, gone):
                 path = self._path / (block.key.hex()[:32] + _SUFFIX)
-                self._write(path, (header, ids, state, digest.digest()))
+                atomic_write(path, (header, ids, state, digest.digest()), durable=False)  # for its owner alone
                 return replace(block, path=path, size=size, writable=True), frozenset(gone)
         return None, frozenset(gone)
-
-    def _write(self, path: Path, parts: tuple[bytes | memoryview, ...]) -> None:
-        # mkstemp's files are readable by their owner only
-        handle, temporary = tempfile.mkstemp(dir=self._path, suffix=_TEMPORARY)
-        try:
-            with open(handle, "wb") as file:
-                for part in parts:
-                    file.write(part)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
 
     def _evict(self, size: int, spared: Sequence[Path], gone: set[Path]) -> bool:
         """Evict files until one more of `size` bytes fits; False, with nothing evicted, where it cannot fit."""
