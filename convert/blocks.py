@@ -1,4 +1,4 @@
-"""Row blocks on their way through: read, check, quantize in a pool of threads; written in order.
+"""Row blocks on their way through: read, checked and quantized in a pool of threads; hashed and written in order.
 
 At most two blocks for each thread exist at a time, so memory depends neither on the model nor on its largest tensor.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
@@ -21,6 +22,7 @@ from glm_edge.errors import InvalidFileError, StorageError
 from glm_edge.model.ggml import quantize
 
 from .layout import Placed
+from .source.archive import damaged
 from .threads import Threads
 from .write import OutputFile
 
@@ -32,11 +34,12 @@ _ZERO_ALLOWED = frozenset({"bias"})
 
 @dataclass(frozen=True)
 class Block:
-    """Some rows of one tensor, encoded."""
+    """Rows [start, stop) of one tensor, as stored in the checkpoint and as encoded for the result."""
 
     placed: Placed
-    start: int  # first row
+    start: int
     stop: int
+    raw: memoryview  # their bytes in the tensor's first part
     data: NDArray[np.uint8]  # (stop - start, bytes of a row)
     all_zero: bool
 
@@ -48,11 +51,11 @@ class Block:
 
 def write_blocks(
     file: OutputFile, tensors: Iterable[Placed], where: Path, threads: int
-) -> Iterator[tuple[Placed, int, str | None]]:
+) -> Iterator[tuple[Block, str | None]]:
     """Write the data of every tensor to its place, padding included.
 
-    Yields, after every block, (tensor, row the block ended with, SHA-256 of the tensor's data once it is complete).
-    Raises as `encoded_blocks` does.
+    Yields every block and, with the last one of a tensor, the SHA-256 of the tensor's data. Raises as `encoded_blocks`
+    does.
     """
     running = hashlib.sha256()
     position = -1
@@ -63,34 +66,41 @@ def write_blocks(
         file.write(block.data.data)
         running.update(block.data.data)
         if not block.is_last:
-            yield placed, block.stop, None
+            yield block, None
             continue
         file.write(bytes(placed.end - placed.offset - placed.size))
         position = placed.end
-        yield placed, block.stop, running.hexdigest()
+        yield block, running.hexdigest()
         running = hashlib.sha256()
 
 
 def encoded_blocks(tensors: Iterable[Placed], where: Path, threads: int) -> Iterator[Block]:
     """Every block of the tensors' data, in the order of the tensors.
 
-    Raises InvalidFileError for a weight that is not finite, for one beyond float16 where the type needs that, and for
-    a matrix or norm of zeros; names tensor and index, and `where`, the checkpoint. Raises StorageError.
+    Raises InvalidFileError for a tensor whose CRC is another than the recorded one, for a weight that is not finite or
+    beyond float16 where the type needs that, and for a matrix or norm of zeros. The error names tensor and index, and
+    `where`, the checkpoint. Raises StorageError, IntegrityError.
     """
     ranges = _ranges(tensors)
     pending: deque[Future[Block]] = deque()
     pool = Threads(threads, thread_name_prefix="convert")
     try:
         pending.extend(pool.submit(_encode, where, *r) for r in islice(ranges, 2 * threads))
-        all_zero = True  # the current tensor, so far
+        all_zero, crc = True, 0  # of the current tensor, so far
         while pending:
             block = pool.result(pending.popleft())
             pending.extend(pool.submit(_encode, where, *r) for r in islice(ranges, 1))
+            tensor = block.placed.tensor
+            stored = tensor.source.parts[0]
             all_zero &= block.all_zero
+            if stored.crc is not None:
+                crc = zlib.crc32(block.raw, crc)
             if block.is_last:
-                if all_zero and block.placed.tensor.kind not in _ZERO_ALLOWED:
-                    raise InvalidFileError(f"{where}: every weight of {block.placed.tensor.source.name} is zero")
-                all_zero = True
+                if stored.crc is not None and crc != stored.crc:
+                    raise damaged(stored.file.path, stored.name, crc, stored.crc)
+                if all_zero and tensor.kind not in _ZERO_ALLOWED:
+                    raise InvalidFileError(f"{where}: every weight of {tensor.source.name} is zero")
+                all_zero, crc = True, 0
             yield block
     finally:
         pool.shutdown(cancel_futures=True)
@@ -108,14 +118,15 @@ def _encode(where: Path, placed: Placed, start: int, stop: int) -> Block:
     """Read, check and quantize; runs in a thread of the pool."""
     source = placed.tensor.source
     try:
-        rows = source.read_rows(start, stop)
+        raw = source.parts[0].read_raw(start, stop)
+        rows = source.decode(raw, start)
     except OSError as error:
         raise StorageError(f"{where}: {source.name} cannot be read: {error.strerror or error}") from error
     lowest, highest = float(rows.min()), float(rows.max())  # both NaN when any weight is
     limit = LIMITS.get(placed.type, MAX_F16)
     if not -limit <= lowest <= highest <= limit or math.isinf(lowest) or math.isinf(highest):
         raise _bad_weight(where, placed, start, rows, limit)
-    return Block(placed, start, stop, quantize(placed.type, rows), lowest == highest == 0)
+    return Block(placed, start, stop, raw, quantize(placed.type, rows), lowest == highest == 0)
 
 
 def _bad_weight(where: Path, placed: Placed, start: int, rows: NDArray[np.float32], limit: float) -> InvalidFileError:

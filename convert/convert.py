@@ -10,6 +10,7 @@ import contextlib
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +27,9 @@ from .recipes import DEFAULT, RECIPES, Recipe, recipe_of
 from .source.checkpoint import Checkpoint, open_checkpoint
 from .source.config import ModelConfig
 from .source.lora import merge_lora
-from .source.sources import SourceHashes, sources_text
+from .source.sources import FileHash, sources_text
 from .tensors import Tensor, map_tensors
+from .threads import Threads
 from .tokenizer.golden import golden
 from .tokenizer.vocab import load_sentencepiece, read_vocabulary
 from .write import OutputFile, check_output, check_space
@@ -148,17 +150,27 @@ def planned(
 def _write(file: OutputFile, layout: Layout, source: Checkpoint, threads: int, progress: Progress | None) -> Layout:
     """Write head and weights; returns the layout with all hashes in its head."""
     file.write(layout.head)
+    hashes = {one.path: FileHash(one) for one in source.files}
     data = {}
     done = len(layout.head)
-    tensors = sorted(layout.tensors, key=_stored_at)
-    with SourceHashes(source.files) as hashes:
-        for placed, stop, digest in write_blocks(file, tensors, source.folder, threads):
+    # A thread of its own hashes the sources, one block at a time: where SHA-256 is slow, nothing else takes as long.
+    with Threads(1, thread_name_prefix="hash") as hashing:
+        hashed: Future[None] | None = None
+        for block, digest in write_blocks(file, sorted(layout.tensors, key=_stored_at), source.folder, threads):
+            placed, stored = block.placed, block.placed.tensor.source.parts[0]
+            if hashed is not None:
+                hashing.result(hashed)
+            hashed = hashing.submit(hashes[stored.file.path].add, stored.offset_of(block.start), block.raw)
             if digest is not None:
                 data[placed.tensor.name] = digest
                 done += placed.size
             if progress is not None:
-                progress(done if digest is not None else done + stop * placed.row_bytes, layout.size)
-        layout = sealed(layout, [data[placed.tensor.name] for placed in layout.tensors], hashes.text())
+                progress(done if digest is not None else done + block.stop * placed.row_bytes, layout.size)
+        if hashed is not None:
+            hashing.result(hashed)
+    sizes = {one.path.name: one.size for one in source.files}
+    sources = sources_text(sizes, {path.name: one.finish() for path, one in hashes.items()})
+    layout = sealed(layout, [data[placed.tensor.name] for placed in layout.tensors], sources)
     file.seek(0)
     file.write(layout.head)
     if progress is not None:

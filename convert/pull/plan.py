@@ -46,6 +46,9 @@ class Awaited:
     def parts(self) -> tuple[StoredTensor, ...]:
         return ()
 
+    def decode(self, raw: memoryview, start: int) -> NDArray[np.float32]:
+        raise ValueError(f"{self.name} has not been fetched")
+
     def read_rows(self, start: int, stop: int) -> NDArray[np.float32]:
         raise ValueError(f"{self.name} has not been fetched")
 

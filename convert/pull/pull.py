@@ -236,8 +236,9 @@ class _Pull:
         """Convert tensors whose parts are here, and note it."""
         wanted = self._opened(names)
         fresh: list[tuple[Placed, str]] = []
-        for placed, stop, digest in write_blocks(self._file, wanted, self._where, self._threads):
-            self._show("converting", placed.tensor.name, stop * placed.row_bytes)
+        for block, digest in write_blocks(self._file, wanted, self._where, self._threads):
+            placed = block.placed
+            self._show("converting", placed.tensor.name, block.stop * placed.row_bytes)
             if digest is not None:
                 fresh.append((placed, digest))
             if sum(placed.size for placed, _ in fresh) >= SAVE_EVERY:

@@ -17,7 +17,6 @@ from typing import NoReturn
 
 from glm_edge.errors import InvalidFileError
 
-from .checksum import damaged
 from .files import StableFile, is_plain, refuse_download_error, shown
 
 MAX_MEMBERS = 1 << 14  # the largest shard of the real checkpoint has 60
@@ -74,6 +73,13 @@ class Archive:
     def _check(self, member: Member, crc: int) -> None:
         if crc != member.crc:
             raise damaged(self.file.path, member.name, crc, member.crc)
+
+
+def damaged(path: Path, name: str, found: int, expected: int) -> InvalidFileError:
+    """The error for a part `name` of a file whose CRC is another than the recorded one."""
+    return InvalidFileError(
+        f"{path}: {name} is damaged: CRC {found:08x}, recorded {expected:08x}; download the file again"
+    )
 
 
 @dataclass(frozen=True)

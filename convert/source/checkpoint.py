@@ -25,7 +25,6 @@ from .files import (
     inside,
     is_plain,
     names_in,
-    open_regular,
     raise_all,
     read_json,
     refuse_download_error,
@@ -81,7 +80,11 @@ class SourceTensor(Protocol):
 
     @property
     def parts(self) -> tuple[StoredTensor, ...]:
-        """What is read for it."""
+        """What is read for it. The first holds row N of the tensor in its row N."""
+        ...
+
+    def decode(self, raw: memoryview, start: int) -> NDArray[np.float32]:
+        """The rows from `start` on as float32, out of their bytes in the first part; shape (rows, columns)."""
         ...
 
     def read_rows(self, start: int, stop: int) -> NDArray[np.float32]:
@@ -111,7 +114,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     config_file = StableFile.find(inside(folder, "config.json"))
     config = read_config(config_file.path)
     tokenizer = StableFile.find(inside(folder, "tokenizer.model"))
-    _refuse_no_tokenizer(tokenizer.path)
+    refuse_download_error(tokenizer.path, bytes(tokenizer.read(0, min(tokenizer.size, 512))))
     form = form_of(names, str(folder))
     if form.index in names:
         stored, files = _open_sharded(folder, form, names)
@@ -140,11 +143,6 @@ def form_of(names: Iterable[str], where: str) -> Format:
             f"{where}: holds {form.index} and {form.single}; remove the one that does not belong to it"
         )
     return form
-
-
-def _refuse_no_tokenizer(path: Path) -> None:
-    with open_regular(path) as file:
-        refuse_download_error(path, file.read(512))
 
 
 def _open_sharded(folder: Path, form: Format, names: list[str]) -> tuple[dict[str, StoredTensor], list[StableFile]]:

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from glm_edge.errors import IntegrityError, InvalidFileError, StorageError
-from glm_edge.system import safe_open as regular
 from glm_edge.system import strict_json
 from glm_edge.system.direct_io import read_block
-from glm_edge.system.safe_open import failed_download, unreadable
+from glm_edge.system.safe_open import failed_download, safe_open, unreadable
 
 MAX_JSON = 4 << 20  # bytes; the index of the real checkpoint has 20 KB
 MOST_LISTED = 20  # problems named in one error
@@ -50,52 +48,45 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
-def open_regular(path: Path) -> io.FileIO:
-    """Open a regular file, unbuffered.
-
-    Raises InvalidFileError where it is missing or of another kind, StorageError where the system refuses.
-    """
+def open_source(path: Path) -> io.FileIO:
+    """`safe_open` for a file that a checkpoint must have. Raises InvalidFileError where it is missing."""
     try:
-        return regular.open_regular(path)
+        return safe_open(path)
     except FileNotFoundError:
         raise InvalidFileError(f"{path}: is missing") from None
 
 
 @dataclass(frozen=True)
 class StableFile:
-    """A file that is read piece by piece over minutes and has to stay the same meanwhile.
+    """A file that is read block by block over minutes, and must stay the same meanwhile.
 
-    Every read opens it anew: nothing is held open between them, threads share no position, and what is read lies in
-    a buffer alone (`direct.py`), where pages of a memory map would count as memory of the process.
+    Every read opens it anew: no file stays open between reads, and threads share no position. Blocks are read with
+    `system/direct_io.py`, not mapped: the pages of a memory map would count as memory of the process.
     """
 
     path: Path
     size: int  # bytes
     stamp: tuple[int, int, int]  # inode, size and time of the last change
-    # told of every block that is read: its offset and bytes
-    listeners: list[Callable[[int, memoryview], None]] = field(default_factory=list, compare=False, repr=False)
 
     @classmethod
     def find(cls, path: Path) -> StableFile:
-        """Raises as `open_regular` does."""
-        with open_regular(path) as file:
+        """Raises as `open_source` does."""
+        with open_source(path) as file:
             stamp = _stamp(file)
         return cls(path, stamp[1], stamp)
 
     def read(self, offset: int, size: int) -> memoryview:
-        """`size` bytes from `offset` on, which the caller knows to lie in the file.
+        """`size` bytes from `offset` on, which the caller knows to lie in the file. The bytes are read-only.
 
         Raises IntegrityError when the file is no longer the one that was found, StorageError when it cannot be read.
         """
-        with open_regular(self.path) as file:
+        with open_source(self.path) as file:
             try:
-                block = read_block(file, offset, size).data.toreadonly()  # listeners may keep it
+                block = read_block(file, offset, size).data.toreadonly()
             except OSError as error:
                 raise unreadable(self.path, error) from error
             if len(block) < size or _stamp(file) != self.stamp:
                 raise IntegrityError(f"{self.path}: changed while it was read; start again when it is complete")
-        for listen in self.listeners:
-            listen(offset, block)
         return block
 
 
@@ -118,7 +109,7 @@ def _stamp(file: io.FileIO) -> tuple[int, int, int]:
 def read_small(path: Path, limit: int) -> bytes:
     """A file of at most `limit` bytes, whole; a failed download is recognised (`refuse_download_error`)."""
     content = bytearray(limit + 1)
-    with open_regular(path) as file:
+    with open_source(path) as file:
         content = content[: _fill(path, file, memoryview(content))]
     if len(content) > limit:
         raise InvalidFileError(f"{path}: is larger than {limit} bytes, which is no {path.name} of a checkpoint")

@@ -68,16 +68,16 @@ class MergedTensor:
     def parts(self) -> tuple[StoredTensor, ...]:
         return *self.base.parts, self.a, self.b
 
-    def read_rows(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows [start, stop) as float32, shape (stop - start, columns). Raises as those of the parts do.
+    def decode(self, raw: memoryview, start: int) -> NDArray[np.float32]:
+        """The merged rows from `start` on, where `raw` are the stored bytes of the base's rows.
 
         Terms are added one after the other, each rounded: the sum of a BLAS product depends on the machine and on how
-        many rows are asked for.
+        many rows are asked for. Raises as reading A and B does.
         """
-        base = self.base.read_rows(start, stop)
+        base = self.base.decode(raw, start)
         rows = np.empty_like(base)
         a = self.a.read_rows(0, self.a.rows).astype(np.float64)
-        b = self.b.read_rows(start, stop).astype(np.float64)
+        b = self.b.read_rows(start, start + len(base)).astype(np.float64)
         step = max(1, _TILE // a.shape[1])
         with np.errstate(all="ignore"):  # what is not finite is refused later, with its place
             for first in range(0, len(rows), step):
@@ -92,6 +92,10 @@ class MergedTensor:
                 rows[first : first + step] = total
         return rows
 
+    def read_rows(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows [start, stop) as float32, shape (stop - start, columns). Raises as those of the parts do."""
+        return self.decode(self.parts[0].read_raw(start, stop), start)
+
 
 def merge_lora(source: Checkpoint, folder: Path) -> Checkpoint:
     """The checkpoint with the LoRA in `folder` merged into it; reads no weights.
@@ -103,7 +107,7 @@ def merge_lora(source: Checkpoint, folder: Path) -> Checkpoint:
     file = StableFile.find(inside(folder, CONFIG))
     config = read_json(file.path)
     weights = inside(folder, BIN if BIN in names and SAFETENSORS not in names else SAFETENSORS)
-    stored = open_shard(weights) if weights.name == BIN else open_safetensors(weights)
+    stored = open_shard(weights, verify=True) if weights.name == BIN else open_safetensors(weights)
     problems: list[str] = []
     rank, scaling = _scaling(config, problems)
     _refuse_other_settings(config, problems)

@@ -48,13 +48,17 @@ class QuantizedTensor:
     def parts(self) -> tuple[StoredTensor, ...]:
         return self.stored, self.scale
 
+    def decode(self, raw: memoryview, start: int) -> NDArray[np.float32]:
+        """The weights of the rows from `start` on, whose stored bytes are `raw`. Raises as reading the scale does."""
+        values = self.stored.values(raw)
+        rows = _UNPACKED[values.view(np.uint8)].view(np.float32) if self.bits == 4 else values.astype(np.float32)
+        with np.errstate(all="ignore"):  # a scale that is not finite shows in the weights, where it is refused
+            rows *= self.scale.read_rows(0, 1)[0, start : start + len(rows), None]
+        return rows
+
     def read_rows(self, start: int, stop: int) -> NDArray[np.float32]:
         """Rows [start, stop) as float32, shape (stop - start, columns). Raises as `StoredTensor.read_raw`."""
-        raw = self.stored.read_raw(start, stop)
-        rows = _UNPACKED[raw.view(np.uint8)].view(np.float32) if self.bits == 4 else raw.astype(np.float32)
-        with np.errstate(all="ignore"):  # a scale that is not finite shows in the weights, where it is refused
-            rows *= self.scale.read_rows(0, 1)[0, start:stop, None]
-        return rows
+        return self.decode(self.stored.read_raw(start, stop), start)
 
 
 def dequantized(

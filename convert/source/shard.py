@@ -2,13 +2,14 @@
 
 Joins the archive's members (`archive.py`) with what the pickle says of them (`unpickle.py`). Nothing is loaded here; a
 read takes exactly the rows asked for. Values are little endian, as torch writes them on every machine it supports.
-Checksums: small members when the shard is opened, the others' as soon as all their rows have been read once.
+Checksums: vectors and small members are checked when the shard is opened. A matrix carries its CRC, which is compared
+while its rows pass to the quantizer (`convert/blocks.py`).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,12 @@ from numpy.typing import NDArray
 from glm_edge.errors import InvalidFileError
 
 from .archive import Archive, open_archive
-from .checksum import Checksum
 from .files import StableFile, raise_all
 from .floats import to_float32
 from .storage import FLOATS, NUMPY, PickledTensor
 from .unpickle import MAX_PICKLE, read_state_dict
 
-SMALL = 1 << 14  # bytes; norms and biases are smaller
+SMALL = 1 << 14  # bytes
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class StoredTensor:
     dtype: str  # a key of storage.NUMPY: "f32", "f16", "bf16", "i8", ...
     file: StableFile
     offset: int  # bytes, of the first value
-    checksum: Checksum | None = field(default=None, compare=False)  # of exactly these bytes, where there is one
+    crc: int | None = None  # CRC-32 of exactly these bytes, where it is recorded and has not been compared
 
     @property
     def rows(self) -> int:
@@ -55,33 +55,41 @@ class StoredTensor:
     def parts(self) -> tuple[StoredTensor, ...]:
         return (self,)
 
-    def read_raw(self, start: int, stop: int) -> NDArray[Any]:
-        """Rows [start, stop) as they are stored, shape (stop - start, columns); bf16 as uint16.
+    def offset_of(self, row: int) -> int:
+        """Where in the file a row begins, in bytes."""
+        return self.offset + row * self.columns * np.dtype(NUMPY[self.dtype]).itemsize
 
-        Raises IntegrityError when the file has changed since it was opened, StorageError when it cannot be read,
-        InvalidFileError when these were the last rows to be read and the checksum of all is another.
+    def read_raw(self, start: int, stop: int) -> memoryview:
+        """The bytes of rows [start, stop), as they are stored.
+
+        Raises IntegrityError when the file has changed since it was opened, StorageError when it cannot be read.
         """
         if not 0 <= start <= stop <= self.rows:
             raise ValueError(f"rows {start} to {stop} of {self.name}, which has {self.rows}")
-        dtype = np.dtype(NUMPY[self.dtype])
-        row_bytes = self.columns * dtype.itemsize
-        offset = self.offset + start * row_bytes
-        data = self.file.read(offset, (stop - start) * row_bytes)
-        if self.checksum is not None:
-            self.checksum.add(offset, data)
-        values = np.asarray(data).view(dtype).reshape(stop - start, self.columns)
+        offset = self.offset_of(start)
+        return self.file.read(offset, self.offset_of(stop) - offset)
+
+    def values(self, raw: memoryview) -> NDArray[Any]:
+        """Whole rows out of `read_raw`, shape (rows, columns); bf16 as uint16."""
+        values = np.asarray(raw).view(NUMPY[self.dtype]).reshape(-1, self.columns)
         return values if values.flags.aligned else values.copy()
 
-    def read_rows(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows [start, stop) as float32, exact for f16, bf16 and f32. Raises as `read_raw`, and InvalidFileError for
-        values of another type."""
+    def decode(self, raw: memoryview, start: int) -> NDArray[np.float32]:
+        """The rows out of `read_raw` as float32, exact for f16, bf16 and f32.
+
+        Raises InvalidFileError for values of another type.
+        """
         if self.dtype not in FLOATS:
             raise InvalidFileError(f"{self.file.path}: {self.name} holds {self.dtype} values, not f32, f16 or bf16")
-        return to_float32(self.dtype, self.read_raw(start, stop))
+        return to_float32(self.dtype, self.values(raw))
+
+    def read_rows(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows [start, stop) as float32. Raises as `read_raw` and `decode`."""
+        return self.decode(self.read_raw(start, stop), start)
 
 
-def open_shard(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a file of torch.save, in its order.
+def open_shard(path: Path, *, verify: bool = False) -> dict[str, StoredTensor]:
+    """The tensors of a file of torch.save, in its order. `verify` compares every checksum now.
 
     Raises InvalidFileError, with all problems, where the file is not one or its parts do not fit; StorageError,
     IntegrityError.
@@ -94,7 +102,7 @@ def open_shard(path: Path) -> dict[str, StoredTensor]:
         raise InvalidFileError(f"{path}: not little endian; load it with torch on a PC and torch.save it again")
     pickled = read_state_dict(archive.read("data.pkl", MAX_PICKLE), path)
     raise_all(path, _misfits(archive, pickled))
-    checksums = _checksums(archive, pickled)
+    crcs = _verify(archive, {} if verify else pickled)
     return {
         name: StoredTensor(
             name,
@@ -102,26 +110,28 @@ def open_shard(path: Path) -> dict[str, StoredTensor]:
             tensor.storage.dtype,
             archive.file,
             archive.members[f"data/{tensor.storage.key}"].offset + tensor.offset * tensor.storage.itemsize,
-            checksums.get(f"data/{tensor.storage.key}"),
+            crcs.get(f"data/{tensor.storage.key}"),
         )
         for name, tensor in pickled.items()
     }
 
 
-def _checksums(archive: Archive, pickled: dict[str, PickledTensor]) -> dict[str, Checksum]:
-    """Checks every member that is small, or that no tensor fills; the others' checksums are returned by member.
+def _verify(archive: Archive, pickled: dict[str, PickledTensor]) -> dict[str, int]:
+    """Compare the CRC of every member but the large ones that a matrix fills; these CRCs are returned by member.
 
     Raises InvalidFileError, StorageError, IntegrityError.
     """
-    filled = {
-        f"data/{tensor.storage.key}" for tensor in pickled.values() if math.prod(tensor.shape) == tensor.storage.length
+    matrices = {
+        f"data/{tensor.storage.key}"
+        for tensor in pickled.values()
+        if len(tensor.shape) > 1 and math.prod(tensor.shape) == tensor.storage.length
     }
     later = {}
     for name, member in archive.members.items():
-        if member.size <= SMALL or name not in filled:
+        if member.size <= SMALL or name not in matrices:
             archive.verify(name)
         else:
-            later[name] = Checksum(archive.file.path, name, member.offset, member.size, member.crc)
+            later[name] = member.crc
     return later
 
 

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import BinaryIO
 
 from ..errors import InvalidFileError
-from ..system.safe_open import failed_download, open_regular, unreadable
+from ..system.safe_open import failed_download, safe_open, unreadable
 from .keys import ALIGNMENT
 from .values import ARRAY, SCALARS, STRING, TENSOR_TYPES, GgufFile, ScalarArray, StringArray, TensorInfo, Value
 
@@ -48,7 +48,7 @@ def read_gguf(path: Path) -> GgufFile:
     pipes and devices included), StorageError where the file is missing or cannot be read.
     """
     try:
-        with io.BufferedReader(open_regular(path)) as file:
+        with io.BufferedReader(safe_open(path)) as file:
             return _Reader(path, file, os.fstat(file.fileno()).st_size).read()
     except OSError as error:
         raise unreadable(path, error) from error

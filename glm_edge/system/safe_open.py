@@ -22,7 +22,7 @@ _KINDS = {
 }
 
 
-def open_regular(path: Path) -> io.FileIO:
+def safe_open(path: Path) -> io.FileIO:
     """Open a regular file, unbuffered; never waits, whatever lies there.
 
     Raises FileNotFoundError, of which the caller knows what it means, InvalidFileError where the file is of another

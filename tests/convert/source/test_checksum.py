@@ -1,72 +1,29 @@
-"""The shards' CRCs, checked while their rows are read: every flipped bit of a weight is noticed."""
+"""The shards' CRCs, compared at opening or while rows are read: every flipped bit of a weight is noticed."""
 
-import itertools
 import random
-import threading
-import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from glm_edge.convert.convert import convert
 from glm_edge.convert.source.archive import open_archive
-from glm_edge.convert.source.checksum import Checksum, combine
+from glm_edge.convert.source.checkpoint import open_checkpoint
+from glm_edge.convert.source.lora import merge_lora
 from glm_edge.convert.source.shard import SMALL, open_shard
 from glm_edge.errors import InvalidFileError
-from support.checkpoints.small_checkpoint import write_checkpoint
+from support.checkpoints.derived_checkpoints import CONFIG as LORA
+from support.checkpoints.derived_checkpoints import quantized, write_lora
+from support.checkpoints.small_checkpoint import CONFIG, random_weights, write_checkpoint
 from support.checkpoints.torch_writer import Member, integer, state_dict_pickle, write_archive
-
-CONTENT = random.Random(5).randbytes(10_000)
-
-
-@pytest.mark.parametrize("split", [0, 1, 7, 4096, 9999, 10_000])
-def test_two_crcs_combine_into_that_of_both(split: int) -> None:
-    first, second = CONTENT[:split], CONTENT[split:]
-    assert combine(zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(CONTENT)
-
-
-def pieces(seed: int) -> list[tuple[int, memoryview]]:
-    """CONTENT at offset 100 of a file, in pieces of any size and order."""
-    draw = random.Random(seed)
-    cuts = sorted({0, len(CONTENT), *(draw.randrange(len(CONTENT)) for _ in range(20))})
-    found = [(100 + a, memoryview(CONTENT)[a:b]) for a, b in itertools.pairwise(cuts)]
-    draw.shuffle(found)
-    return found
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_pieces_may_come_in_any_order_from_any_thread(seed: int) -> None:
-    checksum = Checksum(Path("x"), "data/0", 100, len(CONTENT), zlib.crc32(CONTENT))
-    found = pieces(seed)
-    threads = [
-        threading.Thread(target=lambda part: [checksum.add(*piece) for piece in part], args=(found[n::3],))
-        for n in range(3)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    wrong = Checksum(Path("x"), "data/0", 100, len(CONTENT), zlib.crc32(CONTENT) ^ 1)
-    for piece in found[:-1]:
-        wrong.add(*piece)
-    with pytest.raises(
-        InvalidFileError, match=r"x: data/0 is damaged: CRC [0-9a-f]{8}, recorded [0-9a-f]{8}; download"
-    ):
-        wrong.add(*found[-1])
-
-
-def test_pieces_that_are_read_again_change_nothing() -> None:
-    checksum = Checksum(Path("x"), "data/0", 0, len(CONTENT), zlib.crc32(CONTENT))
-    for _ in range(2):
-        checksum.add(0, memoryview(CONTENT)[:6000])
-    checksum.add(6000, memoryview(CONTENT)[6000:])
-    checksum.add(6000, memoryview(b"something else"))
 
 
 @pytest.mark.case("M9")
-def test_a_bit_flipped_in_any_tensor_stops_the_conversion(tmp_path: Path) -> None:
-    checkpoint = write_checkpoint(tmp_path / "model")
+@pytest.mark.parametrize("bits", [0, 4], ids=["floats", "int4"])
+def test_a_bit_flipped_in_any_tensor_stops_the_conversion(tmp_path: Path, bits: int) -> None:
+    weights: Any = quantized(bits) if bits else random_weights()
+    checkpoint = write_checkpoint(tmp_path / "model", config=CONFIG | {"quantization_bit": bits}, weights=weights)
     shard = checkpoint / "pytorch_model.bin"
     content = shard.read_bytes()
     members = [member for name, member in open_archive(shard).members.items() if name.startswith("data/")]
@@ -75,9 +32,31 @@ def test_a_bit_flipped_in_any_tensor_stops_the_conversion(tmp_path: Path) -> Non
         place = member.offset + draw.randrange(member.size)
         shard.write_bytes(content[:place] + bytes([content[place] ^ 1 << draw.randrange(8)]) + content[place + 1 :])
         # A flip may also make a number that no file may hold; most do not.
-        with pytest.raises(InvalidFileError, match=f"{member.name} is damaged|not a finite number"):
+        with pytest.raises(InvalidFileError, match=r"is damaged: CRC [0-9a-f]{8}, recorded|not a finite number"):
             convert(checkpoint, tmp_path / "x.gguf", type="f32", threads=2)
         assert list(tmp_path.iterdir()) == [checkpoint]
+
+
+def test_a_bit_flipped_in_a_lora_of_any_size_is_noticed_when_it_is_opened(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    module = "base_model.model.transformer.encoder.layers.1.self_attention.dense"
+    weights = {
+        f"{module}.lora_A.weight": np.ones((32, 256), np.float32),
+        f"{module}.lora_B.weight": np.ones((256, 32), np.float32),
+    }
+    assert all(part.nbytes > SMALL for part in weights.values())
+    config = LORA | {"r": 32, "target_modules": ["layers.1.self_attention.dense"]}
+    lora = write_lora(tmp_path / "lora", weights, config, torch=True)
+    source = open_checkpoint(small_checkpoint)
+    merge_lora(source, lora)
+    path = lora / "adapter_model.bin"
+    content = path.read_bytes()
+    for member in open_archive(path).members.values():
+        place = member.offset + member.size // 2
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(InvalidFileError, match=f"{member.name} is damaged"):
+            merge_lora(source, lora)
 
 
 def test_a_view_of_a_storage_is_checked_when_the_shard_is_opened(tmp_path: Path) -> None:

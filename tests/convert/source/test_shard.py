@@ -49,7 +49,7 @@ def test_int4_values_and_scales_are_there_as_stored(reference: Path) -> None:
     tensors = open_shard(reference / "tiny-int4" / "pytorch_model.bin")
     name = "transformer.encoder.layers.0.mlp.dense_h_to_4h.weight"
     assert (tensors[name].dtype, tensors[name].shape) == ("i8", (448, 32))
-    assert tensors[name].read_raw(0, 448).dtype == np.int8
+    assert tensors[name].values(tensors[name].read_raw(0, 448)).shape == (448, 32)
     assert (tensors[f"{name}_scale"].dtype, tensors[f"{name}_scale"].shape) == ("f16", (448,))
     with pytest.raises(InvalidFileError, match="holds i8 values, not f32, f16 or bf16"):
         tensors[name].read_rows(0, 1)
@@ -114,7 +114,7 @@ def test_two_names_for_one_storage(tmp_path: Path) -> None:
     members = parts([], [HALF.tobytes()[:12]], **{"data.pkl": pickled})
     write_archive(tmp_path / "a.bin", members)
     tensors = open_shard(tmp_path / "a.bin")
-    assert np.array_equal(tensors["a"].read_raw(0, 2), tensors["b"].read_raw(0, 2))
+    assert tensors["a"].read_raw(0, 2) == tensors["b"].read_raw(0, 2)
 
 
 def test_a_file_of_torch_before_2_1_has_no_byte_order(tmp_path: Path) -> None:
