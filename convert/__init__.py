@@ -1,1 +1,1 @@
-"""Turns a ChatGLM2 checkpoint into one GGUF file. Knows Hugging Face and GGUF, nothing of serving."""
+"""The converter: a ChatGLM2 checkpoint to one GGUF file. It knows Hugging Face and GGUF, and nothing of serving."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-if importlib.util.find_spec("glm_edge.convert") is None:  # only an install gives this folder that name
+if importlib.util.find_spec("glm_edge.convert") is None:  # an install gives this folder that name
     sys.modules["glm_edge.convert"] = sys.modules[str(__package__)]
 
 from glm_edge.cli.convert import command

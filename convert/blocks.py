@@ -27,7 +27,7 @@ from .threads import Threads
 from .write import OutputFile
 
 BLOCK_WEIGHTS = 1 << 20  # 4 MiB as float32: long enough to make the calls cheap, short enough for the caches
-MAX_F16 = 65504.0  # scales are float16 in all types but these
+MAX_F16 = 65504.0  # the largest weight of a type with float16 scales: of all types but these
 LIMITS = {"f32": math.inf, "bf16": float(np.uint32(0x7F7F0000).view(np.float32))}
 _ZERO_ALLOWED = frozenset({"bias"})
 
@@ -45,7 +45,7 @@ class Block:
 
     @property
     def is_last(self) -> bool:
-        """Whether the tensor ends here."""
+        """Whether this is the tensor's last block."""
         return self.stop == self.placed.tensor.rows
 
 
@@ -130,7 +130,7 @@ def _encode(where: Path, placed: Placed, start: int, stop: int) -> Block:
 
 
 def _bad_weight(where: Path, placed: Placed, start: int, rows: NDArray[np.float32], limit: float) -> InvalidFileError:
-    """Names the first weight that cannot be taken."""
+    """The error for the first weight of a block that the type cannot hold."""
     row, column = (int(i) for i in np.argwhere(~np.isfinite(rows) | (np.abs(rows) > limit))[0])
     name, value = placed.tensor.source.name, float(rows[row, column])
     index = (start + row, column) if len(placed.tensor.shape) > 1 else (column,)

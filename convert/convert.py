@@ -1,7 +1,7 @@
-"""A checkpoint folder to one GGUF file: checks first, then one pass over the weights, then the proof, then the name.
+"""A checkpoint folder to one GGUF file: check, write in one pass over the weights, read back and compare, rename.
 
-Everything that can be known without reading weights (options, output, config.json, tensors, vocabulary, disk space) is
-checked before any weight is read. The same input gives the same bytes whatever the number of threads.
+All that can be known without weights (options, output, config.json, tensors, vocabulary, disk space) is checked before
+a weight is read. The same input gives the same bytes with any number of threads.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ Progress = Callable[[int, int], None]  # bytes written so far, bytes in all
 
 @dataclass(frozen=True)
 class Report:
-    """What a conversion made."""
+    """What a conversion made: the file, and the types and errors of its tensors."""
 
     path: Path
     size: int  # bytes
     recipe: str
     types: Mapping[str, tuple[str, ...]]  # by kind of tensor
-    errors: Mapping[str, float]  # by kind: relative root mean square error of samples of every tensor
+    errors: Mapping[str, float]  # by kind of tensor: relative root mean square error of samples
     tensors: int
     threads: int
     seconds: float
@@ -63,12 +63,16 @@ def convert(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Convert the checkpoint in a folder; `out` defaults to NAME-TYPE.gguf in ./models or, without that folder, here.
-    `type` names one of RECIPES or is a recipe; `lora` is a folder of PEFT whose LoRA is merged on the way.
+    """Convert the checkpoint in a folder.
+
+    Args:
+        out: the GGUF file; by default NAME-TYPE.gguf in ./models, or here where there is no such folder.
+        type: the name of one of RECIPES, or a recipe.
+        lora: a folder of PEFT; its LoRA is merged into the weights.
 
     Raises UsageError, InvalidFileError, UnsupportedModelError, StorageError, IntegrityError (the file did not read back
-    as it was written) or OutOfMemoryError. Whatever ends it, a signal's exception too, leaves no temporary file, and
-    under the output's name what was there before.
+    as it was written) or OutOfMemoryError. After any error, a signal's exception too, there is no temporary file, and
+    the output is as it was before.
     """
     started = time.monotonic()
     recipe, threads = checked_recipe(type), checked_threads(threads)
@@ -84,7 +88,7 @@ def convert(
         check_output(out, inputs, force=force)
         layout = plan(source, recipe)
         with OutputFile(out, layout.size) as file:
-            check_output(out, inputs, force=force)  # again: whoever held the lock may have made it
+            check_output(out, inputs, force=force)  # again: the last holder of the lock may have made it
             check_space(out, layout.size)
             layout = _write(file, layout, source, threads, progress)
             file.finish()
@@ -95,7 +99,7 @@ def convert(
 
 
 def checked_recipe(type: str | Recipe) -> Recipe:
-    """Raises UsageError for a name that no recipe has."""
+    """The recipe of this name. Raises UsageError for a name that no recipe has."""
     recipe = type if isinstance(type, Recipe) else recipe_of(type)
     if recipe is None:
         raise UsageError(f"type {type!r} is unknown; choose one of {', '.join(RECIPES)}")
@@ -112,7 +116,7 @@ def checked_threads(threads: int | None) -> int:
 
 @contextlib.contextmanager
 def enough_memory(where: Path, threads: int) -> Iterator[None]:
-    """Raises OutOfMemoryError for a MemoryError."""
+    """Turns a MemoryError within the block into an OutOfMemoryError."""
     try:
         yield
     except MemoryError as error:
@@ -120,7 +124,7 @@ def enough_memory(where: Path, threads: int) -> Iterator[None]:
 
 
 def _refuse_hub_id(checkpoint: Path, recipe: Recipe) -> None:
-    """Raises StorageError, with what to do, where a repository's name is given instead of a folder."""
+    """Raises StorageError, which names `glm-edge pull`, where a repository is given instead of a folder."""
     name = checkpoint.as_posix()
     if HUB_ID.fullmatch(name) and not checkpoint.parent.exists():
         raise StorageError(
@@ -130,7 +134,7 @@ def _refuse_hub_id(checkpoint: Path, recipe: Recipe) -> None:
 
 
 def plan(source: Checkpoint, recipe: Recipe) -> Layout:
-    """The whole file but for its weights. Raises what the parts raise; reads no weights."""
+    """The layout of the result. Reads no weights; raises as `convert` does."""
     tensors = map_tensors(source.config, source.tensors, source.folder)
     files = {file.path.name: file.size for file in source.files}
     return planned(source.config, source.tokenizer, files, tensors, recipe)
@@ -139,7 +143,11 @@ def plan(source: Checkpoint, recipe: Recipe) -> Layout:
 def planned(
     config: ModelConfig, tokenizer: Path, files: Mapping[str, int], tensors: Sequence[Tensor], recipe: Recipe
 ) -> Layout:
-    """The layout with zeros for what is hashed later; `files` are the sources' sizes in bytes by name."""
+    """The layout of the result, with zeros in place of the hashes.
+
+    Args:
+        files: size in bytes of every source file by name.
+    """
     ggml.library()  # where it is missing, say so before weights are read
     vocabulary = read_vocabulary(tokenizer, config.padded_vocab_size)
     ids = golden(load_sentencepiece(vocabulary))
@@ -179,13 +187,13 @@ def _write(file: OutputFile, layout: Layout, source: Checkpoint, threads: int, p
 
 
 def _stored_at(placed: Placed) -> tuple[Path, int]:
-    """Where the tensor begins in the checkpoint: in this order every file is read from its beginning to its end."""
+    """Where the tensor begins in the checkpoint. In this order every file is read from start to end."""
     first = placed.tensor.source.parts[0]
     return first.file.path, first.offset
 
 
 def types_of(layout: Layout) -> dict[str, tuple[str, ...]]:
-    """The types of each kind of tensor."""
+    """The types that each kind of tensor got."""
     types: dict[str, tuple[str, ...]] = {}
     for placed in layout.tensors:
         types[placed.tensor.kind] = tuple(sorted({*types.get(placed.tensor.kind, ()), placed.type}))
@@ -194,6 +202,6 @@ def types_of(layout: Layout) -> dict[str, tuple[str, ...]]:
 
 def default_output(name: str, type: str) -> Path:
     """NAME-TYPE.gguf in the folder models of the current one, or in the current one where that does not exist."""
-    plain = re.sub(r"[^\w.-]+", "-", name).strip(".-") or "model"  # a name out of a file must not lead elsewhere
+    plain = re.sub(r"[^\w.-]+", "-", name).strip(".-") or "model"  # of a file: no path
     folder = Path("models")
     return (folder if folder.is_dir() else Path()) / f"{plain[:100]}-{type}.gguf"

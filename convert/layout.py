@@ -1,8 +1,8 @@
 """Where everything lies in the GGUF file: its head as bytes, and each tensor's type, offset and size.
 
-The head is serialised by the gguf package's writer, driven with the tensors' sizes alone; their data is written
-elsewhere (`write.py`), block by block, at the offsets given here. The head has room for hashes of itself, of every
-tensor's data and of the source files, filled in by `sealed` when all are known; `glm-edge verify` compares them.
+The gguf package's writer makes the head out of the tensors' sizes. `blocks.py` writes their data, at the offsets given
+here. The head has space for the hashes of itself, of every tensor's data and of the source files. `sealed` fills them
+in when all are known, and `glm-edge verify` compares them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class Layout:
-    """The whole file but for its weights."""
+    """The whole file except its weights."""
 
     metadata: Mapping[str, Value]
     head: bytes  # padded
@@ -68,7 +68,7 @@ def padded(size: int) -> int:
 def lay_out(metadata: Mapping[str, Value], tensors: Sequence[Tensor], recipe: Recipe) -> Layout:
     """Choose each tensor's type by the recipe, and its place."""
     types = _types(metadata, tensors, recipe)
-    metadata = {**metadata, keys.HASHES: Value(GGUFValueType.STRING, _room(len(tensors)))}
+    metadata = {**metadata, keys.HASHES: Value(GGUFValueType.STRING, _no_hashes(len(tensors)))}
     head = _head(metadata, tensors, types)
     placed = []
     offset = len(head)
@@ -78,13 +78,18 @@ def lay_out(metadata: Mapping[str, Value], tensors: Sequence[Tensor], recipe: Re
     return Layout(metadata, head, tuple(placed))
 
 
-def _room(tensors: int) -> str:
+def _no_hashes(tensors: int) -> str:
+    """As long as the value of keys.HASHES will be."""
     return "0" * keys.HASH_DIGITS * (1 + tensors)
 
 
 def sealed(layout: Layout, hashes: Sequence[str], sources: str) -> Layout:
-    """The same layout with the hashes of its tensors' data, in hexadecimal and in file order, and with the value of
-    SOURCES, which has to be as long as the one there, in its head."""
+    """The same layout with all hashes in its head.
+
+    Args:
+        hashes: of the tensors' data, in hexadecimal and in the order of the file.
+        sources: the value of keys.SOURCES, as long as the one that is there.
+    """
     layout = _replaced(layout, keys.SOURCES, sources)
     return _replaced(layout, keys.HASHES, "".join([hashlib.sha256(layout.head).hexdigest(), *hashes]))
 

@@ -1,4 +1,4 @@
-"""Which type each kind of tensor gets, as data. Pure: no library is loaded here.
+"""Which type each kind of tensor gets, as data. No library is loaded here.
 
 Most recipes are llama.cpp's (`src/llama-quant.cpp`, llama_tensor_get_type_impl and tensor_type_fallback, without an
 importance matrix), so that a file made in one pass holds the same tensor bytes as our F16 file put through
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-# A row that the type's block does not divide gets the next type that fits. Every chain ends in f16, whose block is one
+# type -> the type to try next for rows that its block does not divide. Every chain ends in f16, whose block is one
 # weight. ChatGLM2-6B's ffn_down has rows of 13696, which blocks of 256 do not divide.
 FALLBACK = {"q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0", "iq4_xs": "iq4_nl"}
 FALLBACK |= dict.fromkeys(("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl"), "f16")
@@ -24,14 +24,17 @@ Layers: TypeAlias = Callable[[int, int], bool]  # of a layer's number and the co
 
 
 def every(layer: int, layers: int) -> bool:
+    """All layers."""
     return True
 
 
 def first(count: int) -> Layers:
+    """The first `count` layers."""
     return lambda layer, layers: layer < count
 
 
 def first_part(divisor: int) -> Layers:
+    """The first 1 / `divisor` of the layers."""
     return lambda layer, layers: layer < layers // divisor
 
 
@@ -42,7 +45,7 @@ def more_bits(layer: int, layers: int) -> bool:
 
 @dataclass(frozen=True)
 class Site:
-    """A tensor as the rules see it."""
+    """What the rules know of a tensor."""
 
     kind: str
     columns: int
@@ -53,7 +56,7 @@ class Site:
 
 @dataclass(frozen=True)
 class LayerRule:
-    """A type for the tensors in some layers, where enough heads share keys and values."""
+    """A type for the tensors in some layers, if enough heads share keys and values."""
 
     type: str
     layers: Layers = every
@@ -65,16 +68,15 @@ class LayerRule:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A value of `--type`."""
+    """A value of `--type`: the type of every tensor."""
 
     name: str
     file_type: int  # enum llama_ftype, for general.file_type
     gigabytes: float  # the file of ChatGLM2-6B, 10^9 bytes
     about: str  # one line for the help
     matrices: str  # the type of every 2-D tensor...
-    special: Mapping[str, tuple[LayerRule, ...]] = field(
-        default_factory=dict
-    )  # ...but of these kinds: first rule that holds
+    # ...except of these kinds, which get the type of the first rule that holds
+    special: Mapping[str, tuple[LayerRule, ...]] = field(default_factory=dict)
     fallback: Mapping[str, str] = field(default_factory=lambda: FALLBACK)
 
     def type_of(self, site: Site, block_size: Callable[[str], int]) -> str:
@@ -83,7 +85,7 @@ class Recipe:
             return VECTORS[site.kind]
         rules = self.special.get(site.kind, ())
         chosen = next((rule.type for rule in rules if rule.holds(site)), self.matrices)
-        # llama.cpp looks at the output's rows with the block of the file's main type before it prefers q6_k to it.
+        # llama.cpp compares the output's rows with the block of the file's main type first, then prefers q6_k.
         if site.kind == "output" and site.columns % block_size(self.matrices):
             chosen = "q8_0"
         while site.columns % block_size(chosen):
@@ -91,7 +93,7 @@ class Recipe:
         return chosen
 
 
-# The output matrix decides the token: llama.cpp gives it 6.6 bits in every file of fewer.
+# The output matrix decides the token: llama.cpp gives it 6.6 bits in every file with fewer bits a weight.
 _OUTPUT = {"output": (LayerRule("q6_k"),)}
 _MORE = (LayerRule("q6_k", more_bits),)
 _IQ4 = {"attn_qkv": (LayerRule("q5_k", sharing=4),), "ffn_down": (LayerRule("q5_k", first_part(8)),)} | _OUTPUT
@@ -164,12 +166,12 @@ _LLAMA_CPP = (
     ),
 )
 
-# Where no K-quant fits, a type of 4.5 bits with repacked kernels on x86 and ARM, not the larger q5_0, which has none.
+# Where no K-quant fits: 4.5 bits with repacked kernels on x86 and ARM. q5_0 is larger and has no such kernel.
 _EDGE_FALLBACK = FALLBACK | {"q4_k": "iq4_nl", "q5_k": "iq4_nl"}
 
 _OURS = (
-    # x86 has repacked kernels (AVX2) for q4_0, q4_k and iq4_nl alone, and these take 4.5 bits each. q4_k's error is the
-    # least of the three but does not divide ffn_down's 13696 columns; iq4_nl's comes next and does.
+    # On x86 (AVX2) only q4_0, q4_k and iq4_nl have repacked kernels, and each takes 4.5 bits. q4_k has the smallest
+    # error, but its block does not divide ffn_down's 13696 columns. iq4_nl has the next smallest, and its block does.
     Recipe(
         "edge",
         14,
@@ -179,8 +181,8 @@ _OURS = (
         _OUTPUT,
         _EDGE_FALLBACK,
     ),
-    # ARM (dot product) has them for q5_k, q6_k and q8_0 too: the fused queries, keys and values, where the mixes of
-    # llama.cpp put their extra bits, get q5_k.
+    # ARM (dot product) has them for q5_k, q6_k and q8_0 too. The fused queries, keys and values get q5_k: there
+    # llama.cpp's mixes put their extra bits.
     Recipe(
         "edge-arm",
         14,
@@ -193,9 +195,9 @@ _OURS = (
 )
 
 RECIPES = {recipe.name: recipe for recipe in (*_OURS, *_LLAMA_CPP)}
-# On x86 and ARM alike, so that the same checkpoint gives the same file everywhere: q4_0's size and speed, less loss.
+# q4_0's size and speed, and less loss. The same on x86 and ARM, so that a checkpoint gives the same file everywhere.
 DEFAULT = "edge"
-# What llama.cpp's own tool takes for its mixes.
+# Short names that llama.cpp's own tool takes for its mixes.
 ALIASES = {"q5_k": "q5_k_m", "q4_k": "q4_k_m", "q3_k": "q3_k_m"}
 
 

@@ -1,4 +1,4 @@
-"""Threads that work on a conversion; where there is no memory for another, that is what the error says."""
+"""A pool of threads that says so when there is no memory for another thread."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ class Threads(ThreadPoolExecutor):
     """A pool whose threads start as they are needed."""
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Raises MemoryError where the system has no memory for the thread's stack, or no more threads."""
+        """Start the call. Raises MemoryError where the system has no memory for a thread, or no more threads."""
         try:
             return super().submit(fn, *args, **kwargs)
         except RuntimeError as error:  # "can't start new thread"; Python has no error of its own for it
             raise MemoryError(str(error)) from error
 
     def result(self, future: Future[T]) -> T:
-        """What the call gives or raises, once it has ended.
+        """Wait for the call to end, and return or raise what it gave.
 
-        Looks for itself now and then: without memory, the very call that should wake the waiting thread can fail, and
-        so can the thread that works. Raises MemoryError for the second.
+        Looks every LOOK seconds: without memory, the call that should wake the waiting thread can fail, and so can the
+        thread that works. Raises MemoryError for the second.
         """
         while not future.done():
             try:

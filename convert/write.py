@@ -1,8 +1,8 @@
-"""Puts a file in place whole or not at all: a temporary sibling, fsync, rename, fsync of the folder.
+"""The output of a conversion: a file written over minutes, and put in place whole or not at all.
 
-Until `commit` has returned, whatever was under the output's name is untouched; when the block is left by any error, a
-signal's among them, the temporary is removed. What a killed process left is removed by the next one; a lock keeps two
-from writing the same output. Not here: what is written.
+It is a temporary sibling until `commit` renames it: before that, the output is as it was. Any error, a signal's too,
+removes the temporary. The next process removes what a killed one left, and a lock keeps a second one away. Small files
+have `system/atomic_write.py`. Not here: what is written.
 """
 
 from __future__ import annotations
@@ -53,11 +53,13 @@ def check_space(path: Path, size: int) -> None:
 
 
 def amount(size: int) -> str:
+    """Bytes as a message shows them."""
     return f"{size / 1e9:.3f} GB" if size >= 10**9 else f"{size / 1e6:.3f} MB"
 
 
 @contextlib.contextmanager
 def storage_errors(path: Path, size: int) -> Iterator[None]:
+    """Turns an OSError within the block into the StorageError of an output that takes `size` bytes."""
     try:
         yield
     except OSError as error:
@@ -65,15 +67,20 @@ def storage_errors(path: Path, size: int) -> Iterator[None]:
 
 
 def unwritable(path: Path, size: int, error: OSError) -> StorageError:
+    """The error for an output; on a full disk it says how many bytes are needed."""
     advice = f"; the file needs {amount(size)} in all" if error.errno in (errno.ENOSPC, errno.EDQUOT) and size else ""
     return StorageError(f"{path}: cannot be written: {error.strerror or error}{advice}")
 
 
 class OutputFile:
-    """A file under construction; use as a context manager, and `commit` as the last thing. With a `folder` it lies
-    there, as it was left by the last run, and stays when the block is left.
+    """The output under construction. Used as a context manager; `commit` comes last.
 
     Every OSError of its own becomes a StorageError that names the output and, on a full disk, the bytes it needs.
+
+    Args:
+        size: bytes of the finished file; 0 where they are not known yet.
+        folder: where the file lies as `result` and stays when the block is left, so that a later run continues it;
+            None for a temporary sibling.
     """
 
     def __init__(self, path: Path, size: int, folder: Path | None = None) -> None:
@@ -89,7 +96,7 @@ class OutputFile:
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
-        """An OSError of what is done beside the file as one of its own."""
+        """Turns an OSError of other work within the block into the StorageError of this output."""
         try:
             yield
         except OSError as error:
@@ -110,7 +117,7 @@ class OutputFile:
         return self
 
     def _remove_stale(self) -> None:
-        """Remove what killed processes left: no living one has temporaries of this output but us."""
+        """Remove what killed processes left: while we hold the lock, every temporary of this output is theirs."""
         stale = re.compile(re.escape(f".{self._stem}.") + r"\d+\.(tmp|old)")
         for name in os.listdir(self.path.parent):
             if stale.fullmatch(name):
@@ -128,12 +135,12 @@ class OutputFile:
             self._stage.write(memoryview(data).cast("B"))
 
     def seek(self, offset: int) -> None:
-        """Have the next `write` begin at `offset`."""
+        """Make the next `write` begin at `offset`."""
         with storage_errors(self.path, self.size):
             self._stage.seek(offset)
 
     def resize(self, size: int) -> None:
-        """Cut what lies behind `size` bytes; what is missing up to there reads as zeros."""
+        """Make the file `size` bytes long: cut the rest, or fill up with zeros."""
         with storage_errors(self.path, self.size):
             self._stage.flush()
             os.ftruncate(self._fd, size)
@@ -145,14 +152,14 @@ class OutputFile:
             os.fsync(self._fd)
 
     def finish(self) -> None:
-        """Everything is written: send it to the disk and close, so that it can be read back."""
+        """Send everything to the disk and close, so that it can be read back."""
         self.sync()
         with storage_errors(self.path, self.size):
             fd, self._fd = self._fd, -1
             os.close(fd)
 
     def commit(self) -> None:
-        """Give the file its name, for good. If that fails, the name is as it was before."""
+        """Rename the file to the output, durably. If that fails, the output is as it was before."""
         with storage_errors(self.path, self.size):
             existed = self.path.exists()
             if existed:
@@ -164,13 +171,13 @@ class OutputFile:
                 if self._old is not None:
                     os.replace(self._old, self.path)
                 elif not existed and self.path.exists():
-                    os.replace(self.path, self.temporary)  # which a pull that is continued needs
+                    os.replace(self.path, self.temporary)  # a pull continues with it
                 raise
 
     def _keep_old(self) -> None:
-        """Link the old file to a second name: the rename may work and the fsync after it may not."""
+        """Link the old file to a second name, to restore it if the fsync after the rename fails."""
         old = self.temporary.with_suffix(".old")
-        # Where links are unknown, as on many memory cards, the new file stays: whole, if not yet safe from a power cut.
+        # Where there are no links, as on many memory cards, the new file stays: whole, but maybe lost in a power cut.
         with contextlib.suppress(OSError):
             old.unlink(missing_ok=True)
             os.link(self.path, old)
@@ -192,7 +199,7 @@ class OutputFile:
 
 
 def _stem(name: str) -> str:
-    """`name`, or what stands for it where a longer one would pass the 255 bytes that a name may have."""
+    """`name`, or a shorter one where its temporary would pass the 255 bytes that a name may have."""
     if len(os.fsencode(name)) <= 200:
         return name
     return f"{name[:40]}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"

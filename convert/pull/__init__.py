@@ -1,1 +1,1 @@
-"""From the Hugging Face hub to GGUF, shard by shard."""
+"""A repository of the Hugging Face hub to one GGUF file, shard by shard."""

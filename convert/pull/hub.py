@@ -1,9 +1,9 @@
-"""The Hugging Face hub: which files a revision of a repository has, and each of them fetched and verified.
+"""The Hugging Face hub: lists the files of a revision, and fetches and verifies each.
 
-Addresses, mirrors (HF_ENDPOINT), tokens, proxies, redirects and HF_HUB_OFFLINE are the client's, huggingface-hub. Its
-own download function is not used: since version 2 it begins a file anew that a killed process had begun, and leaves
-that part on the disk for good. Here bytes are appended to one file, asked for by range. Only names on an allow-list are
-ever asked for, and no Python file is on it. In which order, and what becomes of the files: `pull.py`.
+The client, huggingface-hub, handles addresses, mirrors (HF_ENDPOINT), tokens, proxies, redirects and HF_HUB_OFFLINE.
+Its download function is not used: since version 2 it starts again with a file that a killed process had begun, and
+leaves the begun part on the disk. Here a file is continued by range requests. Only names on an allow-list are asked
+for, and no Python file is on it. Not here: the order, and what becomes of the files (`pull.py`).
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from ..source.checkpoint import FORMATS
 from ..source.files import shown
 from ..source.sources import file_digest
 
-RETRIES = (1.0, 2.0, 5.0, 10.0, 20.0)  # seconds waited, as long as not one byte more comes
+RETRIES = (1.0, 2.0, 5.0, 10.0, 20.0)  # seconds between attempts that bring no byte
 _LISTED = (
     "config.json",
     "tokenizer.model",
     "tokenizer_config.json",
     *(n for f in FORMATS for n in (f.index, f.single)),
 )
-_TEMPORARY = (408, 416, 429, 500, 502, 503, 504)  # statuses after which another attempt may work
-_TOO_MANY = (408, 429)  # for which the client waits as long as the hub tells it
+_TEMPORARY = (408, 416, 429, 500, 502, 503, 504)  # statuses for which another attempt may work
+_TOO_MANY = (408, 429)  # statuses for which the client waits as long as the hub says
 
 
 @dataclass(frozen=True)
 class HubFile:
-    """What the hub says of a file. One hash is there: SHA-256 where it lies in LFS, git's blob id elsewhere."""
+    """A file as the hub lists it. It has one hash: SHA-256 if it is in LFS, else git's blob id."""
 
     name: str
     size: int  # bytes
@@ -45,7 +45,7 @@ class HubFile:
     blob: str | None
 
     def matches(self, path: Path) -> bool:
-        """Whether the file at `path` is this one. Raises StorageError, IntegrityError when it changes meanwhile."""
+        """Whether the file at `path` is this one. Raises StorageError, IntegrityError if it changes meanwhile."""
         if path.stat().st_size != self.size:
             return False
         if self.sha256 is not None:
@@ -67,17 +67,23 @@ def is_allowed(name: str) -> bool:
 
 
 class Hub:
-    """A repository. Every error of the client becomes one of ours; `advice` is what to do without a network, and `say`
-    is told of every wait."""
+    """A repository of the hub. Every error of the client becomes one of ours.
+
+    Args:
+        endpoint: the hub's address; None for the client's choice.
+        retries: seconds between attempts.
+        advice: what to do without a network, for messages.
+        say: gets a line for every wait.
+    """
 
     def __init__(
         self, repo: str, endpoint: str | None, retries: Sequence[float], advice: str, say: Callable[[str], None]
     ) -> None:
         try:
             from huggingface_hub import HfApi
-        except ValueError as error:  # numbers and addresses out of the environment are read when it is imported
+        except ValueError as error:  # it reads the environment when it is imported
             raise UsageError(f"huggingface-hub: {error}; check HF_ENDPOINT and what else begins with HF_") from error
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what it tries again is not the user's concern
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are not the user's concern
         self._api = HfApi(endpoint=endpoint)
         self._retries = retries
         self._say = say
@@ -89,7 +95,7 @@ class Hub:
         return f"{self._api.endpoint}/{self.repo}"
 
     def listing(self, revision: str) -> Listing:
-        """What a branch, tag or commit holds. Raises UsageError for a name that is none, StorageError."""
+        """The files of a branch, tag or commit. Raises UsageError for a name that cannot be one, StorageError."""
         waits = iter(self._retries)
         while True:
             try:
@@ -116,7 +122,7 @@ class Hub:
         return Listing(str(info.sha), files)
 
     def _wait(self, waits: Iterator[float], failed: StorageError) -> None:
-        """Wait for the next attempt; raises `failed` when there is none."""
+        """Wait for the next attempt; raise `failed` if there is none."""
         if (seconds := next(waits, None)) is None:
             raise failed
         self._say(f"{self.url}: no answer, or none to its end; trying again in {seconds:g} s")
@@ -129,10 +135,10 @@ class Hub:
         )
 
     def fetch(self, file: HubFile, commit: str, path: Path, progress: Callable[[int], None]) -> None:
-        """Have the file at `path`: nothing is fetched where it is, and what is of it in a .part beside is continued.
+        """Fetch the file to `path`, unless it is there; a begun .part beside it is continued.
 
-        `progress` is called with the bytes that are there. Raises IntegrityError when it is another one twice,
-        StorageError when the hub, the network or the disk refuse.
+        `progress` is called with the number of bytes that are there. Raises IntegrityError if another file comes
+        twice, StorageError if the hub, the network or the disk refuses.
         """
         if not is_allowed(file.name):
             raise UsageError(f"{self.url}: {shown(file.name)} is not a file of a checkpoint, and is not fetched")
@@ -143,7 +149,7 @@ class Hub:
             path.unlink()
             self.advice = f"the {file.name} that was there is another file; {self.advice}"
         part = path.with_name(f"{path.name}.part")
-        for _ in range(2):  # the second time for a part that was damaged where it lay
+        for _ in range(2):  # the second time for a part that was damaged on the disk
             self._complete(file, commit, part, progress)
             if file.matches(part):
                 os.replace(part, path)
@@ -157,7 +163,7 @@ class Hub:
         )
 
     def _complete(self, file: HubFile, commit: str, part: Path, progress: Callable[[int], None]) -> None:
-        """Append to `part` until it has as many bytes as the file, or one more."""
+        """Append to `part` until it has all bytes of the file, or one too many."""
         waits = iter(self._retries)
         part.touch()
         while (have := part.stat().st_size) < file.size:
@@ -195,7 +201,7 @@ class Hub:
                 if have and response.status_code != 206:  # the whole file
                     out.truncate(0)
                     have = 0
-                for chunk in response.iter_bytes():  # as they come: a size would keep back what a cut then loses
+                for chunk in response.iter_bytes():  # as they come: with a size, an interruption would lose bytes
                     wanted = memoryview(chunk)[: file.size + 1 - have]
                     write_all(out.fileno(), wanted)
                     have += len(wanted)
@@ -205,10 +211,10 @@ class Hub:
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:
-        """The client's errors as ours, of _TemporaryError where another attempt may help."""
+        """Turns the client's errors into ours: _TemporaryError if another attempt may help."""
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-        # httpx's up to version 1 of the client, httpx2's from version 2 on
+        # httpx's with version 1 of the client, httpx2's from version 2 on
         transport = tuple(
             base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError" and issubclass(base, Exception)
         )
@@ -248,4 +254,4 @@ _LATER = "run the same command later, which continues, or set HF_ENDPOINT to a m
 
 
 class _TemporaryError(StorageError):
-    """Another attempt may help."""
+    """A failure of the hub or the network for which another attempt may help."""

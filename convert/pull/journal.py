@@ -1,8 +1,8 @@
-"""What a pull has done so far: a small JSON file beside the result under construction, replaced whole.
+"""The journal of a pull: a small JSON file that says what is done, beside the result under construction.
 
-It is written after the data it tells of has been sent to the disk, and before the shard that the data came from goes,
-so that whatever it says is true after a kill or a power cut. It names repository, revision, commit, recipe and the hash
-of the result's head, so that no other pull is continued with it. Nothing here fetches or converts.
+It is replaced whole, after the data that it names is on the disk and before the shard of that data is removed: so it is
+true after a kill or a power cut. It names repository, revision, commit, recipe and the hash of the result's head, so
+that no other pull continues with it. Nothing here fetches or converts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NAME = "journal.json"
 
 @dataclass(frozen=True)
 class Done:
-    """A tensor that is in the result."""
+    """A tensor whose data is in the result."""
 
     sha256: str  # of its data
     squares: Squares
@@ -32,24 +32,24 @@ class Done:
 
 @dataclass
 class Journal:
-    """`save` after every change."""
+    """What a pull has done so far. Call `save` after every change."""
 
     repo: str
     revision: str  # as asked for
     commit: str
     recipe: str
     files: dict[str, HubFile]  # of that commit
-    layout: str = ""  # SHA-256 of the head with zeros for hashes; "" until it is known
+    layout: str = ""  # SHA-256 of the head without hashes; "" until it is known
     hashes: dict[str, str] = field(default_factory=dict)  # SHA-256 of the source files that have been read
     tensors: dict[str, Done] = field(default_factory=dict)  # by their names in the result
 
     def save(self, folder: Path) -> None:
-        """Put the journal in its place, for good. Raises OSError."""
+        """Replace the journal in the folder, durably. Raises OSError."""
         atomic_write(folder / NAME, [json.dumps(dataclasses.asdict(self)).encode()])
 
 
 def load(folder: Path) -> Journal | None:
-    """The journal in a folder; None where there is none or it cannot be read. Raises StorageError."""
+    """The journal in a folder; None if there is none or it is torn. Raises StorageError."""
     if not (folder / NAME).is_file():
         return None
     try:

@@ -1,7 +1,7 @@
-"""The plan of a pull: the whole result but for its weights, from the small files alone, before a shard is fetched.
+"""The plan of a pull: the layout of the whole result, made from the small files before a shard is fetched.
 
-Shapes follow from config.json and places from shapes, so the index only has to name the right tensors; whether the
-shards hold what it says is checked when they are there (`pull.py`).
+Shapes follow from config.json, and places from shapes. The index must name the right tensors; `pull.py` checks whether
+the shards hold them.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from .hub import HubFile
 from .schedule import Schedule
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.model"
-MAY_BE_THERE = "tokenizer_config.json"  # tells ChatGLM3 and later by their role tokens
+MAY_BE_THERE = "tokenizer_config.json"  # its role tokens show a ChatGLM3 or later
 
 
 @dataclass(frozen=True)
 class Awaited:
-    """A tensor that has not been fetched; its place is known."""
+    """A tensor that has not been fetched (a SourceTensor without values)."""
 
     name: str
     shape: tuple[int, ...]
@@ -55,19 +55,21 @@ class Awaited:
 
 @dataclass(frozen=True)
 class Plan:
+    """What a pull will make, and from which files."""
+
     config: ModelConfig
     form: Format
-    weight_map: Mapping[str, str] | None  # tensor, or scale, -> shard; None where the weights are one file
+    weight_map: Mapping[str, str] | None  # tensor or scale -> shard; None if the weights are one file
     sources: Mapping[str, SourceTensor]  # every tensor the checkpoint should have, by name
     layout: Layout
     schedule: Schedule
-    inputs: tuple[str, ...]  # names of the files that the result is made from
+    inputs: tuple[str, ...]  # names of the source files
 
 
 def make_plan(
     where: Path, listed: Mapping[str, HubFile], address: str, recipe: Recipe, fetch: Callable[[str], object]
 ) -> Plan:
-    """Plan with the files `listed` at `address`; `fetch` puts one of them into the folder `where`.
+    """Plan with the files `listed` at `address`, of which `fetch` puts one into the folder `where`.
 
     Raises InvalidFileError, UnsupportedModelError, and what `fetch` raises.
     """

@@ -1,9 +1,9 @@
 """A repository of the Hugging Face hub to one GGUF file, shard by shard: fetch one, convert its tensors, delete it.
 
 Every tensor's place in the result follows from config.json, tokenizer.model and the recipe, so tensors are written as
-they come. All that is kept lies in a folder beside the output, OUT.pull: the result under construction, the journal of
-what is done (`journal.py`), and a folder of the files fetched. Whatever ends a pull, the same call continues it at the
-commit it began with. The result has the same bytes as that of `convert` from the same files.
+they come. A folder beside the output, OUT.pull, has the result under construction, the journal (`journal.py`) and the
+fetched files. After any interruption the same call continues, at the same commit. The result has the same bytes as that
+of `convert` from the same files.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from .hub import RETRIES, Hub
 from .journal import Done, Journal, load
 from .plan import make_plan
 
-SAVE_EVERY = 64 << 20  # bytes of the result between two entries in the journal, which cost an fsync each
+SAVE_EVERY = 64 << 20  # bytes of the result between two entries in the journal; each costs an fsync
 SLACK = 4 << 20  # bytes for tokenizer.model, index and journal
-Progress = Callable[[str, int, int], None]  # what is going on, bytes fetched and written so far, bytes in all
+Progress = Callable[[str, int, int], None]  # the current step, bytes fetched and written so far, bytes in all
 
 
 def pull(
@@ -51,10 +51,14 @@ def pull(
     say: Callable[[str], None] = lambda line: None,
     progress: Progress = lambda what, done, total: None,
 ) -> Report:
-    """Fetch and convert OWNER/NAME; `out` defaults to NAME-TYPE.gguf as in `convert`. `say` gets a line at a time.
+    """Fetch and convert the repository OWNER/NAME. `out` and `type` are as in `convert`.
 
-    Raises as `convert` does, and: StorageError when the hub or the network refuse, IntegrityError when a file is not
-    what the hub lists, UsageError when OUT.pull is another pull's (`force` discards that).
+    Args:
+        force: replace the output if it exists, and discard another pull's OUT.pull.
+        say: gets a line at a time.
+
+    Raises as `convert` does, and: StorageError if the hub or the network refuses, IntegrityError if a file is not what
+    the hub lists, UsageError if OUT.pull belongs to another pull.
     """
     started = time.monotonic()
     recipe, threads = checked_recipe(type), checked_threads(threads)
@@ -65,7 +69,7 @@ def pull(
     folder = out.with_name(f"{out.name}.pull")
     hub = Hub(repo, endpoint, retries, _without_network(repo, recipe), say)
     with enough_memory(out, threads), OutputFile(out, 0, folder) as file, file.errors():
-        check_output(out, (), force=force)  # again: whoever held the lock may have made it
+        check_output(out, (), force=force)  # again: the last holder of the lock may have made it
         journal = _begin(hub, folder, file, revision, recipe, force, say)
         work = _Pull(hub, folder, journal, recipe, threads, file, progress)
         work.check_space(say)
@@ -88,7 +92,7 @@ def _without_network(repo: str, recipe: Recipe) -> str:
 def _begin(
     hub: Hub, folder: Path, file: OutputFile, revision: str, recipe: Recipe, force: bool, say: Callable[[str], None]
 ) -> Journal:
-    """The journal of the pull that was interrupted, or a new one."""
+    """The journal of an interrupted pull, or a new one."""
     journal = load(folder)
     if journal is not None and (journal.repo, journal.revision, journal.recipe) != (hub.repo, revision, recipe.name):
         if not force:
@@ -115,7 +119,7 @@ def _begin(
     say(f"{hub.repo}: continuing at {journal.commit[:12]}, {len(journal.tensors)} tensors are done")
     try:
         now = hub.listing(revision).commit
-    except StorageError:  # whether the hub is needed at all shows later
+    except StorageError:  # maybe nothing is left to fetch
         now = journal.commit
     if now != journal.commit:
         say(f"{hub.repo}: {revision} is {now[:12]} meanwhile; to begin again with that, remove {folder}")
@@ -123,7 +127,7 @@ def _begin(
 
 
 class _Pull:
-    """The steps of a pull, on what they share."""
+    """The pull in progress: its journal, its plan, and the shards that are on the disk."""
 
     def __init__(
         self,
@@ -137,9 +141,9 @@ class _Pull:
     ) -> None:
         self._hub, self._folder, self._journal, self._file = hub, folder, journal, file
         self._threads, self._progress = threads, progress
-        self._where = folder / hub.repo.split("/")[1]  # config.json may leave the model's name to the folder's
+        self._where = folder / hub.repo.split("/")[1]  # the model's name where config.json has none
         self._stored: dict[str, StoredTensor] = {}  # of the shards that are here
-        self._bytes: dict[str, int] = {}  # of every shard and tensor: how much of it is there
+        self._bytes: dict[str, int] = {}  # of every shard and tensor: bytes that are done
         self._where.mkdir(exist_ok=True)
         where = f"{hub.url} at {journal.commit[:12]}"
         self._plan = make_plan(self._where, journal.files, where, recipe, self._fetch)
@@ -147,7 +151,7 @@ class _Pull:
         self._keep_what_is_done()
 
     def _fetch(self, name: str) -> Path:
-        """Have a file of the repository in its place."""
+        """Fetch a file of the repository, unless it is there; returns its path."""
         listed, path = self._journal.files[name], self._where / name
 
         def progress(there: int) -> None:
@@ -164,7 +168,7 @@ class _Pull:
             self._progress(what, sum(self._bytes.values()), total)
 
     def _keep_what_is_done(self) -> None:
-        """Forget what is not in the result: all of it where the result is planned otherwise now."""
+        """Remove from the journal what is not in the result: all of it if the plan has changed."""
         key = hashlib.sha256(self._layout.head).hexdigest()
         if self._journal.layout != key:
             self._journal.layout = key
@@ -177,25 +181,25 @@ class _Pull:
                     result.seek(placed.offset)
                     if _digest(result.read, placed.size) != done.sha256:
                         del self._journal.tensors[placed.tensor.name]
-                        for path in self._where.glob("*.part"):  # its shard comes first, and one has room
+                        for path in self._where.glob("*.part"):  # the disk has space for one shard
                             path.unlink()
         self._journal.save(self._folder)
         left = self._schedule.to_fetch(self._done())
         self._bytes = {name: 0 if name in left else size for name, size in self._schedule.sizes.items()}
         for placed in self._layout.tensors:
             self._bytes[placed.tensor.name] = placed.size if placed.tensor.name in self._journal.tensors else 0
-        for name in self._schedule.sizes:  # a kill may have come between the journal and this
+        for name in self._schedule.sizes:  # a kill between the journal and the removal leaves it
             if name not in left:
                 (self._where / name).unlink(missing_ok=True)
                 (self._where / f"{name}.part").unlink(missing_ok=True)
 
     def _done(self) -> set[str]:
-        """Names in the checkpoint of what is in the result."""
+        """The source names of the tensors that are in the result."""
         names = {placed.tensor.name: placed.tensor.source.name for placed in self._layout.tensors}
         return {names[name] for name in self._journal.tensors}
 
     def check_space(self, say: Callable[[str], None]) -> None:
-        """Raises StorageError when the disk has not the room for what is left; says how much it takes."""
+        """Say how much disk the rest takes. Raises StorageError if that is not free."""
         done = self._done()
         shards, peak = self._schedule.to_fetch(done), self._schedule.peak(done)
         self._file.size = self._layout.size + peak + SLACK
@@ -209,7 +213,7 @@ class _Pull:
         check_space(self._file.temporary.parent, max(0, self._file.size - there))
 
     def shards(self) -> None:
-        """Fetch, convert and delete what is left, shard by shard."""
+        """Fetch, convert and delete the shards that are left."""
         there: set[str] = set()
         for name in self._schedule.to_fetch(self._done()):
             left = [shard for shard in self._schedule.to_fetch(self._done()) if shard not in there]
@@ -233,7 +237,7 @@ class _Pull:
         self._stored |= found
 
     def _convert(self, names: list[str]) -> None:
-        """Convert tensors whose parts are here, and note it."""
+        """Convert tensors whose parts are here, and note them in the journal."""
         wanted = self._opened(names)
         fresh: list[tuple[Placed, str]] = []
         for block, digest in write_blocks(self._file, wanted, self._where, self._threads):
@@ -246,10 +250,10 @@ class _Pull:
         self._note(fresh)
 
     def _opened(self, names: list[str]) -> list[Placed]:
-        """The places of these tensors, which are now read from the shards. Raises InvalidFileError."""
+        """These tensors with their place, now read from the shards. Raises InvalidFileError."""
         plan, bits = self._plan, self._plan.config.quantization_bit
         if plan.weight_map is None:
-            parts = self._stored  # whatever else is in it is found
+            parts = self._stored  # so that other tensors in it are found
             raise_all(self._where, [f"{name} is missing" for name in plan.sources if name not in parts])
         else:
             pairs = (part for name in names for part in (name, name + SCALE))
@@ -259,7 +263,7 @@ class _Pull:
         return [replace(p, tensor=tensors[p.tensor.name]) for p in plan.layout.tensors if p.tensor.source.name in names]
 
     def _note(self, fresh: list[tuple[Placed, str]]) -> None:
-        """Put tensors that have been written into the journal, once they are on the disk and read back."""
+        """Send written tensors to the disk, read samples back, and put them into the journal."""
         self._file.sync()
         for placed, digest in fresh:
             self._journal.tensors[placed.tensor.name] = Done(digest, compare_data(self._file, placed))
@@ -284,7 +288,7 @@ class _Pull:
 
 
 def _digest(read: Callable[[int], bytes], size: int) -> str:
-    """SHA-256 of the next `size` bytes, or of fewer where there are no more."""
+    """SHA-256 of the next `size` bytes, or of fewer at the end of the file."""
     running = hashlib.sha256()
     while size and (block := read(min(size, 1 << 20))):
         running.update(block)
@@ -293,6 +297,6 @@ def _digest(read: Callable[[int], bytes], size: int) -> str:
 
 
 def _allocated(path: Path) -> int:
-    """Bytes that a file takes of the disk: what has not been written yet of the result takes none."""
+    """Bytes that a file takes on the disk: parts of the result that are not written yet take none."""
     status = path.lstat()
     return getattr(status, "st_blocks", -(-status.st_size // 512)) * 512

@@ -1,7 +1,7 @@
-"""Which shards a pull fetches, in which order, and how much of the disk they take at most. Pure: sizes and names alone.
+"""Which shards a pull fetches, in which order, and how much of the disk they take at most.
 
-A tensor is converted as soon as all shards that its parts lie in are there (a weight of 4 or 8 bits and its scale can
-lie in two), and a shard goes as soon as nothing needs it any more.
+A tensor is converted as soon as the shards of all its parts are there: a weight of 4 or 8 bits and its scale can be in
+two shards. A shard is deleted as soon as no tensor needs it. Not here: files; this knows names and sizes only.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Schedule:
-    """Names of tensors are those of the checkpoint; `done` are those that are in the result."""
+    """The order of a pull. Tensors have their source names; `done` are those in the result."""
 
     homes: Mapping[str, frozenset[str]]  # tensor -> the shards that its parts lie in
     sizes: Mapping[str, int]  # shard -> bytes, in the order in which they are fetched
@@ -28,7 +28,7 @@ class Schedule:
         return [name for name, homes in self.homes.items() if name not in done and homes <= set(there)]
 
     def peak(self, done: Collection[str]) -> int:
-        """Bytes of the shards that are on the disk at a time, at most, from here on."""
+        """The most bytes of shards that are on the disk at a time, from here on."""
         highest = 0
         there: set[str] = set()
         for shard in self.to_fetch(done):

@@ -1,9 +1,9 @@
-"""The zip files that torch.save writes, read strictly: every byte belongs to one member, and to nothing twice.
+"""The zip files that torch.save writes, read strictly: every byte belongs to exactly one member.
 
-Accepted is what torch's writer makes (torch 1.6 and later, miniz): stored members in one folder, one behind the other,
-sizes in a descriptor behind the data, zip64 where 4 GiB are passed. Refused are compression, encryption, comments,
-gaps, overlaps, repeated names, and headers that contradict the directory. Layout: PKWARE APPNOTE 6.3.10, 4.3 and 4.5.
-CRCs are checked where a member is read whole, and by `verify`. What members mean, and the CRCs of rows: `shard.py`.
+Accepted is what torch's writer makes (torch 1.6 and later, miniz): stored members in one folder, one after the other,
+sizes in a descriptor after the data, zip64 beyond 4 GiB. Refused are compression, encryption, comments, gaps, overlaps,
+repeated names, and headers that contradict the directory. Layout: PKWARE APPNOTE 6.3.10, 4.3 and 4.5.
+`read` and `verify` check CRCs. Not here: what members mean, and the CRCs of large ones (`shard.py`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 
 @dataclass(frozen=True)
 class Member:
-    """One member; `offset` is where its bytes begin in the file."""
+    """One member of an archive; its bytes begin at `offset` in the file."""
 
     name: str
     offset: int
@@ -46,13 +46,13 @@ class Member:
 
 @dataclass(frozen=True)
 class Archive:
-    """An archive whose structure has been checked; names are without the folder that all members lie in."""
+    """An archive whose structure has been checked. Names leave out the folder that all members lie in."""
 
     file: StableFile
     members: Mapping[str, Member]
 
     def read(self, name: str, limit: int) -> bytes:
-        """A small member, whole. Raises InvalidFileError where it is missing, larger than `limit` or damaged."""
+        """A small member, whole. Raises InvalidFileError if it is missing, larger than `limit` bytes or damaged."""
         member = self.members.get(name)
         if member is None:
             _refuse(self.file.path, f"has no member {name}: not a file of torch.save")
@@ -133,7 +133,7 @@ def _refuse_other_format(path: Path, head: bytes) -> NoReturn:
 
 
 def _locate_directory(file: StableFile) -> tuple[int, int, int]:
-    """(offset, bytes, records) of the central directory, by the end records, which have to be the file's last bytes."""
+    """(offset, bytes, records) of the central directory. The end records must be the last bytes of the file."""
     path, end = file.path, file.size - _END.size
     if end < 0:
         _refuse(path, f"cut short: {file.size} bytes are no zip file")
@@ -199,7 +199,7 @@ def _read_record(path: Path, directory: bytes, position: int) -> tuple[_Entry, i
 
 
 def _extra_fields(path: Path, name: bytes, extra: bytes) -> list[int]:
-    """The 64-bit numbers of the zip64 field; only that and torch's padding may be there, once each."""
+    """The 64-bit numbers of the zip64 field. Only that field and torch's padding may be there, once each."""
     fields: dict[int, bytes] = {}
     position = 0
     while position < len(extra):
@@ -216,7 +216,7 @@ def _extra_fields(path: Path, name: bytes, extra: bytes) -> list[int]:
 
 
 def _member_name(path: Path, name: bytes, folder: bytes) -> str:
-    """The name within the archive's one folder. Nothing is ever written by it, but an honest one needs no `..`."""
+    """The name within the archive's one folder. No file is written under it, but torch never writes `..` either."""
     parts = name.split(b"/")
     try:
         text = b"/".join(parts[1:]).decode("utf-8")
@@ -229,8 +229,8 @@ def _member_name(path: Path, name: bytes, folder: bytes) -> str:
 
 
 def _read_local(file: StableFile, entry: _Entry, limit: int) -> tuple[int, int]:
-    """(offset of the data, offset of what comes after the member), where local header and descriptor agree with
-    `entry`. Members end at `limit` at the latest."""
+    """(offset of the data, offset after the member). Local header and descriptor must agree with `entry`, and the
+    member must end at `limit` at the latest."""
     path, name = file.path, shown(entry.name)
     if entry.offset + _LOCAL.size + len(entry.name) + entry.size > limit:
         _refuse(path, f"member {name} goes beyond the file's members ({entry.size} bytes at {entry.offset})")

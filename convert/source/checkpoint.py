@@ -1,8 +1,7 @@
-"""A checkpoint folder: which files it consists of, and the tensors in them by name.
+"""A checkpoint folder: the files it consists of, and the tensors in them by name.
 
-Everything that can be wrong with the files is found before a value is read. Weights may be safetensors or files of
-torch.save, in one file or in shards with an index, as floats or quantized to 4 or 8 bits. Which tensors the model
-needs, and in which shape, is checked by `tensors.py`.
+All faults of the files are found before a value is read. Weights are safetensors or files of torch.save, in one file or
+in shards with an index, as floats or quantized to 4 or 8 bits. Not here: which tensors the model needs (`tensors.py`).
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.ASCII | re.IGNO
 
 @dataclass(frozen=True)
 class Format:
-    """What the files of one format are called, and what reads them."""
+    """A format of weights: the names of its files, and the function that reads one."""
 
     single: str
     index: str
@@ -49,7 +48,7 @@ class Format:
     open: Callable[[Path], dict[str, StoredTensor]]
 
 
-# The first that a folder has is read, as transformers does: many on the hub have both.
+# The first of these that a folder has is read, as transformers does. Many folders of the hub have both.
 FORMATS = (
     Format(
         "model.safetensors",
@@ -67,7 +66,7 @@ FORMATS = (
 
 
 class SourceTensor(Protocol):
-    """A tensor of a checkpoint, in whatever format: read by rows, by any number of threads at once."""
+    """A tensor of a checkpoint in any format: read by rows, by any number of threads at once."""
 
     @property
     def name(self) -> str: ...
@@ -75,12 +74,12 @@ class SourceTensor(Protocol):
     def shape(self) -> tuple[int, ...]: ...
     @property
     def dtype(self) -> str:
-        """What the values are: "f32", "f16", "bf16", or another name for what `read_rows` refuses."""
+        """The type of the values: "f32", "f16" or "bf16"; `decode` refuses any other."""
         ...
 
     @property
     def parts(self) -> tuple[StoredTensor, ...]:
-        """What is read for it. The first holds row N of the tensor in its row N."""
+        """The stored tensors that it is made of. Row N of the first holds row N of this one."""
         ...
 
     def decode(self, raw: memoryview, start: int) -> NDArray[np.float32]:
@@ -94,13 +93,13 @@ class SourceTensor(Protocol):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint. Nothing needs closing: files are open only while they are read."""
+    """A checkpoint whose files have been checked. Files are open only while they are read, so nothing needs closing."""
 
     folder: Path
     config: ModelConfig
     tokenizer: Path
     tensors: Mapping[str, SourceTensor]
-    files: tuple[StableFile, ...]  # all that it is made from, each as it was before any of it was read
+    files: tuple[StableFile, ...]  # every file that is read, as it was before reading
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
@@ -127,7 +126,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 
 def file_of(path: Path, stored: Mapping[str, StoredTensor]) -> StableFile:
-    """The file that these tensors, all of `path`, are read through."""
+    """The file at `path`, through which these tensors of it are read."""
     return next((tensor.file for tensor in stored.values()), None) or StableFile.find(path)
 
 
@@ -176,7 +175,7 @@ def _open_sharded(folder: Path, form: Format, names: list[str]) -> tuple[dict[st
 def misplaced(
     shard: str, found: Collection[str], weight_map: Mapping[str, str], index: str, known: Collection[str] = ()
 ) -> list[str]:
-    """What a shard has and the index does not tell, `known` names aside, and what it tells and the shard has not."""
+    """The problems of a shard: tensors that are in it or in the index, and not in both. `known` names are left out."""
     wanted = [name for name, place in weight_map.items() if place == shard]
     problems = [f"{name} is not in {shard}, where {index} has it" for name in wanted if name not in found]
     for name in found:

@@ -1,10 +1,10 @@
-"""config.json of a ChatGLM2 checkpoint: every assumption of the architecture checked by name, then one frozen value.
+"""config.json of a ChatGLM2 checkpoint: every assumption of the architecture is checked by name.
 
-Its keys and what they do: `configuration_chatglm.py` and `modeling_chatglm.py` of THUDM/chatglm2-6b. Not here: whether
-the tensors have the shapes that follow (`tensors.py`), and whether a quantized checkpoint can be read.
+The keys are those of `configuration_chatglm.py` and `modeling_chatglm.py` of THUDM/chatglm2-6b. Not here: whether the
+tensors have the shapes that follow from it (`tensors.py`).
 
-ChatGLM3 has the same keys, shapes and `model_type`, but another prompt; it is known by its name and its tokenizer's
-settings. A fine-tuned ChatGLM3 that keeps neither cannot be told apart.
+ChatGLM3 has the same keys, shapes and `model_type`, but another prompt. Its name and its tokenizer's settings tell it
+apart. A fine-tuned ChatGLM3 that keeps neither is taken for a ChatGLM2.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from glm_edge.errors import InvalidFileError, UnsupportedModelError
 
 from .files import inside, is_plain, raise_all, read_json, read_small, shown
 
-# Largest values are far above any ChatGLM2, and small enough that shapes made of them cannot overflow 64 bits.
+# Key -> largest value: far above any ChatGLM2, and too small for shapes made of it to overflow 64 bits.
 _SIZES = {
     "hidden_size": 1 << 16,
     "num_layers": 512,  # llama.cpp's LLAMA_MAX_LAYERS
@@ -29,7 +29,7 @@ _SIZES = {
     "padded_vocab_size": 1 << 20,
     "seq_length": 1 << 20,
 }
-# What llama.cpp's `chatglm` graph computes: any other value would be another model.
+# What llama.cpp's `chatglm` graph computes. Any other value is another model.
 _FIXED = {
     "add_bias_linear": False,
     "add_qkv_bias": True,
@@ -50,9 +50,9 @@ _FIXED_WHERE_PRESENT = {
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What config.json says of a model that is known to be a ChatGLM2."""
+    """The configuration of a checkpoint that is known to be a ChatGLM2."""
 
-    name: str  # last part of _name_or_path, lower case ("chatglm2-6b"); the folder's name where absent
+    name: str  # last part of _name_or_path, lower case ("chatglm2-6b"); without it, the folder's name
     hidden_size: int
     num_layers: int
     num_attention_heads: int
@@ -62,7 +62,7 @@ class ModelConfig:
     padded_vocab_size: int
     seq_length: int  # tokens
     layernorm_epsilon: float
-    rope_ratio: float  # 1.0 where absent. chatglm2-6b-32k divides positions by it, ChatGLM3 multiplies the base with it
+    rope_ratio: float  # 1.0 without the key. chatglm2-6b-32k divides positions by it
     quantization_bit: int  # 0 (floating point), 4 or 8
 
 
@@ -102,7 +102,7 @@ def read_config(path: Path) -> ModelConfig:
 
 
 def _refuse_other_models(path: Path, config: dict[str, Any]) -> None:
-    """Raise UnsupportedModelError, with what it is, for a checkpoint of another model."""
+    """Raise UnsupportedModelError, which says what it is, for a checkpoint of another model."""
     kind = config.get("model_type")
     if not isinstance(kind, str):
         raise InvalidFileError(f"{path}: model_type is {shown(kind)}, which no checkpoint has; is this another config?")
@@ -118,7 +118,7 @@ def _refuse_other_models(path: Path, config: dict[str, Any]) -> None:
 
 
 def _later_generation(name: object) -> str | None:
-    """What a model is called if its name (a hub id or the path it was trained from) tells of a later generation."""
+    """The later generation that a name (a hub id or the path of a training) tells of; None if it tells of none."""
     if not isinstance(name, str) or "chatglm2" in name.lower():
         return None
     found = re.search(r"glm-?([34])(?!\d)", name.lower())
@@ -136,7 +136,7 @@ def _later_generation_by_tokenizer(folder: Path) -> str | None:
 
 
 def _refuse_other_values(path: Path, config: dict[str, Any], sizes: dict[str, int], bits: int) -> None:
-    """Raise UnsupportedModelError for what is well formed but not the architecture."""
+    """Raise UnsupportedModelError for a configuration that is well formed but not of this architecture."""
     present = {key: value for key, value in _FIXED_WHERE_PRESENT.items() if key in config}
     differing = [
         f"{key} is {shown(config[key])} and has to be {shown(value)}"

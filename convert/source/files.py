@@ -1,4 +1,4 @@
-"""Opens what lies in a checkpoint folder: regular files inside it, nothing else, and never waits for one.
+"""Opens the files of a checkpoint folder: regular files inside it and nothing else, without ever waiting for one.
 
 It says what a file is instead when a download went wrong (a git-lfs pointer, an HTML page), and notices a file that
 changes between two reads. JSON is read strictly. Not here: what the content means.
@@ -22,8 +22,10 @@ MOST_LISTED = 20  # problems named in one error
 
 
 def names_in(folder: Path, what: str) -> list[str]:
-    """The names in a folder that holds `what`. Raises StorageError where it is missing or cannot be read,
-    InvalidFileError where it is something else."""
+    """The names in a folder; `what` should be in it, says the error.
+
+    Raises StorageError if it is missing or cannot be read, InvalidFileError if it is no folder.
+    """
     try:
         return os.listdir(folder)
     except FileNotFoundError:
@@ -35,10 +37,10 @@ def names_in(folder: Path, what: str) -> list[str]:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The path of a checkpoint's file, links followed no further than the folder.
+    """The path of a checkpoint's file. Links may not lead out of the folder.
 
     A folder of the Hugging Face cache holds links into its sibling `blobs` (`REPO/snapshots/REVISION`, `REPO/blobs`);
-    those are followed too. Raises InvalidFileError for a link that leads elsewhere.
+    these are followed too. Raises InvalidFileError for a link that leads elsewhere.
     """
     path = folder / name
     home, real = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
@@ -107,7 +109,7 @@ def _stamp(file: io.FileIO) -> tuple[int, int, int]:
 
 
 def read_small(path: Path, limit: int) -> bytes:
-    """A file of at most `limit` bytes, whole; a failed download is recognised (`refuse_download_error`)."""
+    """A file of at most `limit` bytes, whole. Raises InvalidFileError if it is larger or a failed download."""
     content = bytearray(limit + 1)
     with open_source(path) as file:
         content = content[: _fill(path, file, memoryview(content))]
@@ -118,7 +120,7 @@ def read_small(path: Path, limit: int) -> bytes:
 
 
 def refuse_download_error(path: Path, head: bytes) -> None:
-    """Raise InvalidFileError when a file begins (`head`: its first bytes) like what failed downloads leave behind."""
+    """Raise InvalidFileError if `head`, the first bytes of a file, is what a failed download leaves behind."""
     if what := failed_download(head):
         raise InvalidFileError(f"{path}: {what}")
 
@@ -140,13 +142,15 @@ def parse_json(content: bytes, path: Path) -> dict[str, Any]:
 
 
 def is_plain(name: str) -> bool:
-    """Whether a name may stand in a message as it is: one line, no control characters, not endless."""
+    """Whether a message may show a name as it is: one line, no control characters, at most 256 characters."""
     return 0 < len(name) <= 256 and name.isprintable()
 
 
 def shown(value: object) -> str:
-    """A value out of a file as a message shows it: quoted, on one line, at most 80 characters. Scalars only: the text
-    of a nested value could be endless."""
+    """A value of a file as a message shows it: quoted, on one line, at most 80 characters.
+
+    Of a list or dict it shows the length alone, because its text can have any length.
+    """
     if isinstance(value, dict | list | tuple):
         return f"a {type(value).__name__} of {len(value)}"
     if isinstance(value, str):
@@ -156,7 +160,7 @@ def shown(value: object) -> str:
 
 
 def raise_all(where: Path, problems: list[str]) -> None:
-    """Raise one InvalidFileError that lists all problems, the first 20 in full; nothing when there are none."""
+    """Raise one InvalidFileError that lists the first 20 problems; return if there are none."""
     if not problems:
         return
     rest = f"; and {len(problems) - MOST_LISTED} more" if len(problems) > MOST_LISTED else ""

@@ -1,8 +1,8 @@
-"""float16 and bfloat16 to float32, exactly, and as fast as the processor can.
+"""float16 and bfloat16 to float32, exactly, with the processor's own instruction.
 
-numpy converts some 0.2 billion float16 values a second, slower than the 4-bit quantizer takes them; llama.cpp's CPU
-library does 2 to 3 billion with the processor's own instruction. Where that library has another name or other results,
-numpy does it. Signatures: llama.cpp `ggml/include/ggml-cpu.h`.
+numpy converts some 0.2 billion float16 values a second, which is slower than the 4-bit quantizer. llama.cpp's CPU
+library converts 2 to 3 billion. If that library is missing or gives other results, numpy does it. Signatures: llama.cpp
+`ggml/include/ggml-cpu.h`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _portable(dtype: str, values: NDArray[Any]) -> NDArray[np.float32]:
 
 @cache
 def _native(dtype: str) -> Any:
-    """The library's function for the type, if it is there and right for every one of the 65,536 values; else None."""
+    """The library's function for the type, if it is right for each of the 65,536 values; else None."""
     library = _library()
     if library is None or dtype not in _FUNCTIONS:
         return None
@@ -56,13 +56,13 @@ def _native(dtype: str) -> Any:
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    """libggml-cpu, initialised: on processors without the instruction it converts through a table made then."""
+    """libggml-cpu, initialised: where the processor lacks the instruction, this makes the table it then uses."""
     name = {"win32": "ggml-cpu.dll", "darwin": "libggml-cpu.dylib"}.get(sys.platform, "libggml-cpu.so")
     try:
         library = ctypes.CDLL(str(library_folder() / name))
         library.ggml_cpu_init.argtypes = ()
         library.ggml_cpu_init.restype = None
         library.ggml_cpu_init()
-    except (OSError, AttributeError, UnsupportedModelError):  # a build with other libraries; numpy does as well
+    except (OSError, AttributeError, UnsupportedModelError):  # a build with other libraries
         return None
     return library

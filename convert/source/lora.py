@@ -1,4 +1,4 @@
-"""A PEFT LoRA folder merged into the tensors of a checkpoint, row block by row block, while they are read.
+"""A LoRA folder of PEFT, merged into the tensors of a checkpoint while their rows are read.
 
 Merged weight = weight + scaling x B @ A, where scaling is lora_alpha / r (or / sqrt(r) with `use_rslora`), computed in
 float64 and rounded once. Settings that would change the model in any other way (biases, DoRA, ranks by pattern, whole
@@ -31,21 +31,21 @@ EMBEDDING = "word_embeddings"
 MAX_RANK = 1024
 _TILE = 1 << 15  # values: a tile of float64, and its product with one row of A, stay in the processor's cache
 
-# Settings of the training, and of its book-keeping, that leave the result alone. fan_in_fan_out is among them: all
-# modules of ChatGLM2 are torch.nn.Linear, for which PEFT turns it off.
+# Settings of the training that do not change the result. fan_in_fan_out is among them: PEFT turns it off for
+# torch.nn.Linear, which all modules of ChatGLM2 are.
 _TRAINING = frozenset(
     ("auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config", "exclude_modules",
      "fan_in_fan_out", "inference_mode", "layers_pattern", "layers_to_transform", "loftq_config", "lora_dropout",
      "megatron_core", "merge_weights", "peft_version", "qalora_group_size", "revision", "runtime_config", "task_type")
 )  # fmt: skip
 _READ = frozenset(("bias", "init_lora_weights", "lora_alpha", "peft_type", "r", "target_modules", "use_rslora"))
-# Initialisations that leave the base weights as they are; pissa, olora, loftq and others change them.
+# Initialisations that do not change the base weights, as pissa, olora, loftq and others do.
 _INITIALISATIONS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
 @dataclass(frozen=True)
 class MergedTensor:
-    """A matrix of the checkpoint with its LoRA added; looks like any tensor."""
+    """A matrix of the checkpoint with its LoRA added (a SourceTensor)."""
 
     base: SourceTensor
     a: StoredTensor  # (r, columns)
@@ -79,7 +79,7 @@ class MergedTensor:
         a = self.a.read_rows(0, self.a.rows).astype(np.float64)
         b = self.b.read_rows(start, start + len(base)).astype(np.float64)
         step = max(1, _TILE // a.shape[1])
-        with np.errstate(all="ignore"):  # what is not finite is refused later, with its place
+        with np.errstate(all="ignore"):  # `blocks.py` refuses what is not finite, and says where
             for first in range(0, len(rows), step):
                 tile = b[first : first + step]
                 total = tile[:, :1] * a[0]
@@ -100,8 +100,8 @@ class MergedTensor:
 def merge_lora(source: Checkpoint, folder: Path) -> Checkpoint:
     """The checkpoint with the LoRA in `folder` merged into it; reads no weights.
 
-    Raises StorageError where the folder cannot be read, InvalidFileError where its files are missing or broken, or do
-    not fit the checkpoint; everything that does not fit is listed.
+    Raises StorageError if the folder cannot be read, InvalidFileError if its files are missing, broken or do not fit
+    the checkpoint. The error lists everything that does not fit.
     """
     names = names_in(folder, f"a LoRA, with its {CONFIG}")
     file = StableFile.find(inside(folder, CONFIG))
@@ -121,7 +121,7 @@ def merge_lora(source: Checkpoint, folder: Path) -> Checkpoint:
 
 
 def _scaling(config: dict[str, Any], problems: list[str]) -> tuple[int, float]:
-    """(r, what B @ A is multiplied with); 0 and a problem more where one cannot be known."""
+    """(r, the factor of B @ A). Adds a problem, and gives 0, for one that the config does not tell."""
     rank, alpha, root = config.get("r"), config.get("lora_alpha"), config.get("use_rslora", False)
     if not isinstance(root, bool):
         problems.append(f"{CONFIG}: use_rslora is {shown(root)} where true or false is expected")
@@ -135,7 +135,7 @@ def _scaling(config: dict[str, Any], problems: list[str]) -> tuple[int, float]:
 
 
 def _refuse_other_settings(config: dict[str, Any], problems: list[str]) -> None:
-    """Adds what would make the result another than weight + scaling x B @ A."""
+    """Adds a problem for each setting with which the result is not weight + scaling x B @ A."""
     if config.get("peft_type") != "LORA":
         problems.append(f"{CONFIG}: peft_type is {shown(config.get('peft_type'))}; only LORA can be merged")
     if config.get("bias", "none") != "none":
@@ -154,7 +154,7 @@ def _refuse_other_settings(config: dict[str, Any], problems: list[str]) -> None:
 def _pairs(
     stored: Mapping[str, StoredTensor], tensors: Mapping[str, SourceTensor], problems: list[str]
 ) -> dict[str, tuple[StoredTensor, StoredTensor]]:
-    """(A, B) by the name of the checkpoint's tensor that they change."""
+    """(A, B) by the name of the checkpoint's tensor that they change. Adds a problem for each that fits none."""
     if not stored:
         problems.append("its weights file has no tensors")
     pairs = {}
@@ -191,10 +191,10 @@ def _compare_targets(
     stored: Mapping[str, StoredTensor],
     problems: list[str],
 ) -> None:
-    """Adds modules that were trained, by `target_modules`, and of which the weights file has nothing."""
+    """Adds a problem for each module that `target_modules` names and the weights file lacks."""
     targets = config.get("target_modules")
     if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
-        if not isinstance(targets, str):  # a regular expression, or "all-linear": the weights say it as well
+        if not isinstance(targets, str):  # text is a regular expression or "all-linear", which is not checked
             problems.append(f"{CONFIG}: target_modules is {shown(targets)} where names of modules are expected")
         return
     if EMBEDDING in targets:

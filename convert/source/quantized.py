@@ -1,8 +1,8 @@
-"""Checkpoints whose weights are stored as 4 or 8 bits, with one scale a row: THUDM/chatglm2-6b-int4 and its like.
+"""Checkpoints with weights of 4 or 8 bits and one scale for each row, as THUDM/chatglm2-6b-int4.
 
-A weight NAME is int8 and comes with NAME_scale. With 8 bits a value is the weight's; with 4 a byte holds two columns,
-the even one in its high half and the odd one in its low half, both signed. Weight = value x scale of the row, computed
-in float32, which holds the product exactly. Source: `quantization.py` of that repository, `W8A16Linear`.
+A weight NAME is int8 and comes with NAME_scale. With 8 bits a byte is a value. With 4 bits a byte holds the values of
+two columns, the even one in its high half and the odd one in its low half, both signed. Weight = value x scale of the
+row, which float32 holds exactly. Source: `quantization.py` of that repository, `W8A16Linear`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from .storage import FLOATS
 
 SCALE = "_scale"
 _HALVES = np.arange(256, dtype=np.uint8).view(np.int8)
-# byte -> its two weights, as one 8-byte value, so that a row is unpacked by one look-up a byte
+# byte -> its two values as one of 8 bytes, so that a row is unpacked by one look-up for each byte
 _UNPACKED = np.stack([_HALVES >> 4, (_HALVES << 4) >> 4], axis=1).astype(np.float32).view(np.uint64).reshape(256)
 
 
 @dataclass(frozen=True)
 class QuantizedTensor:
-    """A weight of 4 or 8 bits; looks like a tensor of floats."""
+    """A matrix of 4 or 8 bits, which reads as one of floats (a SourceTensor)."""
 
     stored: StoredTensor  # i8, (rows, columns) or (rows, columns / 2)
     scale: StoredTensor  # (rows,)
@@ -52,7 +52,7 @@ class QuantizedTensor:
         """The weights of the rows from `start` on, whose stored bytes are `raw`. Raises as reading the scale does."""
         values = self.stored.values(raw)
         rows = _UNPACKED[values.view(np.uint8)].view(np.float32) if self.bits == 4 else values.astype(np.float32)
-        with np.errstate(all="ignore"):  # a scale that is not finite shows in the weights, where it is refused
+        with np.errstate(all="ignore"):  # `blocks.py` refuses weights that are not finite
             rows *= self.scale.read_rows(0, 1)[0, start : start + len(rows), None]
         return rows
 
@@ -64,9 +64,9 @@ class QuantizedTensor:
 def dequantized(
     tensors: Mapping[str, StoredTensor], bits: int, where: Path
 ) -> dict[str, StoredTensor | QuantizedTensor]:
-    """The tensors of a checkpoint of `bits` bits as its model means them: weights with their scales, the rest as it is.
+    """The tensors of a checkpoint of `bits` bits, each weight joined with its scale. `where` names the checkpoint.
 
-    Raises InvalidFileError, listing every weight and scale that do not fit together. `where` names the checkpoint.
+    Raises InvalidFileError, which lists every weight and scale that do not fit together.
     """
     found: dict[str, StoredTensor | QuantizedTensor] = {}
     problems = []

@@ -1,9 +1,8 @@
 """A safetensors file, read strictly: every rule of the format is checked, and every byte belongs to one tensor.
 
-The format is 8 bytes of length, a JSON header, then the tensors' bytes. Its library is not used, for what it does not
-do: for numpy it has no bfloat16, it takes a name that is there twice, and it maps the file into the process's memory.
-It is what the tests compare verdicts with. Format: https://github.com/huggingface/safetensors, README, "Format".
-Not here: a checksum; the format has none.
+The format is 8 bytes of length, a JSON header, then the tensors' bytes. Its library is not used: it has no bfloat16 for
+numpy, accepts repeated names, and maps the file into memory. The tests compare its verdicts with ours. Format:
+https://github.com/huggingface/safetensors, README, "Format". Not here: a checksum; the format has none.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from .shard import StoredTensor
 from .storage import MAX_DIMENSIONS, NUMPY
 
 MAX_HEADER = 2 << 20  # bytes. The format allows 100 MB; a file with every tensor of ChatGLM2-6B has 25 KB
-# The format has more (8 bits and less, unsigned, complex), which no checkpoint of this model is made of.
+# The format has more types (8 bits and less, unsigned, complex). No checkpoint of this model has them.
 DTYPES = {
     "F64": "f64",
     "F32": "f32",
@@ -40,7 +39,7 @@ DTYPES = {
 def open_safetensors(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a safetensors file, in the order of their bytes.
 
-    Raises InvalidFileError, which lists all that is wrong with the tensors, StorageError, IntegrityError.
+    Raises InvalidFileError, which lists everything wrong with the tensors, StorageError, IntegrityError.
     """
     file = StableFile.find(path)
     header, start = _read_header(file)
@@ -88,7 +87,7 @@ def _read_header(file: StableFile) -> tuple[dict[str, Any], int]:
 
 
 def _tensor(name: str, info: object, file: StableFile, start: int, problems: list[str]) -> StoredTensor | None:
-    """The tensor that an entry of the header describes; None, with a problem more, where its parts do not fit."""
+    """The tensor that an entry of the header describes. None, with a problem added, if its parts do not fit."""
     try:
         if not is_plain(name):
             raise ValueError("is no name of a tensor")

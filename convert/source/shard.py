@@ -1,7 +1,7 @@
 """One shard of torch.save: its tensors by name, each read from the file by rows.
 
-Joins the archive's members (`archive.py`) with what the pickle says of them (`unpickle.py`). Nothing is loaded here; a
-read takes exactly the rows asked for. Values are little endian, as torch writes them on every machine it supports.
+Joins the archive's members (`archive.py`) with the pickle that describes them (`unpickle.py`). A read takes exactly the
+rows asked for. Values are little endian, as torch writes them on every machine it supports.
 Checksums: vectors and small members are checked when the shard is opened. A matrix carries its CRC, which is compared
 while its rows pass to the quantizer (`convert/blocks.py`).
 """
@@ -29,7 +29,7 @@ SMALL = 1 << 14  # bytes
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file, row after row without gaps. May be read by any number of threads at once."""
+    """A tensor in a file, row after row without gaps. Any number of threads may read it at once."""
 
     name: str
     shape: tuple[int, ...]
@@ -91,7 +91,7 @@ class StoredTensor:
 def open_shard(path: Path, *, verify: bool = False) -> dict[str, StoredTensor]:
     """The tensors of a file of torch.save, in its order. `verify` compares every checksum now.
 
-    Raises InvalidFileError, with all problems, where the file is not one or its parts do not fit; StorageError,
+    Raises InvalidFileError, which lists all problems, if it is no such file or its parts do not fit; StorageError,
     IntegrityError.
     """
     archive = open_archive(path)
@@ -136,7 +136,7 @@ def _verify(archive: Archive, pickled: dict[str, PickledTensor]) -> dict[str, in
 
 
 def _misfits(archive: Archive, pickled: dict[str, PickledTensor]) -> list[str]:
-    """Storages that are missing, of another size than the pickle says, or that no tensor lies in."""
+    """A problem for each storage that is missing, has another size than the pickle says, or holds no tensor."""
     problems = []
     used = set()
     for name, tensor in pickled.items():

@@ -1,4 +1,4 @@
-"""What a pickle of torch says of its tensors: storages, and tensors as ranges of their values. No file is read."""
+"""The storages and tensors that a pickle of torch describes: a tensor is a range of a storage's values."""
 
 from __future__ import annotations
 
@@ -51,10 +51,7 @@ class PickledTensor:
 
 
 def place(storage: Storage, offset: object, shape: Sequence[object], strides: Sequence[object]) -> PickledTensor:
-    """The tensor, if it is contiguous (last dimension fastest) and lies within its storage.
-
-    Raises ValueError, with what is wrong, if not.
-    """
+    """The tensor. Raises ValueError unless it is contiguous (last dimension fastest) and within its storage."""
     if max(len(shape), len(strides)) > MAX_DIMENSIONS:
         raise ValueError(f"a tensor of {len(shape)} dimensions, more than {MAX_DIMENSIONS}")
     start, *numbers = (_size(value) for value in (offset, *shape, *strides))

@@ -1,10 +1,10 @@
 """The pickle inside a torch shard, read by a machine of our own that knows 30 opcodes and imports nothing.
 
-A state dict needs text, small integers, tuples, dicts and five globals, which are data here: a name that is not in the
-table ends the reading, and nothing that is in it gets called. Python's own Unpickler with a restricted `find_class`
-would still run BUILD, NEWOBJ and EXT, and take memory without bound for one opcode (a memo index of 2^31).
-Opcodes: CPython `Lib/pickletools.py`. What torch writes: `torch/serialization.py`, `torch/_utils.py`. Whether the
-storages exist is for `shard.py` to check.
+A state dict needs text, small integers, tuples, dicts and a few global names. The names are data in a table here: any
+other is refused, and none is called. Python's Unpickler with a restricted `find_class` would still run BUILD, NEWOBJ
+and EXT, and one opcode can make it take memory without limit (a memo index of 2^31). Opcodes: CPython
+`Lib/pickletools.py`. What torch writes: `torch/serialization.py`, `torch/_utils.py`. Not here: whether the storages
+exist (`shard.py`).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from .files import is_plain, shown
 from .storage import STORAGES, PickledTensor, Storage, place
 
 MAX_PICKLE = 1 << 20  # bytes; the largest shard of the real checkpoint has 8 KB
-MAX_OPCODES = 100_000  # about 26 a tensor; bounds the memory, as every opcode makes one small object at most
+MAX_OPCODES = 100_000  # about 26 a tensor; limits the memory, because an opcode makes one small object at most
 
 
 @dataclass(frozen=True)
 class _Global:
-    """A name the pickle may mention; what it means is decided in `_Machine._reduce`."""
+    """A global name that the pickle may use; `_Machine.reduce` decides what it makes."""
 
     role: Literal["tensor", "parameter", "ordered dict", "storage"]
     storage: str = ""
@@ -42,7 +42,7 @@ _GLOBALS = {
 
 
 class _OrderedDict(dict[object, object]):
-    """What `collections.OrderedDict()` makes. It alone may get attributes (`_metadata`), which are dropped."""
+    """The result of `collections.OrderedDict()`. Only this may get attributes (`_metadata`), which are dropped."""
 
 
 _MARK = object()
@@ -52,7 +52,7 @@ _OPCODE_NAMES = {opcode.code.encode("latin-1"): opcode.name for opcode in pickle
 def read_state_dict(content: bytes, path: Path) -> dict[str, PickledTensor]:
     """The tensors that a data.pkl names, in its order. `path` is for messages.
 
-    Raises InvalidFileError for anything that is not a flat dict of plain tensors, or is written in any other way.
+    Raises InvalidFileError for anything but a flat dict of plain tensors, written as torch writes it.
     """
     if len(content) > MAX_PICKLE:
         raise InvalidFileError(f"{path}: its pickle has {len(content)} bytes, more than the limit of {MAX_PICKLE}")
@@ -74,7 +74,10 @@ def _kind(value: object) -> str:
 
 
 class _Machine:
-    """Runs one pickle. `stack` holds str, int, bool, None, tuple, dict, _Global, Storage, PickledTensor and _MARK."""
+    """The machine that runs one pickle.
+
+    Its stack holds str, int, bool, None, tuple, dict, _Global, Storage, PickledTensor and _MARK.
+    """
 
     def __init__(self, content: bytes, path: Path) -> None:
         self.content, self.path = content, path

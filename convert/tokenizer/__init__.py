@@ -1,1 +1,1 @@
-"""The checkpoint's tokenizer.model: read strictly, and turned into the vocabulary of a GGUF file."""
+"""The checkpoint's tokenizer.model, read strictly, and the vocabulary of a GGUF file made from it."""

@@ -1,7 +1,7 @@
-"""Texts whose token ids travel inside the GGUF file, so that a runtime can check its tokenizer before it answers.
+"""The golden texts: their token ids are in the GGUF file, so that the engine can check its tokenizer when it loads.
 
-The ids are SentencePiece's own. Texts are chosen to break what usually breaks: white space, byte fallback, mixed
-scripts, digits, and texts that look like special tokens.
+SentencePiece makes the ids. The texts have what tokenizers often get wrong: white space, byte fallback, mixed scripts,
+digits, and texts that look like special tokens.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A strict walk over the fields of a protobuf message, for files that must be checked before a native parser sees them.
+"""The fields of a protobuf message, read strictly: tokenizer.model is checked before the native parser reads it.
 
 Wire format only (https://protobuf.dev/programming-guides/encoding): no schema, no nesting, no groups.
 """
@@ -12,7 +12,7 @@ _FIXED_SIZES = {FIXED64: 8, FIXED32: 4}
 
 
 class MalformedError(ValueError):
-    """The bytes are not a protobuf message; the text says what and at which byte."""
+    """The bytes are not a protobuf message; the text says why and at which byte."""
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

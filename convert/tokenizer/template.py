@@ -1,15 +1,15 @@
-"""The chat template that is embedded for other llama.cpp programs: ChatGLM2's rounds, in Jinja.
+"""The chat template for other llama.cpp programs: ChatGLM2's rounds, in Jinja. GLM Edge never renders it.
 
-GLM Edge itself never renders a template. The prompt is the official one (`build_prompt` in ChatGLM2-6B's
-`modeling_chatglm.py`) behind the texts of [gMASK] and sop, which a program that parses special tokens turns back into
-the two ids. llama.cpp's template engine has no integer division, so rounds are counted in a namespace. Nothing depends
-on `trim_blocks` or `lstrip_blocks`: every tag strips the white space on both its sides.
+The prompt is the official one (`build_prompt` in ChatGLM2-6B's `modeling_chatglm.py`). Before it come the texts of
+[gMASK] and sop, which a program that parses special tokens turns into the two ids. llama.cpp's template engine has no
+integer division, so a namespace counts the rounds. Every tag strips the white space on both sides, so nothing depends
+on `trim_blocks` or `lstrip_blocks`.
 """
 
 from __future__ import annotations
 
-# A system message goes in front of the first question with an empty line between; neighbours of one role are joined by
-# a line break; an answer without a question gets an empty one, so that roles never change places.
+# A system message goes before the first question, with an empty line between. Messages of one role in a row are joined
+# by a line break. An answer without a question gets an empty question.
 _TEMPLATE = """
 {%- set ns = namespace(system='', systems=0, question='', answer='', last='', round=1) -%}
 {{- 'PREFIX' -}}

@@ -1,4 +1,4 @@
-"""Reads tokenizer.model: a SentencePiece model, checked field by field before the native library may see it.
+"""Reads tokenizer.model: a SentencePiece model, checked field by field before the native library reads it.
 
 Only what llama.cpp's `llama` tokenizer reproduces is accepted: BPE with byte fallback and the identity normalizer.
 Message layout: google/sentencepiece `src/sentencepiece_model.proto`.
@@ -29,7 +29,7 @@ BYTE_PIECES = tuple(f"<0x{value:02X}>" for value in range(256))
 
 @dataclass(frozen=True)
 class TokenizerModel:
-    """What the file holds; position in `texts`, `scores` and `types` is the token id."""
+    """The content of tokenizer.model. `texts`, `scores` and `types` are indexed by the token id."""
 
     path: Path
     proto: bytes  # the whole file, for the native library
@@ -40,7 +40,10 @@ class TokenizerModel:
 
 
 def read_tokenizer_model(path: Path) -> TokenizerModel:
-    """Raises InvalidFileError for a broken file, UnsupportedModelError for another kind of tokenizer, StorageError."""
+    """Read and check the file.
+
+    Raises InvalidFileError for a broken file, UnsupportedModelError for another kind of tokenizer, StorageError.
+    """
     proto = read_small(path, MAX_BYTES)
     pieces: list[tuple[str, float, int]] = []
     specs: dict[int, dict[int, int | bytes]] = {}

@@ -1,8 +1,8 @@
-"""The vocabulary of a GGUF file: the pieces of tokenizer.model, ChatGLM2's special tokens, padding; proven safe.
+"""The vocabulary of a GGUF file: the pieces of tokenizer.model, ChatGLM2's special tokens, and padding.
 
-llama.cpp's merge step looks any text up in the vocabulary, special tokens included, even where it was told not to parse
-them: with a token named `sop`, "philosophy" becomes four tokens with that one in the middle. A token's text does not
-touch the weights, so special tokens are given texts that no merge can produce, and this module proves it.
+llama.cpp's merge step looks any text up in the vocabulary, special tokens included, even if it is told not to parse
+them. With a token named `sop`, "philosophy" becomes four tokens, one of them sop. The text of a token does not touch
+the weights, so special tokens get texts that no merge can produce, and this module proves it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from glm_edge.errors import InvalidFileError, UnsupportedModelError
 
 from .tokenizer_model import BYTE, BYTE_PIECES, CONTROL, NORMAL, UNUSED, TokenizerModel, read_tokenizer_model
 
-# After the pieces, in this order (ChatGLM2 `tokenization_chatglm.py`), and the texts to try for each. A space always
-# ends the search: llama.cpp turns the spaces of a text into U+2581 before it merges.
+# The tokens after the pieces, in this order (ChatGLM2 `tokenization_chatglm.py`), and the texts to try for each. The
+# last, with a space, is always free: llama.cpp turns the spaces of a text into U+2581 before it merges.
 SPECIAL: dict[str, tuple[str, ...]] = {
     "[MASK]": ("[MASK]", "<|MASK|>", "<MASK >"),
     "[gMASK]": ("[gMASK]", "<|gMASK|>", "<gMASK >"),
@@ -25,14 +25,14 @@ SPECIAL: dict[str, tuple[str, ...]] = {
     "sop": ("<sop>", "<|sop|>", "<sop >"),
     "eop": ("<eop>", "<|eop|>", "<eop >"),
 }
-PADDING = ("[PAD{id}]", "<|PAD{id}|>", "<PAD {id}>")  # not "[PAD]": llama.cpp takes that for an end of text
-PADDING_LIMIT = 1024  # ids that may be left over up to padded_vocab_size; the real model has 230
+PADDING = ("[PAD{id}]", "<|PAD{id}|>", "<PAD {id}>")  # not "[PAD]", which llama.cpp takes for an end of text
+PADDING_LIMIT = 1024  # most ids of padding, up to padded_vocab_size; the real model has 230
 _ADDED_SCORE = -1000.0  # never compared with another, because no merge reaches these tokens
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Every token of the model by id, as many as padded_vocab_size."""
+    """Every token of the model by its id, padding included."""
 
     model: TokenizerModel
     texts: tuple[str, ...]
@@ -42,7 +42,7 @@ class Vocabulary:
 
     @property
     def prefix_ids(self) -> tuple[int, int]:
-        """What every prompt starts with: [gMASK] and sop."""
+        """The ids that every prompt starts with: [gMASK] and sop."""
         return self.special["[gMASK]"], self.special["sop"]
 
     @property
@@ -52,15 +52,15 @@ class Vocabulary:
         return self.texts[gmask], self.texts[sop]
 
     def id_of(self, piece: str) -> int:
-        """The id of a piece by its text in tokenizer.model, which may be another one in `texts`."""
+        """The id of a piece by its text in tokenizer.model. In `texts` it may have another text."""
         return self.model.texts.index(piece)
 
 
 def read_vocabulary(path: Path, padded_vocab_size: int) -> Vocabulary:
     """The vocabulary of the tokenizer.model at `path`, filled up to padded_vocab_size.
 
-    Raises InvalidFileError when the file is broken or does not fit that size, UnsupportedModelError when its pieces
-    cannot be told from special tokens in llama.cpp, StorageError.
+    Raises InvalidFileError if the file is broken or does not fit that size, UnsupportedModelError if llama.cpp cannot
+    tell its pieces from special tokens, StorageError.
     """
     model = read_tokenizer_model(path)
     padding = padded_vocab_size - len(model.texts) - len(SPECIAL)
@@ -69,8 +69,8 @@ def read_vocabulary(path: Path, padded_vocab_size: int) -> Vocabulary:
             f"{path}: its {len(model.texts)} pieces and {len(SPECIAL)} special tokens do not belong to"
             f" padded_vocab_size {padded_vocab_size} of config.json, which may hold up to {PADDING_LIMIT - 1} more"
         )
-    # llama.cpp finds byte tokens by their text, so these keep theirs. No other special token ends up with a text that
-    # is reachable, so none of them makes another one reachable either.
+    # llama.cpp finds byte tokens by their text, so these keep theirs. No other special token gets a reachable text, so
+    # none of them makes another text reachable.
     kept = [text for text, kind in zip(model.texts, model.types, strict=True) if kind in (NORMAL, BYTE)]
     reachable = reachable_texts(kept)
     if byte := next((text for text in BYTE_PIECES if text in reachable), None):
@@ -95,7 +95,7 @@ def read_vocabulary(path: Path, padded_vocab_size: int) -> Vocabulary:
 
 
 def _free_text(candidates: tuple[str, ...], taken: set[str], reachable: frozenset[str]) -> str:
-    """The first candidate that is not in use and that no merge can produce."""
+    """The first candidate that is free and that no merge can produce."""
     for text in candidates:
         if text not in taken and not _mergeable(text, reachable):
             taken.add(text)
@@ -104,12 +104,12 @@ def _free_text(candidates: tuple[str, ...], taken: set[str], reachable: frozense
 
 
 def reachable_texts(texts: Iterable[str]) -> frozenset[str]:
-    """Those of a vocabulary's texts that llama.cpp's merge step can arrive at from some user text.
+    """The texts of a vocabulary that llama.cpp's merge step can produce from some user text.
 
-    It starts from single characters, each a symbol whether or not it is in the vocabulary, and joins two neighbours
-    when the vocabulary holds their text (`llm_tokenizer_spm_session` in llama.cpp `src/llama-vocab.cpp`). So a text is
-    reachable if it is one character, or splits into two parts that are reachable. Scores are left out of account, so
-    this finds more texts than can really occur, never fewer.
+    It starts from single characters, in the vocabulary or not, and joins two neighbours if the vocabulary has their
+    text (`llm_tokenizer_spm_session` in llama.cpp `src/llama-vocab.cpp`). So a text is reachable if it is one
+    character, or splits into two reachable parts. Scores are ignored: this finds more texts than can occur, never
+    fewer.
     """
     reachable: set[str] = set()
     for text in sorted(texts, key=len):
@@ -127,7 +127,7 @@ def _mergeable(text: str, reachable: frozenset[str] | set[str]) -> bool:
 
 
 def load_sentencepiece(vocabulary: Vocabulary) -> Any:
-    """The native SentencePiece processor for the same file, checked to see the same pieces."""
+    """The native SentencePiece processor of the same file. Raises InvalidFileError if it reads other pieces."""
     import sentencepiece
 
     model = vocabulary.model

@@ -1,6 +1,6 @@
 """The command `glm-edge convert` and `python -m convert`: declares options, shows progress, prints the report.
 
-The work is `convert.py`'s, imported when the command runs, so that help is instant.
+The work is done by `convert/convert.py`, imported when the command runs, so that help is instant.
 """
 
 from __future__ import annotations

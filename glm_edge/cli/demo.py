@@ -1,7 +1,7 @@
-"""The model that runs when the user has none: the demo checkpoint of the package, converted on first use.
+"""The demo model, which runs when the user names no model: the package's demo checkpoint, converted on first use.
 
-The file goes into the user's data folder under a name made of the checkpoint's contents, so that a new version of the
-package makes a new one. Two programs that start at once both convert; whichever is last puts the same bytes there.
+The file is in the user's data folder. Its name has a hash of the checkpoint, so a new version of the package makes a
+new file. Two programs that start at once both convert, and the second rename puts the same bytes there.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def demo_model() -> Path:
 
 
 def banner(n_params: int) -> str:
-    """What the user is told while the demo model answers."""
+    """The line that tells the user that the demo model answers."""
     return (
         f"demo model, {n_params / 1e6:.0f} million weights, knows a few dozen things;"
         " for ChatGLM2-6B: glm-edge pull THUDM/chatglm2-6b, then --model FILE"
@@ -62,7 +62,7 @@ def _checkpoint() -> Path:
 
 
 def _version(checkpoint: Path) -> str:
-    """A name for what the file will contain: it changes with the checkpoint and with what converts it."""
+    """A hash for the file's name, of the checkpoint and of the version that converts it."""
     digest = hashlib.sha256(__version__.encode())
     for path in sorted(checkpoint.iterdir()):
         if path.suffix in {".json", ".bin", ".model"}:

@@ -1,6 +1,6 @@
 """`glm-edge pull`: a repository of the Hugging Face hub to one GGUF file, shard by shard.
 
-The work is `convert/pull.py`'s, imported when the command runs. Progress and messages go to stderr.
+The work is done by `convert/pull/pull.py`, imported when the command runs. Progress and messages go to stderr.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def command(repo: str, type_: str, revision: str, out: Path | None, force: bool,
 
 
 class _Bar:
-    """Progress with the time left, shown on a terminal from its first news on."""
+    """The progress bar of a pull, shown on a terminal from the first progress on."""
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self._stack = stack

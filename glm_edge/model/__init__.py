@@ -1,1 +1,1 @@
-"""The GGUF file: its reader and checks, its keys, tensors and types. The converter writes what this package reads."""
+"""The GGUF file: its reader and checks; its keys, tensors and types, which the converter uses too."""

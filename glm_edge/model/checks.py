@@ -1,10 +1,10 @@
-"""Whether a sound GGUF file is a model that GLM Edge can run: checked before llama.cpp opens it.
+"""Checks that a sound GGUF file is a model that GLM Edge can run, before llama.cpp opens it.
 
 llama.cpp trusts the metadata: a head count of zero or a short token ends the process, an unknown key changes the
-computation, a split count makes it open further files. So every key it would read for the `chatglm` architecture
-(llama.cpp `src/models/chatglm.cpp`, `llama-model.cpp` load_hparams, `llama-vocab.cpp` load) is known here by type and
-range, and every tensor by name and shape (`model_tensors.py`). Not here: the file's structure (`gguf.py`), and whether
-the golden texts give their token ids, which takes the loaded vocabulary.
+computation, a split count makes it open further files. So every key that it reads for the `chatglm` architecture
+(llama.cpp `src/models/chatglm.cpp`, `llama-model.cpp` load_hparams, `llama-vocab.cpp` load) is checked here by type and
+range, and every tensor by name and shape (`tensors.py`). Not here: the file's structure (`gguf.py`), and whether the
+golden texts give their token ids, which takes the loaded vocabulary.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ OPTIONAL = {
 NORMAL, BYTE = 1, 6
 BYTE_TEXTS = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 
-# How much of the weights a fingerprint reads.
+# The weights that a fingerprint reads.
 SAMPLES, SAMPLE_BYTES = 64, 4096
 
 
@@ -71,7 +71,7 @@ def check_model(file: GgufFile) -> None:
 
 
 def prefix_ids(file: GgufFile) -> tuple[int, int]:
-    """The ids of [gMASK] and sop. Raises InvalidFileError unless they are two."""
+    """The ids of [gMASK] and sop. Raises InvalidFileError unless there are two."""
     ids = tuple(int(token) for token in _scalars(file, PREFIX_IDS, "i32"))
     if len(ids) != 2:
         raise _invalid(file, f"{PREFIX_IDS} has {len(ids)} token ids, must have 2")
@@ -79,7 +79,7 @@ def prefix_ids(file: GgufFile) -> tuple[int, int]:
 
 
 def golden_texts(file: GgufFile) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Texts and the token ids that the file's vocabulary must give them. Raises InvalidFileError unless well formed."""
+    """Texts, and the token ids that the vocabulary must give them. Raises InvalidFileError unless well formed."""
     text = _text(file, GOLDEN)
     try:
         pairs = json.loads(text)
@@ -96,13 +96,13 @@ def context_length(file: GgufFile) -> int:
 
 
 def model_id(file: GgufFile) -> str:
-    """What clients call the model: the name in the file, or the file's own where it has none."""
+    """The model's name for clients: the one in the metadata, or the file's own if there is none."""
     name = file.metadata.get(keys.GENERAL_NAME)
     return name if isinstance(name, str) and name else file.path.stem
 
 
 def fingerprint(file: GgufFile) -> bytes:
-    """A digest that tells models apart without reading gigabytes: the header whole, the weights in samples."""
+    """A digest that tells models apart without reading gigabytes: of the whole head, and of samples of the weights."""
     digest = hashlib.sha256(file.size.to_bytes(8, "little"))
     with open(file.path, "rb") as content:
         digest.update(content.read(file.data_offset))
@@ -146,7 +146,7 @@ def _scalars(file: GgufFile, key: str, element: str) -> ScalarArray:
 
 
 def _number(file: GgufFile, key: str, type_name: str, low: float, high: float) -> float:
-    """A number that must be there, of that type, in low..high."""
+    """The number under a key. Raises InvalidFileError unless it is there, of that type and in low..high."""
     value = file.metadata.get(key)
     if file.types.get(key) != type_name or not isinstance(value, int | float):
         raise _missing_or_typed(file, key, type_name)
@@ -156,7 +156,7 @@ def _number(file: GgufFile, key: str, type_name: str, low: float, high: float) -
 
 
 def _check_origin(file: GgufFile) -> None:
-    """That this is a chatglm model, in one file, with the keys of our converter."""
+    """Raise unless this is a chatglm model, in one file, with the keys of our converter."""
     architecture = _text(file, keys.GENERAL_ARCHITECTURE)
     if architecture != ARCHITECTURE:
         raise UnsupportedModelError(
@@ -179,7 +179,7 @@ def _check_origin(file: GgufFile) -> None:
 
 
 def _refuse_unknown_keys(file: GgufFile) -> None:
-    """Every key under "chatglm." is one that llama.cpp reads for the right purpose."""
+    """Raise for a key under "chatglm." that ChatGLM2 does not have."""
     for key, value in file.metadata.items():
         known = key in REQUIRED or key in OPTIONAL or (key == keys.ROPE_SCALING and value == "linear")
         if key.startswith(f"{ARCHITECTURE}.") and not known:
@@ -190,7 +190,7 @@ def _refuse_unknown_keys(file: GgufFile) -> None:
 
 
 def model_sizes(file: GgufFile) -> Sizes:
-    """The numbers under "chatglm.": in their ranges and in agreement with each other."""
+    """The sizes of the model. Raises InvalidFileError unless they are in their ranges and agree with each other."""
     present = {key: kind for key, kind in (REQUIRED | OPTIONAL).items() if key in REQUIRED or key in file.metadata}
     found = {key: _number(file, key, *kind) for key, kind in present.items()}
     tokens = file.metadata.get(keys.TOKENS)
@@ -227,7 +227,7 @@ def model_sizes(file: GgufFile) -> Sizes:
 
 
 def _check_vocabulary(file: GgufFile, n_vocab: int) -> None:
-    """Texts without repetition, a finite score and a known type for each, and one token for every byte."""
+    """Raise unless texts are unique, scores finite, types known, and there is one token for every byte."""
     tokens = file.metadata[keys.TOKENS]
     texts: list[str] = list(tokens) if isinstance(tokens, StringArray) else []
     scores = _scalars(file, keys.SCORES, "f32")
@@ -254,7 +254,7 @@ def _check_vocabulary(file: GgufFile, n_vocab: int) -> None:
 
 
 def _check_special_ids(file: GgufFile, n_vocab: int) -> None:
-    """Every key that names a token by its id, and that there is an end of text."""
+    """Raise unless every key with a token id has one of the vocabulary, and the end of text has a key."""
     found = {key for key in file.metadata if key.startswith("tokenizer.ggml.") and key.endswith("_token_id")}
     for key in sorted(found | {keys.EOS}):
         _number(file, key, "u32", 0, n_vocab - 1)

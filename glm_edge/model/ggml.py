@@ -1,8 +1,8 @@
 """The quantizer of libggml, called through ctypes: f32 rows in, bytes of a GGUF tensor out, and back.
 
-The library is the one that llama-cpp-python ships, found without importing llama_cpp, so that a file is quantized by
-the code that will run it. ctypes releases the GIL during a call: threads work side by side. No importance matrix.
-Function signatures and type numbers: llama.cpp `ggml/include/ggml.h`.
+The library is the one that llama-cpp-python ships, so that the code that runs a file also quantizes it. It is found
+without importing llama_cpp. ctypes releases the GIL during a call, so threads work side by side. Signatures: llama.cpp
+`ggml/include/ggml.h`. Not here: importance matrices.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class _TypeTraits(ctypes.Structure):
 
 
 def library_folder() -> Path:
-    """Where llama-cpp-python keeps its libraries. Raises UnsupportedModelError where it is not installed."""
-    # The same override that llama_cpp itself obeys.
+    """The folder of llama-cpp-python's libraries. Raises UnsupportedModelError if it is not installed."""
+    # llama_cpp obeys the same variable.
     if override := os.environ.get("LLAMA_CPP_LIB_PATH"):
         return Path(override)
     spec = importlib.util.find_spec("llama_cpp")
@@ -53,7 +53,7 @@ def library_folder() -> Path:
 
 @cache
 def library() -> ctypes.CDLL:
-    """libggml-base, loaded once. Raises UnsupportedModelError where it is missing or cannot be loaded."""
+    """libggml-base, loaded once. Raises UnsupportedModelError if it is missing or cannot be loaded."""
     names = {
         "win32": ("ggml-base.dll", "libggml-base.dll"),
         "darwin": ("libggml-base.dylib", "libggml-base.so"),
@@ -93,7 +93,10 @@ def row_size(type_name: str, columns: int) -> int:
 
 
 def quantize(type_name: str, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Bytes of `rows` (rows, columns) in the type, as (rows, row_size). Columns: a multiple of the block size."""
+    """`rows`, of shape (rows, columns), as bytes of the type, shape (rows, row_size).
+
+    Raises ValueError unless the block size divides the columns.
+    """
     count, columns = rows.shape
     if columns % block_size(type_name):
         raise ValueError(f"{columns} columns do not divide into {type_name} blocks of {block_size(type_name)}")
@@ -110,7 +113,7 @@ def quantize(type_name: str, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def dequantize(type_name: str, data: NDArray[np.uint8], columns: int) -> NDArray[np.float32]:
-    """Weights (rows, columns) out of what `quantize` made."""
+    """The weights, shape (rows, columns), of what `quantize` made."""
     data = np.ascontiguousarray(data)
     if type_name == "f32":
         return data.view(np.float32)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .values import TENSOR_TYPES, TensorInfo
 
-# Types that hold intermediate results or no weights: the kernels have no matrix product for them.
+# Types for which the kernels have no matrix product.
 NOT_FOR_WEIGHTS = frozenset({"q8_1", "q8_k", "i8", "i16", "i32", "i64", "f64"})
 
 
@@ -52,7 +52,7 @@ def expected_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
 
 
 def tensor_problems(tensors: Iterable[TensorInfo], sizes: Sizes) -> list[str]:
-    """A sentence for each tensor that is missing, too many, or of a shape or type that cannot be computed with."""
+    """A sentence for each tensor that is missing, unknown, or of a wrong shape or type."""
     expected = expected_shapes(sizes)
     found = {tensor.name: tensor for tensor in tensors}
     problems = [f"{name} is missing" for name in expected if name not in found]
@@ -67,7 +67,7 @@ def _problem(tensor: TensorInfo, shape: tuple[int, ...]) -> str | None:
     type_name = TENSOR_TYPES[tensor.type][0]
     if tensor.shape != shape:
         return f"{tensor.name} has the shape {tensor.shape}, must be {shape}"
-    if len(shape) == 1 and type_name != "f32":  # norms and biases are multiplied and added as they are
+    if len(shape) == 1 and type_name != "f32":  # the graph multiplies norms and adds biases as f32
         return f"{tensor.name} has the type {type_name}, must be f32"
     if type_name in NOT_FOR_WEIGHTS:
         return f"{tensor.name} has the type {type_name}, which holds no weights"

@@ -1,6 +1,6 @@
-"""What a GGUF file holds: types by number, tensors by name, and arrays that stay bytes until someone looks.
+"""The content of a GGUF file: types by number, tensors by name, and arrays that are decoded on access.
 
-Not here: reading and checking (`gguf.py`), and what the keys mean (`model_file.py`).
+Not here: reading and checking (`gguf.py`), and what the keys mean (`checks.py`).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class ScalarArray(Sequence["bool | int | float"]):
 
 
 class StringArray(Sequence[str]):
-    """An array of strings, each with its length in 8 bytes before it, as in the file; known to be UTF-8."""
+    """An array of strings, known to be UTF-8. Its data is as in the file: 8 bytes of length, then the string."""
 
     type = "str"
 
@@ -80,7 +80,7 @@ class StringArray(Sequence[str]):
         """The index of the first string that is not UTF-8."""
         decoder = getincrementaldecoder("utf-8")()
         try:
-            # The lengths of strings below 128 bytes are ASCII, so all is one valid text just when each string is.
+            # A length below 128 is ASCII, so the whole data is valid if and only if each string is.
             if max(map(sub, self._ends, chain([0], self._ends)), default=0) < 8 + 128:
                 for at in range(0, len(self._data), 1 << 16):
                     decoder.decode(self._data[at : at + (1 << 16)])
@@ -121,7 +121,7 @@ Value: TypeAlias = bool | int | float | str | ScalarArray | StringArray
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor: where its bytes lie and what they are."""
+    """An entry of the tensor table: a tensor's name, shape and type, and where its bytes are."""
 
     name: str
     shape: tuple[int, ...]  # ggml's order: shape[0] is the length of a row
@@ -132,7 +132,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class GgufFile:
-    """The head of a file whose structure is sound."""
+    """The head of a GGUF file whose structure is sound: metadata and tensor table."""
 
     path: Path
     metadata: Mapping[str, Value]

@@ -1,8 +1,8 @@
-"""What the machine offers this process: processors, memory, and how much of it we have taken.
+"""What the machine offers this process: processors and memory, and how much memory the process has taken.
 
 Every figure is the smallest of what hardware, affinity, cgroups (version 1 and 2) and rlimits allow. The functions
-take the root of the file system as an argument, so that other machines can be described by a folder.
-Not here: what to do with it (`plan.py`), and what was measured on it (`profile.py`).
+take the root of the file system as an argument, so that a folder can describe another machine.
+Not here: how it is used (`engine/memory_plan.py`), and what was measured on it (`profile.py`).
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from pathlib import Path
 
 import psutil
 
-# A core slower than this share of the fastest is a small one. Arm's big.LITTLE pairs have 0.2 to 0.6 of the big core's
-# capacity; cores that differ only by their boost clock have more than 0.9.
+# A core slower than this share of the fastest is a small one. The small cores of Arm's big.LITTLE have 0.2 to 0.6 of
+# the big ones' capacity; cores that differ only by their boost clock have more than 0.9.
 _BIG = 0.75
-_UNLIMITED = 1 << 60  # bytes; what cgroup version 1 writes for "no limit" is above it
+_UNLIMITED = 1 << 60  # bytes; cgroup version 1 writes a larger number for "no limit"
 _ROOT = Path("/")
 
 
 @dataclass(frozen=True)
 class Processors:
-    """Processors by how many of them make sense for a computation that keeps every one of them busy."""
+    """The processors that this process may use, counted in the ways that a choice of threads needs."""
 
     logical: int  # that this process may use, hardware threads included
     physical: int  # cores among them
@@ -34,21 +34,21 @@ class Processors:
 
     @property
     def best(self) -> int:
-        """Threads without measuring: a second thread on a core, or one on a small core, makes the others wait."""
+        """Threads for the model, unmeasured: a second thread on a core, or a small core, makes the others wait."""
         return self.within(self.big)
 
     @property
     def every(self) -> int:
-        """Threads for work in independent pieces: every processor helps, a small one too."""
+        """Threads for work in independent parts: every processor helps, a small one too."""
         return self.within(self.logical)
 
     def within(self, threads: int) -> int:
-        """So many threads, but no more than the quota pays for: above it all of them are stopped at once."""
+        """`threads`, but no more than the quota allows: above it the system stops all of them at once."""
         return max(1, threads if self.quota is None else min(threads, int(self.quota)))
 
 
 def processors(root: Path = _ROOT) -> Processors:
-    """What the system says of the processors; everything counts as a big core where it says nothing."""
+    """The processors as the system describes them. A core counts as big unless the system says otherwise."""
     allowed = _allowed()
     if sys.platform == "darwin":
         cores = psutil.cpu_count(logical=False) or len(allowed)
@@ -64,7 +64,7 @@ def _allowed() -> list[int]:
 
 
 def _processors_of(root: Path, allowed: list[int]) -> Processors:
-    """As `processors`, from the files of a Linux system under `root`."""
+    """The same from the files of a Linux system under `root`."""
     cpus = root / "sys/devices/system/cpu"
     cores: dict[str, int] = {}  # the processors of a core -> the first of them that we may use
     for cpu in allowed:
@@ -77,7 +77,7 @@ def _processors_of(root: Path, allowed: list[int]) -> Processors:
 
 
 def _big(root: Path, cores: list[int]) -> list[int]:
-    """Those of the cores that are big ones: Intel names them, Arm gives capacities, others differ by clock."""
+    """The big ones of the cores: Intel names them, Arm gives capacities, others differ by clock."""
     named = _text(root / "sys/devices/cpu_core/cpus")
     if named:
         return [core for core in cores if core in _listed(named)] or cores
@@ -107,7 +107,7 @@ def _cpu_quota(root: Path) -> float | None:
 
 
 def memory_available(root: Path = _ROOT) -> int:
-    """Bytes that this process can take before something is swapped out or killed, the page cache counted as free."""
+    """Bytes that this process can take before something is swapped out or killed. The page cache counts as free."""
     return max(0, min([psutil.virtual_memory().available, *_cgroup_memory(root), *_address_space()]))
 
 
@@ -117,7 +117,7 @@ def memory_total() -> int:
 
 
 def _cgroup_memory(root: Path) -> list[int]:
-    """Bytes left in each cgroup around us; file pages that it can drop at once count as left."""
+    """Bytes left in each cgroup that we are in. File pages that it can drop at once count as left."""
     left: list[int] = []
     for folder in _cgroups(root, "memory"):
         for limit_file, used_file, droppable in (
@@ -143,7 +143,7 @@ def _address_space() -> list[int]:
 
 
 def _cgroups(root: Path, controller: str) -> list[Path]:
-    """The folders of the cgroups that this process is in, its own first; what a container sees of them."""
+    """The folders of the cgroups that this process is in, its own first, as far as a container sees them."""
     places: list[Path] = []
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -154,14 +154,14 @@ def _cgroups(root: Path, controller: str) -> list[Path]:
         else:
             continue
         own = base / path.lstrip("/")
-        # inside a container the path is the host's, and only the root of the tree is there
+        # in a container the path is the host's, and only the root of the tree exists
         above = [folder for folder in own.parents if folder.is_relative_to(base)]
         places += [folder for folder in [own, *above] if folder.is_dir()]
     return places
 
 
 def peak_memory() -> int:
-    """Bytes of memory that this process had resident at most, mapped files included."""
+    """The most bytes of memory that this process had resident, mapped files included."""
     status = _text(Path("/proc/self/status"))
     for line in status.splitlines():
         if line.startswith("VmHWM:"):
@@ -175,7 +175,7 @@ def peak_memory() -> int:
 
 
 def machine() -> dict[str, str | int | float]:
-    """What identifies the kind of machine, for measurements and their profile."""
+    """The facts that identify a kind of machine, for measurements and their profile."""
     cpus = processors()
     return {
         "cpu": _cpu_name(),
@@ -214,7 +214,7 @@ def _sysctl(name: str) -> int | None:
 
 
 def _text(path: Path) -> str:
-    """What a file of the kernel says; nothing where it is absent or may not be read."""
+    """The text of a file of the kernel; empty if it is absent or may not be read."""
     try:
         return path.read_text("ascii", "replace").strip()
     except OSError:

@@ -1,9 +1,9 @@
-"""Reads and writes files past the system's page cache, on Linux and where the file system can (O_DIRECT).
+"""Reads and writes files past the system's page cache, on Linux where the file system supports it (O_DIRECT).
 
-A conversion touches every byte once. Through the cache each costs a copy and a fresh page, and pushes out what others
-use; on the virtual machine this was measured on, filling the cache took the processor longer than the quantizing. What
-lies in the cache already is taken from there (RWF_NOWAIT). Where the system cannot, this is plain reading and writing.
-Alignment: open(2), NOTES, "O_DIRECT"; 4096 suits every common disk, and what is refused is done the plain way.
+A conversion touches every byte once. Through the cache each byte costs a copy and part of a new page, and pushes out
+pages that others use; on a virtual machine, filling the cache took more processor time than quantizing. Pages that are
+in the cache are read from there (RWF_NOWAIT). On other systems this is plain reading and writing. Alignment: open(2),
+NOTES, "O_DIRECT"; 4096 suits every common disk, and a refused call is repeated the plain way.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ALIGN = 4096  # bytes
-LEAST = 1 << 16  # bytes; less goes through the cache
+LEAST = 1 << 16  # bytes; shorter reads go through the cache
 
 
 def aligned(size: int) -> NDArray[np.uint8]:
@@ -29,7 +29,7 @@ def aligned(size: int) -> NDArray[np.uint8]:
 
 
 def read_block(file: io.FileIO, offset: int, size: int) -> NDArray[np.uint8]:
-    """`size` bytes from `offset` on, fewer where the file ends before. Raises OSError.
+    """`size` bytes from `offset` on, or fewer at the end of the file. Raises OSError.
 
     The result's address is as aligned as `offset` is, up to ALIGN.
     """
@@ -50,7 +50,7 @@ def read_block(file: io.FileIO, offset: int, size: int) -> NDArray[np.uint8]:
 
 
 def _at_once(file: io.FileIO, buffer: NDArray[np.uint8], offset: int, flags: int = 0) -> int:
-    """Read what one call gives; 0 where it gives nothing or this way of reading is refused."""
+    """Bytes that one call reads; 0 if it reads none or the system refuses this way of reading."""
     try:
         return os.preadv(file.fileno(), [buffer.data], offset, flags)
     except OSError:
@@ -59,7 +59,7 @@ def _at_once(file: io.FileIO, buffer: NDArray[np.uint8], offset: int, flags: int
 
 @contextmanager
 def bypassing(fd: int) -> Iterator[bool]:
-    """Within the block the file is read and written past the cache; gives whether the system does that."""
+    """Read and write the file past the cache within the block. Gives whether the system does that."""
     if not (flag := getattr(os, "O_DIRECT", 0)):
         yield False
         return
@@ -68,7 +68,7 @@ def bypassing(fd: int) -> Iterator[bool]:
     flags = fcntl.fcntl(fd, fcntl.F_GETFL)
     try:
         fcntl.fcntl(fd, fcntl.F_SETFL, flags | flag)
-    except OSError:  # the file system cannot
+    except OSError:  # the file system does not support it
         yield False
         return
     try:
@@ -78,19 +78,19 @@ def bypassing(fd: int) -> Iterator[bool]:
 
 
 def write_all(fd: int, data: memoryview) -> None:
-    """Write all of `data`, however little the system takes at a time. Raises OSError."""
+    """Write all of `data`, also when the system takes it in parts. Raises OSError."""
     while data:
         data = data[os.write(fd, data) :]
 
 
 class Stage:
-    """Collects what is written to a file, and hands it on in large pieces: whole pages past the cache, what begins or
-    ends within a page through it. Raises OSError; short writes are continued."""
+    """A write buffer in front of a file. It writes whole pages past the cache, and the parts of a page at its ends
+    through the cache. Raises OSError; short writes are continued."""
 
     def __init__(self, size: int = 4 << 20) -> None:
         self._room = aligned(size).data
         self._fd = -1
-        self._start = self._end = 0  # what is collected; aligned as its place in the file is
+        self._start = self._end = 0  # the collected bytes; aligned as their place in the file
 
     def begin(self, fd: int) -> None:
         """Write to the start of a file."""
@@ -107,7 +107,7 @@ class Stage:
                 self.flush()
 
     def flush(self) -> None:
-        """Hand on everything collected."""
+        """Write everything collected to the file."""
         first = min(-(-self._start // ALIGN) * ALIGN, self._end)
         last = max(self._end // ALIGN * ALIGN, first)
         start, end = self._start, self._end
@@ -125,7 +125,7 @@ class Stage:
         self._start = self._end = offset % ALIGN
 
     def _try(self, data: memoryview) -> int:
-        """One direct write; 0 where it is refused for its kind."""
+        """Bytes that one direct write takes; 0 if the file system refuses direct writes."""
         try:
             return os.write(self._fd, data)
         except OSError as error:

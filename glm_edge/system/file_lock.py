@@ -1,8 +1,8 @@
-"""A lock file beside an output: one process at a time writes there, and what a killed one left is known to be stale.
+"""A lock file beside an output: one process at a time writes there, and knows that other temporary files are stale.
 
-The lock is the operating system's (flock; on Windows a locked byte), so it ends with its process, however that ends;
-the file itself only says who holds it. Where the file system knows no locks there is none. Not for other machines that
-share the disk, unless it passes flock on, as NFS does.
+The lock is the operating system's (flock; on Windows a locked byte), so it ends with its process in every case. The
+file only says who holds it. A file system without locks has none here. It does not hold against other machines that
+share the disk, unless the file system passes flock on, as NFS does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if sys.platform == "win32":
     import msvcrt
 
     def _try_lock(file: BinaryIO) -> None:
-        file.seek(1 << 30)  # behind the text, which others are to read
+        file.seek(1 << 30)  # after the text, which others must be able to read
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
 
 else:
@@ -34,12 +34,12 @@ else:
 
 
 def _open_no_link(path: str, flags: int) -> int:
-    """A link would have us write into another file."""
+    """Open without following a link, which would make us write into another file."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 class Lock:
-    """Holds `path` from its making to `release`. `held` is false where the file system knows no locks.
+    """The lock of one output, held from construction to `release`. `held` is false if the file system has no locks.
 
     Raises StorageError, which names `output`, while another process or thread holds it; OSError.
     """
@@ -58,7 +58,7 @@ class Lock:
             except BaseException:
                 self._file.close()
                 raise
-            self._file.close()  # its last holder removed it after we had opened it
+            self._file.close()  # its last holder removed it after we opened it
 
     def _take(self, output: Path) -> None:
         try:
@@ -83,10 +83,10 @@ class Lock:
             return False
 
     def release(self) -> None:
-        """Remove the file, then let go, so that no one locks a file without a name and believes in it."""
-        if os.name != "nt":  # where an open file cannot be removed
+        """Remove the file, then unlock it, so that nobody locks a file that has no name any more."""
+        if os.name != "nt":  # Windows cannot remove an open file
             self._path.unlink(missing_ok=True)
         self._file.close()
         if os.name == "nt":
-            with contextlib.suppress(OSError):  # the next holder has it open already
+            with contextlib.suppress(OSError):  # the next holder has opened it
                 self._path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""What `glm-edge bench --tune` found to be fastest on this machine, kept in a file for the verbs that load a model.
+"""The profile: the fastest settings on this machine, as `glm-edge bench --tune` measured them, in a file.
 
-A profile belongs to a kind of machine and a llama.cpp: on any other it is ignored, and what `device.py` and the memory
-plan choose by themselves holds. What the user asks for goes before it.
+The verbs that load a model read it. It belongs to a kind of machine and a version of llama.cpp; elsewhere it is
+ignored, and `device.py` and the memory plan choose. Options of the user override it.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ class Profile:
 
 
 def profile_path() -> Path:
-    """Where the profile of this user is."""
+    """The file of this user's profile."""
     return Path(platformdirs.user_config_dir("glm-edge", appauthor=False)) / "profile.json"
 
 
 def save_profile(path: Path, profile: Profile, machine: Mapping[str, object]) -> None:
-    """Write it whole or not at all. Raises StorageError.
+    """Write the profile whole or not at all. Raises StorageError.
 
     Args:
-        machine: all that the measurement depends on, as `load_profile` will be asked for it.
+        machine: the facts that the measurement depends on; `load_profile` must be given the same.
     """
     text = json.dumps({"format": _FORMAT, "machine": dict(machine), "profile": asdict(profile)}, indent=1)
     try:
@@ -53,7 +53,7 @@ def save_profile(path: Path, profile: Profile, machine: Mapping[str, object]) ->
 
 
 def load_profile(path: Path, machine: Mapping[str, object]) -> Profile | None:
-    """The profile in the file; None where there is none, or none for this machine."""
+    """The profile in the file; None if there is none for this machine."""
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -70,10 +70,10 @@ def load_profile(path: Path, machine: Mapping[str, object]) -> Profile | None:
 
 
 def tuned(config: EngineConfig, profile: Profile | None) -> EngineConfig:
-    """`config` with what it leaves open taken from the profile."""
+    """`config`, with settings that it leaves open taken from the profile."""
     if profile is None:
         return config
     found = {name: value for name, value in asdict(profile).items() if getattr(config, name) is None}
-    if config.n_threads is not None:  # who says how many threads means both
+    if config.n_threads is not None:  # the user's number of threads holds for prefill too
         found.pop("n_threads_batch", None)
     return replace(config, **found)

@@ -1,6 +1,6 @@
-"""Opens regular files and nothing else, and knows what a failed download leaves in a file's place.
+"""Opens regular files and nothing else, and recognises what a failed download leaves in a file's place.
 
-Both halves ask here: the converter for the files of a checkpoint, the engine for a model. Imports errors alone.
+The converter opens the files of a checkpoint with it, the engine a model.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _KINDS = {
 
 
 def safe_open(path: Path) -> io.FileIO:
-    """Open a regular file, unbuffered; never waits, whatever lies there.
+    """Open a regular file, unbuffered. It never waits, also not for a pipe or device.
 
-    Raises FileNotFoundError, of which the caller knows what it means, InvalidFileError where the file is of another
-    kind, StorageError where the system refuses.
+    Raises FileNotFoundError, which means different things to callers, InvalidFileError if the file is of another kind,
+    StorageError if the system refuses.
     """
     try:
-        # before it is opened, because opening a device can have effects, and after, because a name can change hands
+        # before opening, because opening a device can have effects, and after, because the name may get another file
         _refuse_other_kinds(path, path.stat().st_mode)
         flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-        # O_NONBLOCK: a pipe is not waited for
+        # O_NONBLOCK: do not wait for a pipe
         file = io.FileIO(os.open(path, flags | getattr(os, "O_NONBLOCK", 0)), "rb")
         try:
             _refuse_other_kinds(path, os.fstat(file.fileno()).st_mode)
@@ -54,13 +54,14 @@ def _refuse_other_kinds(path: Path, mode: int) -> None:
 
 
 def unreadable(path: Path, error: OSError) -> StorageError:
+    """The error for a file that the system does not let us read."""
     names = (errno.ENOENT, errno.EACCES, errno.EPERM)
     advice = "; check the path and its permissions" if error.errno in names else ""
     return StorageError(f"{path}: cannot be read: {error.strerror or error}{advice}")
 
 
 def failed_download(head: bytes) -> str:
-    """What a file is by its first bytes where its download failed, and what to do; nothing where it may be right."""
+    """What a failed download is, by its first bytes, and what to do; empty if the file may be right."""
     if not head:
         return "is empty; download it again"
     if head.startswith(b"version https://git-lfs"):

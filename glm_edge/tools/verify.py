@@ -1,10 +1,10 @@
-"""Whether a model file is, to the last byte, what the converter wrote.
+"""Checks whether a model file is, to the last byte, what the converter wrote.
 
-In this order: structure and keys, by our own readers; every tensor's data, read once, for scales that are not finite
-and against the hashes that the converter put into the head; the head's own hash; token ids of the golden texts by
-llama.cpp, which sees the file only when all else is right. Weights are never in memory but for a few megabytes.
-The hashes find damage, not a forger: who can write the file can write them too. The same holds for the hashes of the
-files that it was made from, which `compare_sources` compares.
+In this order: structure and keys, by our own reader; every tensor's data, read once, for scales that are not finite and
+against the hashes in the head; the head's own hash; token ids of the golden texts. Only the last step uses llama.cpp,
+which gets the file when all else is right. A few megabytes of weights are in memory at a time. The hashes find damage,
+not forgery: who can write the file can write them too. The same holds for the hashes of the source files, which
+`compare_sources` compares.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def verify(path: Path, progress: Callable[[int, int], None] | None = None) -> Gg
 
 
 class Source(NamedTuple):
-    """A file that a model was made from."""
+    """A source file: one that a model was made from."""
 
     name: str
     size: int  # bytes
@@ -66,7 +66,7 @@ class Source(NamedTuple):
 
 
 def sources(file: GgufFile) -> tuple[Source, ...]:
-    """What the file says that it was made from; empty where it says nothing that can be compared."""
+    """The source files that the model names; empty if it names none that can be compared."""
     try:
         entries = json.loads(str(file.metadata.get(SOURCES)))
     except (ValueError, RecursionError):
@@ -93,13 +93,13 @@ def _are_hashes(text: str, count: int) -> bool:
 def compare_sources(
     file: GgufFile, folders: Sequence[Path], progress: Callable[[int, int], None] | None = None
 ) -> None:
-    """Whether the folders hold what the model at `file` was made from; a name is looked up in one after the other.
+    """Compare the source files of a model with those in the folders, which are searched one after the other.
 
-    Raises IntegrityError for a file that is another, InvalidFileError for one that is missing, UnsupportedModelError
-    where the model does not say what it was made from, StorageError.
+    Raises IntegrityError for a file with another hash, InvalidFileError for one that is missing, UnsupportedModelError
+    if the model does not name its source files, StorageError.
     """
     if not (found := sources(file)):
-        raise UnsupportedModelError(f"{file.path}: does not say what it was made from; convert the checkpoint again")
+        raise UnsupportedModelError(f"{file.path}: does not name its source files; convert the checkpoint again")
     done = 0
     for source in found:
         path = next((path for folder in folders if (path := folder / source.name).exists()), folders[0] / source.name)
@@ -115,7 +115,7 @@ def compare_sources(
 
 
 def _hashes(file: GgufFile) -> list[str]:
-    """The recorded hashes: the head's, then each tensor's."""
+    """The hashes in the file: the head's, then each tensor's."""
     text = file.metadata.get(HASHES)
     if text is None:
         raise UnsupportedModelError(f"{file.path}: has no {HASHES} to compare with; convert the checkpoint again")

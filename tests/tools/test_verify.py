@@ -150,7 +150,7 @@ HASH = "0" * 64
 )
 def test_sources_that_cannot_be_compared_count_as_none(copy: Path, text: str) -> None:
     head = read_gguf(copy)
-    with pytest.raises(UnsupportedModelError, match="does not say what it was made from"):
+    with pytest.raises(UnsupportedModelError, match="does not name its source files"):
         compare_sources(replace(head, metadata={**head.metadata, SOURCES: text}), [copy.parent])
 
 

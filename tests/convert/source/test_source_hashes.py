@@ -1,4 +1,4 @@
-"""The result names every file that it was made from, with its SHA-256, whatever the format and the threads."""
+"""The result names every source file with its SHA-256, in every format and with any number of threads."""
 
 from __future__ import annotations
 
