@@ -28,6 +28,7 @@ from .kv_cache import sequence_count
 from .lookup import MAX_DRAFT
 from .memory_plan import plan_memory, weights_of
 from .prefix_cache.store import Store
+from .sampling.constrained import ConstraintCompiler
 from .sampling.sampler import samplers
 from .scheduler import Scheduler
 from .sequence import GenerationJob, Sequence
@@ -64,6 +65,7 @@ class LlamaEngine:
         except BaseException:
             self._model.close()
             raise
+        self._constraints = ConstraintCompiler(self._model)
         self.info = ModelInfo(model_id(file), config.model, self._model.n_params, self.plan.n_ctx)
         self._batch = Batch(self.plan.n_batch)
         self._scheduler = Scheduler(
@@ -123,12 +125,12 @@ class LlamaEngine:
                 messages, dropped = self._trim(request)
             raw = request.prompt
             prompt = self._tokenizer.prompt(messages) if raw is None else self._tokenizer.raw(raw)
-            room = self._max_new_tokens(request, len(prompt.ids))  # before a grammar is made for nothing
-            drawing = samplers(request, prompt.ids, self._model)
+        room = self._max_new_tokens(request, len(prompt.ids))  # before a schema is compiled for nothing
+        made = samplers(request, prompt.ids, n_vocab=self._model.n_vocab, constraints=self._constraints)
         limit = room if request.max_tokens is None else min(request.max_tokens, room)
         sequences: list[Sequence] = []
         generation: Generation[Chunk] = Generation(self._on_cancel, lambda: self._progress(sequences[0]))
-        for index, sampler in enumerate(drawing):
+        for index, sampler in enumerate(made):
             job = GenerationJob(request, prompt, limit, dropped, index)
             sequences.append(Sequence(job, sampler, self._model, generation, sequences, self._on_end))
         self._enter(sequences)
@@ -225,6 +227,7 @@ class LlamaEngine:
         self._store.close()
         self._batch.close()
         self._context.close()
+        self._constraints.close()
         with self._vocabulary:
             self._model.close()
 

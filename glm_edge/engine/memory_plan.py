@@ -32,7 +32,7 @@ _SMALLEST_CTX = 512  # the last try on a machine with little memory
 _COMPUTE = 176 << 20
 _ENOUGH = 96  # tokens
 _BATCHES = (512, 384, 256, 192, 128, 96, 64, 32)
-_OWN = 72 << 20  # bytes of interpreter, libraries, vocabulary and working buffers
+_OWN = 84 << 20  # bytes of interpreter, libraries, vocabulary (twice: llama.cpp's and llguidance's), working buffers
 _RESERVE = 64 << 20  # bytes that are left to other programs
 
 

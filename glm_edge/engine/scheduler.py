@@ -109,7 +109,7 @@ class Scheduler:
             sequence = part.sequence
             try:
                 self._sample(part)
-            except GlmEdgeError as error:  # of this answer's own logits, grammar or penalties: the others go on
+            except GlmEdgeError as error:  # of this answer's own logits, format or penalties: the others go on
                 sequence.fail(error)
                 sequence.n_past = 0  # its cells are not reused
             if sequence.finished:

@@ -159,7 +159,6 @@ class Sequence:
     def finish(self, reason: FinishReason) -> None:
         """End the answer: give the reader the rest of the text, the reason and the figures."""
         self.finished = True
-        self.sampler.close()
         rest = self._text.end(complete=reason == "stop")
         self.shown += rest
         self._on_end(self)
@@ -172,7 +171,6 @@ class Sequence:
     def fail(self, error: GlmEdgeError) -> None:
         """End the answer with an error."""
         self.finished = True
-        self.sampler.close()
         self._on_end(self)
         self._generation.fail(error)
 

@@ -99,7 +99,7 @@ def test_every_parameter_works_on_a_real_model(real: FlaskClient) -> None:
 IMPOSSIBLE: dict[str, dict[str, Any]] = {
     "logit_bias": {"logit_bias": {"65024": 1}},
     "response_format": {
-        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"pattern": "a"}}}
+        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}
     },
 }
 

@@ -87,7 +87,7 @@ def test_prefixes_take_more_memory_where_no_folder_takes_them_and_there_is_plent
         for folder in (None, Path("cache"))
         for gib in (16, 4)
     ]
-    assert asides == [112, 43, 32, 32]
+    assert asides == [112, 42, 32, 32]
 
 
 def test_batch_has_room_for_every_slot() -> None:

@@ -1,4 +1,4 @@
-"""How likely tokens were to the model: log softmax of its own logits, before anything of ours changes them."""
+"""How likely tokens were to the model: the log softmax of its own logits, before penalties and constraints."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 from ...llama.model import Model
 from ...types import TokenLogprob
-from .draw import Floats, likeliest
+from .sample import Floats, likeliest
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Natural log probability of a drawn token, and of the likeliest ones: (token, log probability), best first."""
+    """The log probability of a sampled token, and of the likeliest ones as (token, log probability), best first."""
 
     token: int
     logprob: float
@@ -22,7 +22,7 @@ class Scores:
 
 
 def scores(logits: Floats, token: int, top: int) -> Scores:
-    """Of the token drawn from `logits`, shape (n_vocab,), and the `top` likeliest; equal ones by their ids."""
+    """Score the token sampled from `logits`, shape (n_vocab,), and the `top` likeliest; equal ones are in id order."""
     highest = logits.max()
     normaliser = float(highest) + math.log(float(np.exp(logits - highest).sum(dtype=np.float64)))
     best: list[int] = []
@@ -33,7 +33,7 @@ def scores(logits: Floats, token: int, top: int) -> Scores:
 
 
 def token_logprob(model: Model, scored: Scores) -> TokenLogprob:
-    """Scores with the texts of their tokens."""
+    """Return scores with the text and bytes of their tokens."""
     top = tuple(_one(model, token, logprob) for token, logprob in scored.top)
     return _one(model, scored.token, scored.logprob, top)
 

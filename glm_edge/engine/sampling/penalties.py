@@ -1,4 +1,4 @@
-"""What is added to the logits before anything is drawn: logit_bias, then the penalties on tokens that are there.
+"""What changes the logits before a token is sampled: logit_bias, then the penalties on tokens that came before.
 
 repetition_penalty is Hugging Face's (RepetitionPenaltyLogitsProcessor), which ChatGLM2-6B's code runs: the logit of
 every token in prompt or answer is divided by it where positive and multiplied where negative. presence_penalty and
@@ -12,12 +12,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...types import SamplingParams
-from .draw import Floats
+from .sample import Floats
 
 
 class Penalties:
-    """Args:
-    prompt: token ids; they count for repetition_penalty only.
+    """The bias and penalties of one answer, with the tokens that they count.
+
+    Args:
+        prompt: token ids; they count for repetition_penalty only.
     """
 
     def __init__(self, params: SamplingParams, prompt: Sequence[int] = ()) -> None:
@@ -31,14 +33,14 @@ class Penalties:
         self.active = bool(len(self._bias) or self._repeats or params.presence_penalty or params.frequency_penalty)
 
     def accept(self, token: int) -> None:
-        """`token` is part of the answer now."""
+        """Count `token` as part of the answer."""
         if self.active:
             self._counts[token] = self._counts.get(token, 0) + 1
             if self._repeats:
                 self._seen.add(token)
 
     def apply(self, logits: Floats) -> Floats:
-        """The changed logits, in a buffer that the next call overwrites; `logits` itself where nothing changes."""
+        """Return changed logits, in a buffer that the next call overwrites; `logits` itself where nothing changes."""
         if not self.active:
             return logits
         if self._changed is None or len(self._changed) != len(logits):

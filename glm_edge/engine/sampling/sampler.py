@@ -1,8 +1,8 @@
 """The sampler of one answer: what it asks for, what it has seen so far, and its random numbers.
 
-For each token: `sample` its logits, then `accept` what was drawn. Several places can be asked in a row, as prompt
-lookup does, as long as each token is accepted before the next is drawn. How it is done: `penalties.py` changes the
-logits, `draw.py` draws, `guided.py` draws what a grammar allows, `logprobs.py` says how likely it was.
+For each token: `sample` its logits, then `accept` what was sampled. Prompt lookup asks for several places in a row, and
+accepts each token before it asks for the next. The steps have files of their own: `penalties.py` changes the logits,
+`constrained.py` says which tokens the format allows, `sample.py` takes one, `logprobs.py` says how likely it was.
 """
 
 from __future__ import annotations
@@ -13,72 +13,63 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...errors import RequestError
-from ...llama.grammar import Grammar
-from ...llama.model import Model
-from ...types import JsonFormat, Request, SamplingParams
-from .draw import Drawer, Floats
-from .gbnf import json_object_grammar
-from .guided import ConstrainedSampler, Mask
+from ...types import Request, SamplingParams
+from .constrained import Constraint, ConstraintCompiler
 from .logprobs import Scores, scores
 from .penalties import Penalties
-from .schema import schema_grammar
+from .sample import Floats, sample
 
 
 class Sampler:
-    """Args:
-    index: which of the request's answers; each has random numbers of its own, derived from the seed.
-    prompt: token ids, for repetition_penalty.
-    mask: what may come next, where the answer has a format.
+    """The sampler of one answer.
+
+    Args:
+        index: which of the request's answers; each has random numbers of its own, derived from the seed.
+        prompt: token ids, for repetition_penalty.
+        constraint: what may come next, where the answer has a format.
     """
 
     def __init__(
-        self, params: SamplingParams, index: int = 0, prompt: Sequence[int] = (), mask: Mask | None = None
+        self, params: SamplingParams, index: int = 0, prompt: Sequence[int] = (), constraint: Constraint | None = None
     ) -> None:
         self._params = params
         self._penalties = Penalties(params, prompt)
         # a seed may be negative, a SeedSequence's entropy may not
-        random = np.random.default_rng(None if params.seed is None else [params.seed % 2**64, index])
-        drawer = Drawer(params, random)
-        self._mask = mask
-        self._drawer = drawer if mask is None else ConstrainedSampler(params, drawer, mask)
-        self.scores: Scores | None = None  # of the token drawn last, where logprobs are asked for
+        self._random = np.random.default_rng(None if params.seed is None else [params.seed % 2**64, index])
+        self._constraint = constraint
+        self.scores: Scores | None = None  # of the token sampled last, where logprobs are asked for
 
     def sample(self, logits: Floats) -> int:
-        """The next token. `logits`, shape (n_vocab,), is left as it is."""
-        token = self._drawer.draw(self._penalties.apply(logits))
+        """Return the next token. `logits`, shape (n_vocab,), stays as it is."""
+        changed = self._penalties.apply(logits)
+        if self._constraint is not None:
+            changed = np.where(self._constraint.allowed(), changed, np.float32(-np.inf))
+        token = sample(changed, self._params, self._random)
         if self._params.logprobs:
             self.scores = scores(logits, token, self._params.top_logprobs)
         return token
 
     def accept(self, token: int) -> None:
-        """`token` is part of the answer now."""
+        """Count `token` as part of the answer."""
         self._penalties.accept(token)
-        if self._mask is not None and token != self._mask.eos:
-            self._mask.accept(token)
-
-    def close(self) -> None:
-        """Nothing is drawn any more."""
-        if self._mask is not None:
-            self._mask.close()
+        if self._constraint is not None:
+            self._constraint.accept(token)
 
 
-def samplers(request: Request, prompt: Sequence[int], model: Model) -> list[Sampler]:
-    """One for each of the answers to a request. Raises RequestError for what cannot be sampled as it asks."""
+def samplers(
+    request: Request, prompt: Sequence[int], *, n_vocab: int, constraints: ConstraintCompiler
+) -> list[Sampler]:
+    """Make one sampler for each answer to a request. Raises RequestError for what cannot be sampled as it asks."""
     params = request.sampling
-    _check(params, model.n_vocab)
-    grammar = None if params.response_format is None else _grammar(params.response_format)
-    return [
-        Sampler(params, index, prompt, None if grammar is None else Grammar(model, grammar))
-        for index in range(request.n)
-    ]
-
-
-def _grammar(wanted: JsonFormat) -> str:
-    return json_object_grammar() if wanted.schema is None else schema_grammar(wanted.schema)
+    _check(params, n_vocab)
+    if params.response_format is None:
+        return [Sampler(params, index, prompt) for index in range(request.n)]
+    made = constraints.compile(params.response_format, request.n)
+    return [Sampler(params, index, prompt, constraint) for index, constraint in enumerate(made)]
 
 
 def _check(params: SamplingParams, n_vocab: int) -> None:
-    """Refuse values that the sampler cannot work with; they come from Python too, where nothing narrower was asked."""
+    """Refuse values that the sampler cannot work with; requests of Python programs were not checked before."""
     inside = {
         "temperature": 0 <= params.temperature < math.inf,
         "top_p": 0 <= params.top_p <= 1,

@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from glm_edge.engine.sampling.constrained import Constraint
 from glm_edge.engine.sampling.sampler import Sampler
 from glm_edge.errors import EngineError
 from glm_edge.types import SamplingParams
@@ -20,24 +21,17 @@ def draws(sampler: Sampler, logits: npt.NDArray[np.float32], n: int) -> list[int
     return [sampler.sample(logits) for _ in range(n)]
 
 
-class Only:
-    """A mask of fixed tokens."""
-
-    eos = 2
+class Only(Constraint):
+    """A constraint that allows the same tokens everywhere."""
 
     def __init__(self, tokens: npt.NDArray[np.bool_]) -> None:
-        self.tokens = tokens
-        self.asked = 0
+        self._tokens = tokens
 
-    def allowed(self, tokens: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
-        self.asked += len(tokens)
-        return self.tokens[tokens]
+    def allowed(self) -> npt.NDArray[np.bool_]:
+        return self._tokens
 
     def accept(self, token: int) -> None:
-        assert self.tokens[token]
-
-    def close(self) -> None:
-        pass
+        assert self._tokens[token]
 
 
 def test_temperature_zero_takes_the_most_likely_token() -> None:
@@ -118,7 +112,7 @@ def test_the_test_of_distributions_notices_small_errors() -> None:
 )
 @pytest.mark.parametrize("spread", [1e-3, 6.0], ids=["flat", "peaked"])
 @pytest.mark.parametrize("allows", ["most", "half", "few", "unlikely"])
-def test_masked_draws_follow_the_distribution_of_masked_logits(
+def test_constrained_draws_follow_the_distribution_of_what_is_allowed(
     params: SamplingParams, spread: float, allows: str
 ) -> None:
     logits = some_logits(500, spread)
@@ -129,20 +123,8 @@ def test_masked_draws_follow_the_distribution_of_masked_logits(
         "few": chance < 0.01,
         "unlikely": logits < np.sort(logits)[300],
     }[allows]
-    counts = np.bincount(draws(Sampler(params, mask=Only(allowed)), logits, 600), minlength=500)
+    counts = np.bincount(draws(Sampler(params, constraint=Only(allowed)), logits, 600), minlength=500)
     assert surprise(counts, exact(logits, params, allowed)) < 4
-
-
-def test_a_mask_is_asked_about_few_tokens_where_few_are_likely() -> None:
-    logits = some_logits(20_000, 6.0)
-    mask = Only(np.random.default_rng(1).random(20_000) < 0.5)
-    draws(Sampler(SamplingParams(0.8, 0.8, 1), mask=mask), logits, 20)
-    assert mask.asked == 20 * 128
-
-
-def test_where_a_mask_allows_nothing_the_answer_ends() -> None:
-    for params in (SamplingParams(0), SamplingParams(1.0, 1.0, 1), SamplingParams(0.8, 0.8, 1)):
-        assert Sampler(params, mask=Only(np.zeros(N, bool))).sample(some_logits()) == Only.eos
 
 
 def test_a_logit_of_minus_infinity_is_never_drawn() -> None:
@@ -162,18 +144,38 @@ def test_a_tiny_temperature_is_greedy(temperature: float) -> None:
     assert set(draws(Sampler(SamplingParams(temperature, 1.0, 0)), logits, 20)) == {int(logits.argmax())}
 
 
-def test_logits_that_are_no_numbers_are_an_error() -> None:
+@pytest.mark.parametrize("wrong", [np.nan, np.inf], ids=str)
+@pytest.mark.parametrize(
+    "params",
+    [SamplingParams(0), SamplingParams(seed=0), SamplingParams(1.0, 1.0, 0), SamplingParams(seed=0, top_k=5)],
+    ids=["greedy", "top_p", "all", "top_k"],
+)
+def test_logits_that_are_no_numbers_are_an_error(params: SamplingParams, wrong: float) -> None:
     logits = some_logits()
-    logits[3] = np.nan
+    logits[3] = wrong
     with pytest.raises(EngineError, match="not numbers"):
-        Sampler(SamplingParams(seed=0)).sample(logits)
+        Sampler(params).sample(logits)
+
+
+@pytest.mark.parametrize("spread", [0.01, 3.0], ids=["flat", "peaked"])
+def test_the_nucleus_of_a_whole_vocabulary_is_exact(spread: float) -> None:
+    logits = some_logits(65_024, spread)
+    params = SamplingParams(0.8, 0.3, 1)
+    counts = np.bincount(draws(Sampler(params), logits, 1000), minlength=len(logits))
+    assert surprise(counts, exact(logits, params)) < 4
+
+
+def test_equal_tokens_are_in_the_nucleus_together() -> None:
+    logits = np.zeros(2000, np.float32)  # more than are sorted first
+    logits[0] = 1.0
+    assert len(set(draws(Sampler(SamplingParams(1.0, 0.01, 1)), logits, 6000))) > 1500
 
 
 def test_logits_are_left_as_they_were() -> None:
     logits = some_logits()
     before = logits.copy()
     params = SamplingParams(0.8, 0.8, 0, 20, 0.1, 1.0, 1.0, 1.5, {3: 5.0}, logprobs=True, top_logprobs=2)
-    sampler = Sampler(params, prompt=[1, 2], mask=Only(np.ones(N, bool)))
+    sampler = Sampler(params, prompt=[1, 2], constraint=Only(np.ones(N, bool)))
     for _ in range(5):
         sampler.accept(sampler.sample(logits))
     assert (logits == before).all()

@@ -1,0 +1,127 @@
+"""Constrained sampling: which tokens may come next, where an answer has to be JSON or to follow a schema.
+
+llguidance keeps a parser for each answer and says after each token which of all tokens go on with it. The sampler gives
+the others a logit of -inf, so the rest of sampling is as ever. Control tokens have no bytes here and are never allowed.
+
+At 65,024 tokens, on 2 busy cores: the table of tokens takes 0.2 s of one core and 15 MiB, once, and llguidance 5 MiB.
+Compiling takes 1.4 ms (p50 of the battery in tests/; a hostile schema 0.3 s at worst), a step 0.26 ms (p99 1.1; hostile
+schemas 34 at worst). Another answer's chunks come every 1.3 ms (p50) while schemas are compiled, as while none is.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+
+from ...errors import EngineError, RequestError
+from ...llama.model import Model
+from ...types import JsonFormat
+from .json_schema import Schema, find_path, grammar, parse_schema, refused
+
+Allowed = npt.NDArray[np.bool_]
+
+# Bounds on a schema from a stranger. The default of 250,000 states would take up to 500 MB; a step stays below 20 ms.
+_LIMITS = LLParserLimits(max_lexer_states=20_000, max_grammar_size=200_000, verbose_errors=False)
+
+
+class Constraint:
+    """What one answer may look like, and how far it has come. Not thread-safe."""
+
+    def __init__(self, matcher: LLMatcher, n_vocab: int, eos: int) -> None:
+        self._matcher = matcher
+        self._n_vocab = n_vocab
+        self._eos = eos
+
+    def allowed(self) -> Allowed:
+        """Return which tokens may come next, shape (n_vocab,): the end of text alone where nothing else may.
+
+        Raises RequestError where the schema's alternatives exceed what a step may cost.
+        """
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        if self._matcher.is_error():
+            raise self._stuck()
+        allowed = np.unpackbits(bits, count=self._n_vocab, bitorder="little").view(np.bool_)
+        if not allowed.any():
+            allowed[self._eos] = True
+        return allowed
+
+    def accept(self, token: int) -> None:
+        """Go on by `token`. Raises RequestError as `allowed` does, and for a token that is not allowed."""
+        if not self._matcher.consume_token(token):
+            raise self._stuck()
+
+    def _stuck(self) -> RequestError:
+        problem = f"response_format: the answer cannot go on by this schema: {_problem(self._matcher)}"
+        return RequestError(problem, param="response_format")
+
+
+class ConstraintCompiler:
+    """Makes constraints for one model's vocabulary, in the threads of those who ask.
+
+    Its table of tokens is built in a thread of its own as soon as the model is loaded. Schemas are compiled one after
+    the other, so that they take one processor at most from the answers that are being computed.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._n_vocab, self._eos = model.n_vocab, model.eos
+        self._tokenizer: LLTokenizer | None = None
+        self._compiling = threading.Lock()
+        self._builder = threading.Thread(target=self._build, args=(model,), name="constraints", daemon=True)
+        self._builder.start()
+
+    def compile(self, wanted: JsonFormat, n: int) -> list[Constraint]:
+        """Return `n` constraints that say the same. Raises RequestError for a schema that cannot be kept."""
+        schema = parse_schema(wanted.schema)
+        with self._compiling:
+            matcher = self._matcher(schema)
+            if problem := _problem(matcher):
+                path = find_path(schema, lambda part: _problem(self._matcher(part)) == problem)
+                raise refused(path, f"cannot be used: {problem}")
+            constraints = [Constraint(matcher.deep_copy(), self._n_vocab, self._eos) for _ in range(n)]
+            if not (constraints[0].allowed() & ~self._blank).any():
+                raise refused("", "has no answer that matches it")
+        return constraints
+
+    def close(self) -> None:
+        """Wait until the model is not needed any more."""
+        self._builder.join()
+
+    def _build(self, model: Model) -> None:
+        table = _TokenTable(model.pieces(), model.eos)
+        self._blank = np.array([not piece.strip() for piece in table.tokens])
+        # without slices, tables for the likeliest kinds of text: they take 15 MB more and save 0.6 ms a token at worst
+        self._tokenizer = LLTokenizer(TokenizerWrapper(table), slices=[])
+
+    def _matcher(self, schema: Schema) -> LLMatcher:
+        self._builder.join()
+        if self._tokenizer is None:
+            raise EngineError("llguidance cannot use this model's vocabulary")
+        return LLMatcher(self._tokenizer, grammar(schema), log_level=0, limits=_LIMITS)
+
+
+class _TokenTable:
+    """A vocabulary as llguidance reads it: the bytes of every token; control tokens have none."""
+
+    bos_token_id = None
+
+    def __init__(self, tokens: Sequence[bytes], eos: int) -> None:
+        self.tokens = tokens
+        self.eos_token_id = eos
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        """Split a text into tokens, which llguidance does only where it forces tokens. Our grammars forbid it."""
+        raise EngineError("llguidance must not choose tokens")
+
+
+def _problem(matcher: LLMatcher) -> str:
+    """What llguidance says against a schema, in one line without the schema; empty where it takes it."""
+    if not matcher.is_error():
+        return ""
+    lines = matcher.get_error().splitlines()
+    first = lines[0].rpartition("failed to compile JSON schema: ")[2]
+    reason = next((line for line in lines if line.startswith("error: ")), "")
+    return f"{first} {reason}".strip()
