@@ -1,4 +1,4 @@
-"""Times the drawing of a token out of 65,024, and tests 100,000 draws against the exact distribution.
+"""Times the sampling of a token out of 65,024, and tests 100,000 draws against the exact distribution.
 
     python tests/benchmarks/sampling.py                # times, then the chi-square test
     python tests/benchmarks/sampling.py --draws 0      # times only
@@ -6,7 +6,7 @@
 Logits are Gaussian: "flat" at a deviation of 0.01 (no token stands out), "soft" at 1 (what random weights give) and
 "peaked" at 3 (a few tokens hold most of the mass, as in a trained model). Time is one `Sampler.sample` on one thread,
 after a warm-up; of all repeats the least, the median and the 95th of 100. The machine's other work shows in the last.
-Not covered: grammars (a mask over all tokens costs llama.cpp some 15 ms; tests count how rarely it is asked).
+Not covered: answers in a format; see json_schemas.py.
 """
 
 from __future__ import annotations
