@@ -25,6 +25,7 @@ from ..system.device import memory_available, processors
 from ..types import Chunk, EngineConfig, Message, ModelInfo, Request
 from .eta import EtaEstimator
 from .kv_cache import sequence_count
+from .latency import LatencyModel
 from .lookup import MAX_DRAFT
 from .memory_plan import plan_memory, weights_of
 from .prefix_cache.store import Store
@@ -74,7 +75,7 @@ class LlamaEngine:
             config.slots,
             self._store,
             lookup=config.prompt_lookup,
-            rows_of_four=self.plan.repack,
+            latency=LatencyModel(rows_of_four=self.plan.repack),
         )
         self._capacity = config.slots + config.queue
         self._vocabulary = threading.Lock()  # held while tokenizing and while the model is freed

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections import deque
 
-ROW = 4  # tokens that the kernels compute together
+SLICE = 16  # prompt tokens beside answers, while no speed is measured
+_ROW = 4  # tokens that the kernels compute together
+_PATIENCE_S = 1.0  # limit of a batch with slices of prompts, while answers are being written
 _SAMPLES = 5  # of each size; the least counts, because other programs only add to it
 _AGAIN = 256  # batches of a size, after which the slower number of rows is measured again
 
@@ -46,20 +48,27 @@ class LatencyModel:
         """A batch of n tokens, most of them a prompt's, took so long."""
         self.token_s = seconds / n if not self.token_s else 0.7 * self.token_s + 0.3 * seconds / n
 
+    def prompt_tokens(self, writing: int, capacity: int) -> int:
+        """How many prompt tokens to put into a batch of at most `capacity` beside `writing` answers' tokens."""
+        if not writing:
+            return capacity
+        affordable = int(_PATIENCE_S / self.token_s) if self.token_s else SLICE
+        return max(1, min(capacity - writing, affordable - (affordable + writing) % _ROW))
+
     def rows(self, n: int, *, prompt: bool) -> int:
         """How many rows to compute for n tokens: n, or the next multiple of four.
 
         Args:
             prompt: whether a prompt's tokens are among them.
         """
-        full = -(-n // ROW) * ROW
+        full = -(-n // _ROW) * _ROW
         if not self._rows_of_four or n == 1 or n == full:
             return n
         if prompt:
-            one, left = self._seconds(1), n % ROW
+            one, left = self._seconds(1), n % _ROW
             if one is None or not self.token_s:  # two passes over the weights mostly cost more than four rows
-                return full if left >= ROW // 2 else n
-            return full if ROW * self.token_s < left * one else n
+                return full if left >= _ROW // 2 else n
+            return full if _ROW * self.token_s < left * one else n
         self._asked[n] = asked = self._asked.get(n, 0) + 1
         few, many = self._seconds(n), self._seconds(full)
         if few is None:

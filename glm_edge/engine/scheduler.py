@@ -15,13 +15,11 @@ from dataclasses import dataclass
 from ..errors import EngineError, GlmEdgeError
 from ..llama.context import Batch, Context
 from .kv_cache import KvCache
-from .latency import ROW, LatencyModel
+from .latency import SLICE, LatencyModel
 from .prefix_cache.prefix import common_prefix
 from .prefix_cache.store import Store
 from .sequence import Sequence
 
-_PATIENCE_S = 1.0  # limit of a batch with slices of prompts, while answers are being written
-_SLICE = 16  # prompt tokens beside answers, while no speed is measured
 _WORTH_WAITING = 16  # tokens that another prompt is about to compute for this one too
 
 
@@ -43,7 +41,7 @@ class Scheduler:
         slots: answers computed at the same time.
         store: prefixes outside of the cache.
         lookup: whether tokens are drafted from the prompt where that is faster.
-        rows_of_four: whether the weights are repacked; see `latency.py`.
+        latency: what batches cost; learns from every step.
     """
 
     def __init__(
@@ -54,7 +52,7 @@ class Scheduler:
         store: Store,
         *,
         lookup: bool = True,
-        rows_of_four: bool = False,
+        latency: LatencyModel | None = None,
     ) -> None:
         self._context = context
         self._batch = batch
@@ -64,7 +62,7 @@ class Scheduler:
         self._running: list[Sequence] = []  # in the order they were admitted
         self._full = False  # an answer was preempted: admit no other until one ends
         self._lookup = lookup
-        self._latency = LatencyModel(rows_of_four=rows_of_four)
+        self._latency = latency or LatencyModel()
 
     def add(self, sequence: Sequence) -> None:
         self._waiting.append(sequence)
@@ -142,7 +140,7 @@ class Scheduler:
         if self._lookup and len(self._running) == len(writing) == 1:
             return [self._put(writing[0], 1, writing[0].draft(self._latency, self._batch.capacity - 1))]
         slices = [self._put(sequence, 1) for sequence in writing]
-        budget = self._budget(len(writing))
+        budget = self._latency.prompt_tokens(len(writing), self._batch.capacity)
         # the shortest first: a long prompt takes its time anyway, a short one should not wait for it
         for sequence in sorted(reading, key=lambda a: a.pending):
             n = min(sequence.pending, budget)
@@ -150,14 +148,6 @@ class Scheduler:
             if n:
                 slices.append(self._put(sequence, n))
         return slices
-
-    def _budget(self, writing: int) -> int:
-        """Prompt tokens that go into the next batch beside `writing` answers."""
-        capacity = self._batch.capacity - writing
-        if not writing:
-            return capacity
-        affordable = int(_PATIENCE_S / self._latency.token_s) if self._latency.token_s else _SLICE
-        return max(1, min(capacity, affordable - (affordable + writing) % ROW))
 
     def _pad(self, slices: list[BatchSlice]) -> bool:
         """Add unused rows where that is faster: tokens after those of the last slice. Returns whether it did."""
@@ -176,7 +166,7 @@ class Scheduler:
         n = len(self._batch)
         if all(part.n == 1 for part in slices):
             self._latency.measure(n, seconds)
-        elif n >= _SLICE:
+        elif n >= SLICE:
             self._latency.measure_prompt(n, seconds)
 
     def _put(self, sequence: Sequence, n: int, draft: list[int] | None = None) -> BatchSlice:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from glm_edge.engine.kv_cache import sequence_count
+from glm_edge.engine.latency import LatencyModel
 from glm_edge.engine.prefix_cache.store import Store
 from glm_edge.engine.prefix_cache.store_file import CacheBlock
 from glm_edge.engine.sampling.sampler import Sampler
@@ -46,8 +47,8 @@ class Cells:
     context: Context
     batch: Batch
 
-    def scheduler(self, store: Store, *, rows_of_four: bool = False) -> Scheduler:
-        return Scheduler(self.context, self.batch, SLOTS, store, lookup=False, rows_of_four=rows_of_four)
+    def scheduler(self, store: Store, latency: LatencyModel | None = None) -> Scheduler:
+        return Scheduler(self.context, self.batch, SLOTS, store, lookup=False, latency=latency)
 
     def answer(self, tokens: list[int], limit: int) -> Sequence:
         """To a prompt of these tokens; it has just `limit` tokens, as the text's end is never drawn."""
@@ -129,10 +130,15 @@ def test_answer_that_the_store_has_no_room_for_stays_until_its_cells_are_needed(
     assert len(large.tokens) == 455
 
 
+class FourAreQuicker(LatencyModel):
+    """Whatever is measured, two rows are filled up to four."""
+
+    def rows(self, n: int, *, prompt: bool) -> int:
+        return 4 if n == 2 else n
+
+
 def test_rows_that_nobody_asked_for_take_no_cell_that_an_answer_needs(cells: Cells) -> None:
-    scheduler = cells.scheduler(Store(None, bytes(32)), rows_of_four=True)
-    for n, seconds in ((2, 1e6), (4, 0.0)):  # whatever is measured after that, two rows are filled up to four
-        scheduler._latency.measure(n, seconds)
+    scheduler = cells.scheduler(Store(None, bytes(32)), FourAreQuicker())
     answers = [cells.answer(list(range(1000, 1250)), limit) for limit in (6, 5)]  # the second has the first's prompt
     for answer in answers:
         scheduler.add(answer)
@@ -144,6 +150,4 @@ def test_rows_that_nobody_asked_for_take_no_cell_that_an_answer_needs(cells: Cel
         scheduler.step()
         if both:
             filled[free >= 2].add(len(cells.batch))
-        scheduler._latency._samples[2].clear()
-        scheduler._latency.measure(2, 1e6)
     assert filled == {True: {4}, False: {2}}

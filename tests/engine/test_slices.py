@@ -2,64 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from glm_edge.engine.engine import LlamaEngine
-from glm_edge.engine.kv_cache import sequence_count
-from glm_edge.engine.prefix_cache.store import Store
-from glm_edge.engine.scheduler import Scheduler
-from glm_edge.llama.context import Batch, Context
-from glm_edge.llama.model import Model
+from glm_edge.engine.latency import LatencyModel
 from glm_edge.types import EngineConfig, Message, Request, SamplingParams
-
-
-@pytest.fixture
-def batch() -> Iterator[Batch]:
-    batch = Batch(512)
-    yield batch
-    batch.close()
-
-
-@pytest.fixture
-def context(tiny_f32: Path) -> Iterator[Context]:
-    model = Model(tiny_f32)
-    context = Context(
-        model, n_ctx=512, n_batch=512, n_sequences=sequence_count(8), n_outputs=1, n_threads=1, n_threads_batch=1
-    )
-    yield context
-    context.close()
-    model.close()
 
 
 @pytest.mark.parametrize("writing", [1, 4, 8])
 @pytest.mark.parametrize("speed", [1000, 23, 13, 8, 4], ids=lambda n: f"{n} tokens a second")
-def test_a_slice_takes_a_second_at_the_measured_speed_whoever_writes(
-    context: Context, batch: Batch, speed: int, writing: int
-) -> None:
-    scheduler = Scheduler(context, batch, 8, Store(None, bytes(32)))
-    scheduler._latency.measure_prompt(512, 512 / speed)
-    n = scheduler._budget(writing)
+def test_a_slice_takes_a_second_at_the_measured_speed_whoever_writes(speed: int, writing: int) -> None:
+    latency = LatencyModel()
+    latency.measure_prompt(512, 512 / speed)
+    n = latency.prompt_tokens(writing, 512)
     # a token of an answer costs at most about twice a prompt's; 2 s is what a reader may have to wait
     assert (n + 2) / speed < 2
     assert n == min(512 - writing, max(1, speed - (speed + writing) % 4))  # in rows of 4, all together
 
 
-def test_slices_shrink_as_a_context_grows_and_batches_take_longer(context: Context, batch: Batch) -> None:
-    scheduler = Scheduler(context, batch, 8, Store(None, bytes(32)))
-    sizes = []
+def test_slices_shrink_as_a_context_grows_and_batches_take_longer() -> None:
+    latency, sizes = LatencyModel(), []
     for speed in (100, 80, 60, 40, 20, 20, 20, 20, 20, 20):
-        scheduler._latency.measure_prompt(64, 64 / speed)
-        sizes.append(scheduler._budget(1))
+        latency.measure_prompt(64, 64 / speed)
+        sizes.append(latency.prompt_tokens(1, 512))
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] == 99  # and the answer's token
     assert sizes[-1] <= 24
 
 
-def test_alone_a_prompt_takes_the_whole_batch(context: Context, batch: Batch) -> None:
-    assert Scheduler(context, batch, 8, Store(None, bytes(32)))._budget(0) == 512
+def test_alone_a_prompt_takes_the_whole_batch() -> None:
+    assert LatencyModel().prompt_tokens(0, 512) == 512
 
 
 def test_a_running_answer_goes_on_while_a_long_prompt_is_read(tiny_f32: Path) -> None:
