@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,25 +39,8 @@ def write_shards(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shards(tmp_path_factory.mktemp("sharded") / "chatglm2-small")
-
-
-@pytest.fixture(scope="module")
-def expected(sharded: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return convert(sharded, tmp_path_factory.mktemp("expected") / "x.gguf").path.read_bytes()
-
-
-@pytest.fixture
-def hub(sharded: Path) -> Iterator[Hub]:
-    with serving(Hub(files_of(sharded))) as hub:
-        yield hub
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    (tmp_path / "out").mkdir()
-    return tmp_path / "out" / "x.gguf"
 
 
 def fetch(hub: Hub, out: Path, **options: Any) -> list[str]:

@@ -8,42 +8,18 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from glm_edge.cli import glm_edge, run
-from glm_edge.convert.convert import convert
 from glm_edge.convert.pull.pull import pull
 from glm_edge.errors import StorageError
-from support.checkpoints.fake_hub import REPO, Hub, files_of, serving
-from support.checkpoints.wide_checkpoint import shard, write_wide
+from support.checkpoints.fake_hub import REPO, Hub
+from support.checkpoints.wide_checkpoint import shard
 
 COMMAND = [sys.executable, "-c", "from glm_edge.cli import main; main()"]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_wide(tmp_path_factory.mktemp("wide") / "chatglm2-small")
-
-
-@pytest.fixture(scope="module")
-def expected(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return convert(checkpoint, tmp_path_factory.mktemp("expected") / "x.gguf").path.read_bytes()
-
-
-@pytest.fixture
-def hub(checkpoint: Path) -> Iterator[Hub]:
-    with serving(Hub(files_of(checkpoint))) as hub:
-        yield hub
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    (tmp_path / "out").mkdir()
-    return tmp_path / "out" / "x.gguf"
 
 
 def start(hub: Hub, out: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from glm_edge.convert.convert import convert
-from support.checkpoints.fake_hub import REPO, Hub, files_of, serving
-from support.checkpoints.wide_checkpoint import shard, write_wide
+from support.checkpoints.fake_hub import REPO, Hub
+from support.checkpoints.wide_checkpoint import shard
 
 # Forks children that pull and get SIGKILL at random moments of the time that a pull takes. One that is through before
 # its moment comes has to have made the right file, and the next begins anew.
@@ -79,11 +78,12 @@ def disk_use(folder: Path) -> int:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills children that it forks")
-def test_twenty_kills_change_no_byte_fetch_nothing_twice_and_never_pass_the_disks_bound(tmp_path: Path) -> None:
-    checkpoint = write_wide(tmp_path / "chatglm2-small")
-    right = convert(checkpoint, tmp_path / "right.gguf").path
-    out = tmp_path / "out" / "x.gguf"
-    out.parent.mkdir()
+def test_twenty_kills_change_no_byte_fetch_nothing_twice_and_never_pass_the_disks_bound(
+    hub: Hub, out: Path, expected: bytes, tmp_path: Path
+) -> None:
+    right = tmp_path / "right.gguf"
+    right.write_bytes(expected)
+    hub.pause = 0.0005
     most, over = 0, threading.Event()
 
     def watch() -> None:
@@ -91,14 +91,13 @@ def test_twenty_kills_change_no_byte_fetch_nothing_twice_and_never_pass_the_disk
         while not over.wait(0.002):
             most = max(most, disk_use(out.parent))
 
-    with serving(Hub(files_of(checkpoint), pause=0.0005)) as hub:
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        command = [sys.executable, "-W", "ignore", "-c", KILLER, REPO, hub.endpoint, str(out), str(right)]
-        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # no threads at the time of a fork
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        over.set()
-        watcher.join()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    command = [sys.executable, "-W", "ignore", "-c", KILLER, REPO, hub.endpoint, str(out), str(right)]
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # no threads at the time of a fork
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    over.set()
+    watcher.join()
     assert done.returncode == 0, done.stderr
     _, kills, rounds = json.loads(done.stdout)
     assert kills == 20

@@ -4,39 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from glm_edge.convert.convert import convert
 from glm_edge.convert.pull.pull import pull
 from glm_edge.errors import StorageError, UsageError
-from support.checkpoints.fake_hub import REPO, Fault, Hub, files_of, serving
-from support.checkpoints.wide_checkpoint import shard, write_wide
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_wide(tmp_path_factory.mktemp("wide") / "chatglm2-small")
-
-
-@pytest.fixture(scope="module")
-def expected(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return convert(checkpoint, tmp_path_factory.mktemp("expected") / "x.gguf").path.read_bytes()
-
-
-@pytest.fixture
-def hub(checkpoint: Path) -> Iterator[Hub]:
-    with serving(Hub(files_of(checkpoint))) as hub:
-        yield hub
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    (tmp_path / "out").mkdir()
-    return tmp_path / "out" / "x.gguf"
+from support.checkpoints.fake_hub import REPO, Fault, Hub, serving
+from support.checkpoints.wide_checkpoint import shard
 
 
 def fetch(hub: Hub, out: Path, **options: Any) -> list[str]:
