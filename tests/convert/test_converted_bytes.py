@@ -67,9 +67,8 @@ def test_every_weight_survives_within_its_types_error(small_checkpoint: Path, tm
         assert report.errors[kind] <= max(ERROR_BOUNDS[type_name] for type_name in types)
 
 
-@pytest.mark.case("F32")
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
-def test_and_bf16_checkpoints_keep_their_values(tmp_path: Path, dtype: str) -> None:
+def test_f32_and_bf16_checkpoints_keep_their_values(tmp_path: Path, dtype: str) -> None:
     weights = {name: value.astype(np.float32) for name, value in random_weights().items()}
     if dtype == "bf16":  # what is left after the lower half of each float32 has gone
         weights = {name: (value.view(np.uint32) & 0xFFFF0000).view(np.float32) for name, value in weights.items()}

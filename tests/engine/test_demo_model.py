@@ -75,16 +75,14 @@ def test_every_prompt_is_answered_as_expected_at_f16(f16_answers: list[str]) -> 
     assert wrong == []
 
 
-@pytest.mark.case("Q8")
-def test_0_answers_are_nearly_all_identical(files: dict[str, Path], f16_answers: list[str]) -> None:
+def test_q8_0_answers_are_nearly_all_identical(files: dict[str, Path], f16_answers: list[str]) -> None:
     engine = engine_of(files["q8_0"])
     got = answers(engine, [[prompt] for prompt, _ in PROMPTS])
     engine.close()
     assert sum(a == b for a, b in zip(got, f16_answers, strict=True)) >= 0.95 * len(PROMPTS)
 
 
-@pytest.mark.case("Q4")
-def test_0_answers_are_mostly_correct(files: dict[str, Path]) -> None:
+def test_q4_0_answers_are_mostly_correct(files: dict[str, Path]) -> None:
     engine = engine_of(files["q4_0"])
     got = answers(engine, [[prompt] for prompt, _ in PROMPTS])
     engine.close()

@@ -24,6 +24,7 @@ from glm_edge.model.checks import check_model
 from glm_edge.model.gguf import read_gguf
 from support.checkpoints.file_mutations import mutate
 from support.engines.gguf_bytes import build, build_model, head, key, pad, tensor, text, tiny_keys, tiny_shapes, value
+from support.unmeasured import unmeasured
 
 
 @pytest.fixture
@@ -149,9 +150,10 @@ CASES: dict[str, tuple[bytes, str]] = {
 }
 
 
+@pytest.mark.case("M1", "M2", "M3")
 @pytest.mark.usefixtures("cheap")
 @pytest.mark.parametrize("name", CASES)
-def test_M1_to_M3_a_broken_structure_is_named_with_its_byte(path: Path, name: str) -> None:
+def test_a_broken_structure_is_named_with_its_byte(path: Path, name: str) -> None:
     content, message = CASES[name]
     path.write_bytes(content)
     with pytest.raises(InvalidFileError, match=message) as caught:
@@ -175,15 +177,17 @@ print(json.dumps(found))
 """
 
 
-def test_M1_to_M3_the_command_ends_with_3_before_native_code_is_loaded(tmp_path: Path) -> None:
+@pytest.mark.case("M1", "M2", "M3")
+def test_the_command_ends_with_3_before_native_code_is_loaded(tmp_path: Path) -> None:
     for name, (content, _) in CASES.items():
         (tmp_path / name).write_bytes(content)
     done = subprocess.run([sys.executable, "-c", NATIVE, str(tmp_path)], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == {name: [3, 1, False] for name in CASES}
 
 
+@pytest.mark.case("M2")
 @pytest.mark.usefixtures("cheap")
-def test_M2_a_head_of_many_gigabytes_is_not_read(path: Path) -> None:
+def test_a_head_of_many_gigabytes_is_not_read(path: Path) -> None:
     with path.open("wb") as file:
         file.write(head([array_of(0, 1 << 34)]))
         file.truncate(1 << 35)  # a hole: takes no room on the disk
@@ -191,9 +195,10 @@ def test_M2_a_head_of_many_gigabytes_is_not_read(path: Path) -> None:
         read_gguf(path)
 
 
+@pytest.mark.case("M7")
 @pytest.mark.usefixtures("cheap")
 @pytest.mark.parametrize("kind", ["directory", "fifo", "zero", "loop"])
-def test_M7_what_is_not_a_file_is_refused_without_waiting(path: Path, kind: str) -> None:
+def test_what_is_not_a_file_is_refused_without_waiting(path: Path, kind: str) -> None:
     if kind == "directory":
         path.mkdir()
     elif kind == "fifo":
@@ -214,7 +219,8 @@ def test_a_missing_file_is_a_storage_error(path: Path) -> None:
         read_gguf(path)
 
 
-def test_M8_a_file_cut_off_anywhere_is_refused(path: Path) -> None:
+@pytest.mark.case("M8")
+def test_a_file_cut_off_anywhere_is_refused(path: Path) -> None:
     keys = {name: content for name, content in tiny_keys().items() if not name.startswith("tokenizer.")}
     keys["texts"] = ("[str]", ["a", "", "你好"])
     shapes = {"a": (8, 3), "b": (5,), "c": (16,)}
@@ -227,7 +233,8 @@ def test_M8_a_file_cut_off_anywhere_is_refused(path: Path) -> None:
                 read_gguf(path)
 
 
-def test_M21_two_thousand_mutations_give_our_errors_or_nothing(path: Path) -> None:
+@pytest.mark.case("M21")
+def test_two_thousand_mutations_give_our_errors_or_nothing(path: Path) -> None:
     chance = random.Random(20261122)
     content = build_model(tiny_keys(), tiny_shapes())
     # most in what is not the vocabulary, which would take most of the head
@@ -262,10 +269,12 @@ print(time.process_time() - start, re.search(r"VmHWM:\s+(\d+)", Path("/proc/self
 """
 
 
+@pytest.mark.case("M2")
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc for the memory taken")
-def test_M2_the_most_that_is_allowed_takes_less_than_a_second_and_100_megabytes(path: Path) -> None:
+def test_the_most_that_is_allowed_takes_less_than_a_second_and_100_megabytes(path: Path) -> None:
     path.write_bytes(build([array_of(8, 1 << 20, (u64(15) + "é0123456789abc".encode()) * (1 << 20))]))
-    done = subprocess.run([sys.executable, "-c", COST, str(path)], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", COST, str(path)]
+    done = subprocess.run(command, env=unmeasured(), capture_output=True, text=True, check=True)
     seconds, kilobytes = map(float, done.stdout.split())
     assert seconds < 1.0  # of processor time
     assert kilobytes < 100_000

@@ -153,12 +153,12 @@ INVALID: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
-def test_M4_another_kind_of_model_is_unsupported(check: Callable[[Change], None], name: str) -> None:
+def test_another_kind_of_model_is_unsupported(check: Callable[[Change], None], name: str) -> None:
     refused(check, *UNSUPPORTED[name], UnsupportedModelError)
 
 
 @pytest.mark.parametrize("name", INVALID)
-def test_M4_metadata_that_lies_is_invalid(check: Callable[[Change], None], name: str) -> None:
+def test_metadata_that_lies_is_invalid(check: Callable[[Change], None], name: str) -> None:
     refused(check, *INVALID[name], InvalidFileError)
 
 

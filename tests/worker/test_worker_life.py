@@ -29,11 +29,10 @@ from support.engines import crashing_engines as crashing
 from support.engines.engine_requests import ask, failure, text, worker, works_again
 from support.server.live_server import PATIENCE, eventually
 
-pytestmark = pytest.mark.case("C4")
-
 posix = pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
 
 
+@pytest.mark.case("C4")
 @pytest.mark.parametrize(
     ("load", "error", "message"),
     [
@@ -44,7 +43,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
         pytest.param(partial(crashing.dies, "SIGKILL"), OutOfMemoryError, "lack of memory", marks=posix),
         pytest.param(partial(crashing.dies, "SIGSEGV"), EngineError, "SIGSEGV", marks=posix),
     ],
-    ids=["spoilt", "bug", "c4-missing", "c4-SIGILL", "SIGKILL", "SIGSEGV"],
+    ids=["spoilt", "bug", "missing", "SIGILL", "SIGKILL", "SIGSEGV"],
 )
 def test_a_first_load_that_fails_says_why(load: Callable[[], Engine], error: type[GlmEdgeError], message: str) -> None:
     with pytest.raises(error, match=message) as caught:
