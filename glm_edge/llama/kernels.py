@@ -27,14 +27,14 @@ def leave_out_broken_kernels() -> bool:
     """
     if sys.platform != "linux":  # GCC and AMX meet nowhere else
         return True
-    usable = [address for address, name in _kinds() if name != _BROKEN]
-    if len(usable) < len(_kinds()):
+    usable = [address for address, name in kernel_kinds() if name != _BROKEN]
+    if len(usable) < len(kernel_kinds()):
         for index, address in enumerate([*usable, None]):
             _list()[index] = address
-    return len(usable) == len(_kinds())
+    return len(usable) == len(kernel_kinds())
 
 
-def _kinds() -> list[tuple[int, bytes]]:
+def kernel_kinds() -> list[tuple[int, bytes]]:
     """(address, name) of each kind that is not ggml's ordinary layout, in the order ggml tries them."""
     name_of = _function("ggml_backend_buft_name", ctypes.c_char_p, ctypes.c_void_p)
     found: list[tuple[int, bytes]] = []

@@ -145,7 +145,7 @@ def _check_tensor(
         if not data or len(data) % size:
             raise IntegrityError(f"{file.path}: became shorter while it was read; {AGAIN}")
         running.update(data)
-        if (bad := _first_not_finite(data, type_name, size)) is not None:
+        if (bad := first_not_finite(data, type_name, size)) is not None:
             row = (done // size + bad) // blocks_a_row
             what = "weight" if type_name in FLOATS else f"scale of its {type_name} blocks"
             raise InvalidFileError(f"{file.path}: {tensor.name} row {row}: a {what} is not a finite number; {AGAIN}")
@@ -159,7 +159,7 @@ def _check_tensor(
         )
 
 
-def _first_not_finite(data: bytes, type_name: str, size: int) -> int | None:
+def first_not_finite(data: bytes, type_name: str, size: int) -> int | None:
     """The number of the first block with a scale that is infinite or NaN."""
     if type_name in FLOATS:
         code, mask = FLOATS[type_name]

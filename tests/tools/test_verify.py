@@ -17,7 +17,7 @@ from glm_edge.errors import IntegrityError, InvalidFileError, UnsupportedModelEr
 from glm_edge.model.ggml import block_size, dequantize, quantize, row_size
 from glm_edge.model.gguf import read_gguf
 from glm_edge.model.keys import HASHES, SOURCES
-from glm_edge.tools.verify import FLOATS, SCALES, _first_not_finite, compare_sources, verify
+from glm_edge.tools.verify import FLOATS, SCALES, compare_sources, first_not_finite, verify
 
 
 @pytest.fixture(scope="module")
@@ -102,13 +102,13 @@ def test_scales_lie_where_libggml_reads_them(type_name: str) -> None:
     columns, size = 512, row_size(type_name, block_size(type_name))
     rows = np.random.default_rng(3).standard_normal((4, columns), dtype=np.float32)
     good = quantize(type_name, rows)
-    assert _first_not_finite(good.tobytes(), type_name, size) is None
+    assert first_not_finite(good.tobytes(), type_name, size) is None
     found = 0
     for at in range(size - 1):  # as a float16, wherever in the block
         data = good.copy().reshape(-1, size)
         data[5, at : at + 2] = 0x00, 0x7E  # NaN
         broken = not np.isfinite(dequantize(type_name, data.reshape(4, -1), columns)).all()
-        assert (_first_not_finite(data.tobytes(), type_name, size) == 5) == broken, at
+        assert (first_not_finite(data.tobytes(), type_name, size) == 5) == broken, at
         found += broken
     assert type_name in FLOATS or found == len(SCALES[type_name])
 

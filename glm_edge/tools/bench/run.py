@@ -51,7 +51,7 @@ def benchmark(
         if runs is None and wanted == 1 and time.monotonic() - began <= short_s:
             wanted = RUNS
             plan(sum(units(task, run, compare=compare) for run in range(1, wanted)))
-    return Result({name: _medians([found[name] for found in results]) for name in results[0]}, results)
+    return Result({name: medians([found[name] for found in results]) for name in results[0]}, results)
 
 
 def _run(task: BenchTask, run: int, *, compare: bool, tell: Callable[[float], object]) -> dict[str, Figures]:
@@ -88,7 +88,7 @@ def units(task: BenchTask, run: int, *, compare: bool) -> float:
     return one
 
 
-def _medians(runs: list[Figures]) -> Figures:
+def medians(runs: list[Figures]) -> Figures:
     """The median of each figure over the runs that have it."""
     names = dict.fromkeys(name for figures in runs for name in figures)
     return {name: statistics.median(f[name] for f in runs if name in f) for name in names}
