@@ -1,13 +1,13 @@
-"""Fixtures that several test files share: the reference data and what is made from it.
+"""Fixtures that several test files share: checkpoints of our own and their GGUF files, and the official reference data.
 
 The reference data is the official model's own output and lies outside the project (`../shared/reference` seen from the
-project's root, or where GLM_EDGE_REFERENCE points). Where it is absent, the tests that need it skip and say so.
+project's root, or where GLM_EDGE_REFERENCE points). Only engine/test_official.py uses it; without it, its tests skip.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +15,31 @@ from typing import TYPE_CHECKING
 import pytest
 
 from glm_edge.convert.convert import convert
+from support.checkpoints.large_vocabulary import write_large_checkpoint
 from support.checkpoints.small_checkpoint import write_checkpoint
 from support.paths import PROJECT
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Coverage is reported, and has a floor, where the whole suite runs: a part of it says nothing about the whole."""
+    whole = config.args_source == pytest.Config.ArgsSource.TESTPATHS
+    chosen = [config.getoption(name) for name in ("keyword", "markexpr", "deselect", "lf", "collectonly", "maxfail")]
+    coverage = config.pluginmanager.getplugin("_cov")
+    if coverage is not None and (not whole or any(chosen)):
+        coverage.options.cov_report, coverage.options.cov_fail_under = {}, None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_is_heard() -> Iterator[None]:
+    """Let programs that the tests start hear SIGINT: a shell has it ignored in what it starts in the background."""
+    before = signal.getsignal(signal.SIGINT)
+    if before == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,13 +61,9 @@ def reference() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny reference checkpoint (hidden 64, 2 layers, the real vocabulary) as a complete folder."""
-    folder = tmp_path_factory.mktemp("tiny") / "chatglm2-tiny"
-    folder.mkdir()
-    for source in [*(reference / "tiny").iterdir(), reference / "chatglm2-6b" / "tokenizer.model"]:
-        shutil.copyfile(source, folder / source.name)  # no links: a checkpoint's files lie in its folder
-    return folder
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of our own with the real vocabulary's size (hidden 64, 2 layers, 65,024 tokens); only read it."""
+    return write_large_checkpoint(tmp_path_factory.mktemp("tiny") / "chatglm2-tiny")
 
 
 @pytest.fixture(scope="session")
@@ -60,28 +76,6 @@ def tiny_f32(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def tiny_f16(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny checkpoint as a GGUF file of f16 weights."""
     return convert(tiny_checkpoint, tmp_path_factory.mktemp("gguf") / "tiny-f16.gguf", type="f16").path
-
-
-@pytest.fixture(scope="session")
-def tiny_int4_checkpoint(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny reference checkpoint with its layers in 4 bits, as a complete folder."""
-    folder = tmp_path_factory.mktemp("tiny") / "chatglm2-tiny-int4"
-    folder.mkdir()
-    for source in [*(reference / "tiny-int4").iterdir(), reference / "chatglm2-6b" / "tokenizer.model"]:
-        shutil.copyfile(source, folder / source.name)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tiny_int4_f32(tiny_int4_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny checkpoint of 4 bits as a GGUF file of f32 weights."""
-    return convert(tiny_int4_checkpoint, tmp_path_factory.mktemp("gguf") / "tiny-int4-f32.gguf", type="f32").path
-
-
-@pytest.fixture(scope="session")
-def tiny_int4_f16(tiny_int4_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny checkpoint of 4 bits as a GGUF file of f16 weights."""
-    return convert(tiny_int4_checkpoint, tmp_path_factory.mktemp("gguf") / "tiny-int4-f16.gguf", type="f16").path
 
 
 @pytest.fixture(scope="session")

@@ -53,18 +53,6 @@ def refused(path: Path) -> str:
     return f"{caught.value.exit_code} {message}"
 
 
-def test_the_real_config(reference: Path) -> None:
-    config = read_config(reference / "chatglm2-6b" / "config.json")
-    assert (config.name, config.hidden_size, config.num_layers) == ("chatglm2-6b", 4096, 28)
-    assert (config.num_attention_heads, config.kv_channels, config.multi_query_group_num) == (32, 128, 2)
-    assert (config.ffn_hidden_size, config.padded_vocab_size, config.seq_length) == (13696, 65024, 32768)
-    assert (config.layernorm_epsilon, config.rope_ratio, config.quantization_bit) == (1e-5, 1.0, 0)
-
-
-def test_an_int4_checkpoint_says_so(reference: Path) -> None:
-    assert read_config(reference / "tiny-int4" / "config.json").quantization_bit == 4
-
-
 @pytest.mark.parametrize(
     ("written", "name"),
     [

@@ -13,6 +13,7 @@ from glm_edge.convert.source.shard import open_shard
 from glm_edge.errors import IntegrityError, InvalidFileError
 from support.checkpoints.memory_to_read import memory_to_read
 from support.checkpoints.torch_writer import Member, Tensor, state_dict_pickle, write_archive, write_shard
+from support.paths import PROJECT
 
 HALF = np.array([[0, -0.0, 1, 65504], [6e-8, 6.1e-5, np.inf, np.nan], [-1.5, 0.1, 2, 3]], np.float16)
 SINGLE = np.linspace(-1, 1, 15, dtype=np.float32).reshape(5, 3)
@@ -33,26 +34,29 @@ def refused(path: Path) -> str:
     return message
 
 
-def test_tensors_of_a_file_that_torch_wrote(reference: Path) -> None:
-    tensors = open_shard(reference / "tiny" / "pytorch_model-00002-of-00003.bin")
-    assert [(t.name.split("layers.")[1], t.shape, t.dtype) for t in tensors.values()] == [
-        ("0.post_attention_layernorm.weight", (64,), "f16"),
-        ("0.mlp.dense_h_to_4h.weight", (448, 64), "f16"),
-        ("0.mlp.dense_4h_to_h.weight", (64, 224), "f16"),
-        ("1.input_layernorm.weight", (64,), "f16"),
-        ("1.self_attention.query_key_value.weight", (128, 64), "f16"),
-        ("1.self_attention.query_key_value.bias", (128,), "f16"),
+def test_tensors_of_a_file_that_torch_wrote() -> None:
+    tensors = open_shard(PROJECT / "models" / "demo" / "pytorch_model-00002-of-00002.bin")
+    assert [(t.name.split("encoder.")[1], t.shape, t.dtype) for t in list(tensors.values())[-9:-1]] == [
+        ("layers.3.input_layernorm.weight", (256,), "f16"),
+        ("layers.3.self_attention.query_key_value.weight", (512, 256), "f16"),
+        ("layers.3.self_attention.query_key_value.bias", (512,), "f16"),
+        ("layers.3.self_attention.dense.weight", (256, 256), "f16"),
+        ("layers.3.post_attention_layernorm.weight", (256,), "f16"),
+        ("layers.3.mlp.dense_h_to_4h.weight", (1344, 256), "f16"),
+        ("layers.3.mlp.dense_4h_to_h.weight", (256, 672), "f16"),
+        ("final_layernorm.weight", (256,), "f16"),
     ]
 
 
-def test_int4_values_and_scales_are_there_as_stored(reference: Path) -> None:
-    tensors = open_shard(reference / "tiny-int4" / "pytorch_model.bin")
-    name = "transformer.encoder.layers.0.mlp.dense_h_to_4h.weight"
-    assert (tensors[name].dtype, tensors[name].shape) == ("i8", (448, 32))
-    assert tensors[name].values(tensors[name].read_raw(0, 448)).shape == (448, 32)
-    assert (tensors[f"{name}_scale"].dtype, tensors[f"{name}_scale"].shape) == ("f16", (448,))
+def test_integers_are_read_as_stored_and_not_as_weights(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    values = np.arange(-6, 6, dtype=np.int8).reshape(4, 3)
+    write_shard(path, {"w": values})
+    tensor = open_shard(path)["w"]
+    assert (tensor.dtype, tensor.shape) == ("i8", (4, 3))
+    np.testing.assert_array_equal(tensor.values(tensor.read_raw(0, 4)), values)
     with pytest.raises(InvalidFileError, match="holds i8 values, not f32, f16 or bf16"):
-        tensors[name].read_rows(0, 1)
+        tensor.read_rows(0, 1)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import random
-from pathlib import Path
 from typing import Any, get_args
 
 import jinja2
@@ -31,15 +29,6 @@ def template(request: pytest.FixtureRequest) -> jinja2.Template:
 
 def conversation(*turns: tuple[str, str]) -> list[dict[str, Any]]:
     return [{"role": role, "content": content} for role, content in turns]
-
-
-def test_60_official_prompts(template: jinja2.Template, reference: Path) -> None:
-    rows = [json.loads(line) for line in (reference / "prompts.jsonl").read_text("utf-8").strip("\n").split("\n")]
-    assert len(rows) == 60
-    for row in rows:
-        history = [turn for q, a in row["history"] for turn in (("user", q), ("assistant", a))]
-        messages = conversation(*history, ("user", row["query"]))
-        assert template.render(messages=messages, add_generation_prompt=True) == PREFIX + row["prompt"]
 
 
 def test_any_conversation_gives_the_runtimes_own_prompt(template: jinja2.Template) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from glm_edge.convert.convert import convert
 from glm_edge.convert.tokenizer.golden import TEXTS
 from glm_edge.convert.tokenizer.vocab import SPECIAL, Vocabulary, load_sentencepiece, reachable_texts, read_vocabulary
+from glm_edge.engine.text.prompt import prompt_text
 from glm_edge.errors import UnsupportedModelError
 from glm_edge.model.gguf import read_gguf
 from support.checkpoints.small_checkpoint import (
@@ -30,8 +30,9 @@ Tokenize = Callable[..., list[int]]
 
 
 @pytest.fixture(scope="module")
-def real(reference: Path) -> Vocabulary:
-    return read_vocabulary(reference / "chatglm2-6b" / "tokenizer.model", 65024)
+def large(tiny_checkpoint: Path) -> Vocabulary:
+    """As large as the real one, and with the same special tokens."""
+    return read_vocabulary(tiny_checkpoint / "tokenizer.model", 65024)
 
 
 @pytest.fixture(scope="module")
@@ -63,18 +64,18 @@ def open_vocab() -> Iterator[Callable[[Path], Tokenize]]:
         llama_cpp.llama_model_free(model)
 
 
-def test_the_real_special_tokens_follow_the_pieces(real: Vocabulary) -> None:
+def test_the_special_tokens_follow_the_pieces(large: Vocabulary) -> None:
     ids = {"[MASK]": 64789, "[gMASK]": 64790, "[sMASK]": 64791, "sop": 64792, "eop": 64793}
-    assert real.special == ids
-    assert real.prefix_ids == (64790, 64792)
-    assert (real.id_of("<unk>"), real.id_of("<s>"), real.id_of("</s>")) == (0, 1, 2)
-    assert len(real.texts) == len(set(real.texts)) == len(real.types) == len(real.scores) == 65024
+    assert large.special == ids
+    assert large.prefix_ids == (64790, 64792)
+    assert (large.id_of("<unk>"), large.id_of("<s>"), large.id_of("</s>")) == (0, 1, 2)
+    assert len(large.texts) == len(set(large.texts)) == len(large.types) == len(large.scores) == 65024
 
 
-def test_every_real_token_but_normal_pieces_is_out_of_reach(real: Vocabulary) -> None:
-    reachable = reachable_texts(real.texts)
-    assert {text for text, kind in zip(real.texts, real.types, strict=True) if kind != NORMAL}.isdisjoint(reachable)
-    assert {"sop", "eop"} <= reachable_texts([*real.texts, "sop", "eop"])  # the defect that the names avoid
+def test_every_token_but_normal_pieces_is_out_of_reach(large: Vocabulary) -> None:
+    reachable = reachable_texts(large.texts)
+    assert {text for text, kind in zip(large.texts, large.types, strict=True) if kind != NORMAL}.isdisjoint(reachable)
+    assert {"sop", "eop"} <= reachable_texts([*large.texts, "sop", "eop"])  # the defect that the names avoid
 
 
 def test_special_ids_follow_from_the_number_of_pieces(tmp_path: Path) -> None:
@@ -132,19 +133,10 @@ def test_byte_pieces_that_others_merge_into_stop_the_conversion(tmp_path: Path) 
         read_vocabulary(path, 300)
 
 
-def test_llama_cpp_gives_sentencepiece_ids_on_all_reference_texts(
-    reference: Path, tiny_q4_0: Path, open_vocab: Callable[[Path], Tokenize]
-) -> None:
-    tokenize = open_vocab(tiny_q4_0)
-    rows = [json.loads(line) for line in (reference / "tokens.jsonl").read_text("utf-8").strip("\n").split("\n")]
-    assert len(rows) >= 1500
-    assert [row["text"] for row in rows if tokenize(row["text"]) != row["ids"]] == []
-
-
 def test_llama_cpp_gives_the_golden_ids(
-    real: Vocabulary, tiny_q4_0: Path, open_vocab: Callable[[Path], Tokenize]
+    large: Vocabulary, tiny_q4_0: Path, open_vocab: Callable[[Path], Tokenize]
 ) -> None:
-    tokenize, processor = open_vocab(tiny_q4_0), load_sentencepiece(real)
+    tokenize, processor = open_vocab(tiny_q4_0), load_sentencepiece(large)
     for text in TEXTS:
         ids = tokenize(text)
         assert ids == processor.encode(text)
@@ -170,20 +162,20 @@ def test_llama_cpp_makes_no_special_token_of_any_mix_of_their_names(
         assert set(tokenize(text)) <= normal, text
 
 
-def test_another_program_gets_the_official_ids_out_of_the_embedded_template(
-    reference: Path, tiny_q4_0: Path, open_vocab: Callable[[Path], Tokenize]
+def test_another_program_gets_our_ids_out_of_the_embedded_template(
+    large: Vocabulary, tiny_q4_0: Path, open_vocab: Callable[[Path], Tokenize]
 ) -> None:
     """A program that renders the template and then parses special tokens, as llama-server does."""
     template = read_gguf(tiny_q4_0).metadata["tokenizer.chat_template"]
     assert isinstance(template, str)
     render, tokenize = jinja2.Environment().from_string(template).render, open_vocab(tiny_q4_0)
-    compared = 0
-    for line in (reference / "prompts.jsonl").read_text("utf-8").strip("\n").split("\n"):
-        row = json.loads(line)
-        if any(name in row["prompt"] for name in ("[gMASK]", "<s>", "</s>", "<unk>", "<sop>")):
-            continue  # such a program takes these for the tokens, whoever wrote them
-        turns = [turn for q, a in row["history"] for turn in (("user", q), ("assistant", a))]
-        messages = [{"role": role, "content": content} for role, content in [*turns, ("user", row["query"])]]
-        assert tokenize(render(messages=messages, add_generation_prompt=True), parse_special=True) == row["ids"]
-        compared += 1
-    assert compared >= 30
+    processor = load_sentencepiece(large)
+    for texts in (
+        ["你好"],
+        ["晚上睡不着应该怎么办", "听音乐", "What is philosophy?"],
+        ["a", "sop", "b", " eop\n", "  "],
+    ):
+        messages = [{"role": "assistant" if i % 2 else "user", "content": text} for i, text in enumerate(texts)]
+        asked = prompt_text(list(zip(texts[::2], texts[1::2], strict=False)), texts[-1])
+        ids = tokenize(render(messages=messages, add_generation_prompt=True), parse_special=True)
+        assert ids == [64790, 64792, *processor.encode(asked)]

@@ -43,13 +43,13 @@ CONFIG: dict[str, Any] = {
 }
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
-CacheBlock = tuple[str, int]
+Piece = tuple[str, int]
 
-FIRST: list[CacheBlock] = [("<unk>", UNKNOWN), ("<s>", CONTROL), ("</s>", CONTROL)]
-BYTES: list[CacheBlock] = [(f"<0x{value:02X}>", BYTE) for value in range(256)]
+FIRST: list[Piece] = [("<unk>", UNKNOWN), ("<s>", CONTROL), ("</s>", CONTROL)]
+BYTES: list[Piece] = [(f"<0x{value:02X}>", BYTE) for value in range(256)]
 MERGES = ["th", "the", "▁the", "he", "ll", "hell", "hello", "▁hello", "so", "op", "ph", "il", "phil", "你好", "▁▁"]
 CHARACTERS = "▁abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;!?[]()<>/|'\"\n你好问答："
-PIECES: list[CacheBlock] = [*FIRST, *BYTES, *[(text, NORMAL) for text in [*MERGES, *CHARACTERS]]]
+PIECES: list[Piece] = [*FIRST, *BYTES, *[(text, NORMAL) for text in [*MERGES, *CHARACTERS]]]
 
 
 def varint(value: int) -> bytes:
@@ -83,7 +83,7 @@ def settings(number: int, values: Mapping[int, int | bytes]) -> bytes:
 
 
 def tokenizer_proto(
-    pieces: Iterable[CacheBlock] = PIECES,
+    pieces: Iterable[Piece] = PIECES,
     trainer: Mapping[int, int | bytes] = TRAINER,
     normalizer: Mapping[int, int | bytes] = NORMALIZER,
 ) -> bytes:

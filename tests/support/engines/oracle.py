@@ -131,6 +131,6 @@ class Oracle:
         return out
 
     def _mlp(self, name: str, x: Floats) -> Floats:
-        policy, up = np.split(x @ self._weights[name + "mlp.dense_h_to_4h.weight"].T, 2, axis=-1)
-        out: Floats = policy / (1 + np.exp(-policy)) * up @ self._weights[name + "mlp.dense_4h_to_h.weight"].T
+        gate, up = np.split(x @ self._weights[name + "mlp.dense_h_to_4h.weight"].T, 2, axis=-1)
+        out: Floats = gate / (1 + np.exp(-gate)) * up @ self._weights[name + "mlp.dense_4h_to_h.weight"].T
         return out
