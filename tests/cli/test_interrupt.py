@@ -5,34 +5,28 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from glm_edge.cli.load import interruptible
+from support.server.live_server import eventually
+
+
+def has_llama(pid: int) -> bool:
+    """Whether a process has loaded llama.cpp; True where that cannot be seen."""
+    maps = Path(f"/proc/{pid}/maps")
+    return not maps.exists() or "libllama" in maps.read_text("utf-8")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are another thing on Windows")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["int", "term"])
 def test_signal_while_loading_ends_the_command(tiny_f32: Path, number: signal.Signals, code: int) -> None:
-    for delay in (0.0, 0.02, 0.05):
-        command = [
-            sys.executable,
-            "-m",
-            "glm_edge",
-            "chat",
-            "--model",
-            str(tiny_f32),
-            "--prompt",
-            "a",
-            "--threads",
-            "1",
-        ]
+    command = [sys.executable, "-m", "glm_edge", "chat", "--model", str(tiny_f32), "--prompt", "a", "--threads", "1"]
+    for delay in (0.0, 0.02, 0.05):  # after the library is there: three points of loading
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
-            maps = Path(f"/proc/{child.pid}/maps")
-            deadline = time.monotonic() + 60
-            while maps.exists() and "libllama" not in maps.read_text("utf-8") and time.monotonic() < deadline:
-                time.sleep(0.005)
+            assert eventually(partial(has_llama, child.pid), 60)
             time.sleep(delay)
             child.send_signal(number)
             _, err = child.communicate(timeout=60)
