@@ -1,6 +1,7 @@
 """The engine: one thread owns the llama context and answers requests. Knows nothing of HTTP.
 
-engine.py       LlamaEngine: takes requests, runs the thread
+engine.py       LlamaEngine: loads the model, makes sequences of requests
+loop.py         what its thread does: takes sequences in, a batch a turn, ends
 scheduler.py    which tokens go into the next batch; who waits, runs, is preempted
 kv_cache.py     which cells of the cache are reused, offloaded to the prefix store, restored, evicted
 sequence.py     one answer being computed

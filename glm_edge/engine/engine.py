@@ -1,20 +1,18 @@
-"""LlamaEngine: the engine in this process. One thread owns the llama context; everyone else submits and reads.
+"""LlamaEngine: the engine in this process. One thread (`loop.py`) owns the llama context; everyone else submits and
+reads.
 
 `submit` tokenizes in the caller's thread, so a prompt that cannot fit is refused before anything is queued.
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import TypeVar
 
-from ..errors import ContextLengthError, EngineClosedError, EngineError, GlmEdgeError, OverloadedError, RequestError
-from ..generation import Generation, Progress
+from ..errors import ContextLengthError, EngineClosedError, RequestError
+from ..generation import Generation
 from ..llama.context import Batch, Context
 from ..llama.library import versions
 from ..llama.model import Model
@@ -23,10 +21,10 @@ from ..model.gguf import read_gguf
 from ..model.values import GgufFile
 from ..system.device import memory_available, processors
 from ..types import Chunk, EngineConfig, Message, ModelInfo, Request
-from .eta import EtaEstimator
 from .kv_cache import sequence_count
 from .latency import LatencyModel
 from .lookup import MAX_DRAFT
+from .loop import EngineLoop
 from .memory_plan import plan_memory, weights_of
 from .prefix_cache.store import Store
 from .sampling.constrained import ConstraintCompiler
@@ -37,8 +35,6 @@ from .text.tokenizer import Tokenizer
 from .text.trim import trimmed
 
 R = TypeVar("R")
-
-_RETRY_S = 5.0  # Retry-After while no speed is measured
 
 
 class LlamaEngine:
@@ -56,7 +52,6 @@ class LlamaEngine:
         check_model(file)
         n_sequences = sequence_count(config.slots)
         self.plan = plan_memory(config, weights_of(file), sequences=n_sequences, available=memory_available())
-        self._abort = False  # read by llama.cpp between graph nodes
         self.steps = 0  # graph nodes computed so far
         self._model = Model(config.model, load_mode=self.plan.load_mode, repack=self.plan.repack, progress=progress)
         try:
@@ -69,7 +64,7 @@ class LlamaEngine:
         self._constraints = ConstraintCompiler(self._model)
         self.info = ModelInfo(model_id(file), config.model, self._model.n_params, self.plan.n_ctx)
         self._batch = Batch(self.plan.n_batch)
-        self._scheduler = Scheduler(
+        scheduler = Scheduler(
             self._context,
             self._batch,
             config.slots,
@@ -77,14 +72,9 @@ class LlamaEngine:
             lookup=config.prompt_lookup,
             latency=LatencyModel(rows_of_four=self.plan.repack),
         )
-        self._capacity = config.slots + config.queue
         self._vocabulary = threading.Lock()  # held while tokenizing and while the model is freed
-        self._lock = threading.Lock()  # guards _sequences and _ended
-        self._sequences: dict[Sequence, None] = {}  # submitted, not ended; in order of arrival
-        self._eta = EtaEstimator(config.slots)
-        self._ended: GlmEdgeError | None = None  # why no more requests are taken
-        self._inbox: queue.SimpleQueue[Sequence | Callable[[], None] | None] = queue.SimpleQueue()  # None only wakes
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._loop = EngineLoop(scheduler, slots=config.slots, queue_size=config.queue)
+        self._thread = threading.Thread(target=self._loop.run, name="engine", daemon=True)
         self._thread.start()
 
     @property
@@ -110,18 +100,18 @@ class LlamaEngine:
     def _between_nodes(self, _: object) -> bool:
         """Whether to stop the batch. Called in llama.cpp's threads, some hundred times a batch."""
         self.steps += 1
-        return self._abort
+        return self._loop.abort
 
     @property
     def ready(self) -> bool:
-        return self._ended is None
+        return self._loop.error is None
 
     def submit(self, request: Request) -> Generation[Chunk]:
         """Queue a request; see types.Engine."""
         messages, dropped = request.messages, 0
-        self._check_capacity(request.n)  # before any work, and again in _enter
+        self._loop.check_capacity(request.n)  # before any work, and again when they enter
         with self._vocabulary:
-            self._check_running()
+            self._loop.check_running()
             if request.trim and request.prompt is None:
                 messages, dropped = self._trim(request)
             raw = request.prompt
@@ -130,22 +120,18 @@ class LlamaEngine:
         made = samplers(request, prompt.ids, n_vocab=self._model.n_vocab, constraints=self._constraints)
         limit = room if request.max_tokens is None else min(request.max_tokens, room)
         sequences: list[Sequence] = []
-        generation: Generation[Chunk] = Generation(self._on_cancel, lambda: self._progress(sequences[0]))
+        generation: Generation[Chunk] = Generation(self._loop.on_cancel, lambda: self._loop.progress(sequences[0]))
         for index, sampler in enumerate(made):
             job = GenerationJob(request, prompt, limit, dropped, index)
             sequences.append(Sequence(job, sampler, self._model, generation, sequences, self._on_end))
-        self._enter(sequences)
+        self._loop.enter(sequences)
         return generation
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of plain text; see types.Engine."""
         with self._vocabulary:
-            self._check_running()
+            self._loop.check_running()
             return self._model.tokenize(text)
-
-    def _check_running(self) -> None:
-        if self._ended is not None:
-            raise copy.copy(self._ended)  # a copy: an exception keeps the frames it was raised through
 
     def _max_new_tokens(self, request: Request, prompt_tokens: int) -> int:
         """Tokens that the context, and max_length, leave for the answer; at least 1. Raises ContextLengthError."""
@@ -167,33 +153,6 @@ class LlamaEngine:
         reserve = min(request.max_tokens or n_ctx, n_ctx // 4)
         return trimmed(request.messages, n_ctx, reserve, lambda m: len(self._tokenizer.prompt(m).ids))
 
-    def _check_capacity(self, n: int) -> None:
-        if n > self._capacity:
-            raise RequestError(
-                f"n: {n} answers at once are more than this engine's {self._capacity} slots and queue places",
-                param="n",
-                code="invalid_value",
-            )
-        if len(self._sequences) + n > self._capacity:
-            wait = self._eta.next_ends(list(self._sequences), len(self._sequences) + n - self._capacity)
-            raise OverloadedError(
-                f"all {self._capacity} slots and queue places are taken; try again later",
-                retry_after=_RETRY_S if wait is None else wait,
-            )
-
-    def _enter(self, sequences: list[Sequence]) -> None:
-        """Give all sequences of a request to the engine's thread, or none."""
-        with self._lock:
-            self._check_running()
-            self._check_capacity(len(sequences))
-            self._sequences.update(dict.fromkeys(sequences))
-            for sequence in sequences:  # under the lock, so that the ending thread sees them in the inbox
-                self._inbox.put(sequence)
-
-    def _progress(self, sequence: Sequence) -> Progress:
-        """How far a sequence is. In any thread: the list of a dict is made in one step."""
-        return self._eta.progress(sequence, list(self._sequences))
-
     def flush(self) -> None:
         """Wait until what was computed is on disk, if there is a cache folder."""
         self.between_batches(lambda: None)  # a reader gets the end of an answer before the store gets its cells
@@ -205,25 +164,11 @@ class LlamaEngine:
         OpenMP keeps a team of threads for every thread that computes. When two teams have more threads than the machine
         has processors, libgomp lets them sleep at every barrier, which costs both milliseconds a token.
         """
-        result: Future[R] = Future()
-
-        def call() -> None:
-            try:
-                result.set_result(function())
-            except BaseException as error:  # goes to the caller, who waits
-                result.set_exception(error)
-
-        with self._lock:
-            self._check_running()
-            self._inbox.put(call)
-        return result.result()
+        return self._loop.between_batches(function)
 
     def close(self) -> None:
         """End every answer with EngineClosedError and free the model. Safe to call twice."""
-        with self._lock:
-            self._ended = self._ended or EngineClosedError("the engine is shutting down")
-        self._abort = True
-        self._inbox.put(None)
+        self._loop.stop(EngineClosedError("the engine is shutting down"))
         self._thread.join()
         self._store.close()
         self._batch.close()
@@ -232,52 +177,10 @@ class LlamaEngine:
         with self._vocabulary:
             self._model.close()
 
-    def _on_cancel(self) -> None:
-        """In the thread that cancelled: wake the engine, and abort its batch if every answer in it is cancelled."""
-        if all(a.cancelled for a in self._scheduler.running):
-            self._abort = True
-        self._inbox.put(None)
-
-    def _run(self) -> None:
-        """The engine's thread: take new requests, compute a batch, until the engine is closed or fails."""
-        try:
-            while self._ended is None:
-                self._take_new()
-                self._scheduler.admit()
-                self._abort = self._ended is not None
-                if not all(a.cancelled for a in self._scheduler.running):
-                    self._scheduler.step()
-        except GlmEdgeError as failed:
-            self._ended = failed
-        except BaseException as bug:  # readers must not wait for ever; the traceback is printed by the thread
-            self._ended = EngineError(f"the engine failed: {type(bug).__name__}")
-            raise
-        finally:
-            with self._lock:  # from here on submit refuses
-                self._ended = self._ended or EngineError("the engine stopped")
-            self._take_new(wait=False)
-            self._scheduler.end_all(self._ended)
-
     def _on_end(self, sequence: Sequence) -> None:
         """In the engine's thread, before the reader gets the end: remember its token ids for the next round."""
         self._tokenizer.remember(sequence.job.prompt, sequence.tokens, sequence.shown)
-        if not sequence.cancelled:
-            self._eta.ended(sequence.so_far())
-        with self._lock:
-            self._sequences.pop(sequence, None)
-
-    def _take_new(self, *, wait: bool = True) -> None:
-        """Give the scheduler what was submitted; wait for it when there is nothing else to do."""
-        if wait and self._scheduler.idle:
-            self._dispatch(self._inbox.get())
-        while not self._inbox.empty():
-            self._dispatch(self._inbox.get())
-
-    def _dispatch(self, item: Sequence | Callable[[], None] | None) -> None:
-        if isinstance(item, Sequence):
-            self._scheduler.add(item)
-        elif item is not None:
-            item()
+        self._loop.leave(sequence)
 
 
 def _open_store(config: EngineConfig, file: GgufFile, memory: int) -> Store:

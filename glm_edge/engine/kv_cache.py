@@ -79,6 +79,11 @@ class KvCache:
         self._cached = None
         return True
 
+    def layout(self, running: Seq[Sequence]) -> list[tuple[int, list[int]]]:
+        """(sequence id, tokens that the cache should hold of it): of running answers, the cached and the free ones."""
+        cached = [] if self._cached is None else [self._cached]
+        return [*((a.seq_id, a.computed) for a in running), *cached, *((seq_id, []) for seq_id in self._free)]
+
     def _longest(self, sequence: Sequence, running: Seq[Sequence]) -> tuple[int, int]:
         """(sequence id, length) of the longest prefix in the cache, without the last token: its logits are needed."""
         known = [(other.seq_id, other.computed) for other in running]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import EngineError, GlmEdgeError
@@ -42,6 +43,7 @@ class Scheduler:
         store: prefixes outside of the cache.
         lookup: whether tokens are drafted from the prompt where that is faster.
         latency: what batches cost; learns from every step.
+        clock: seconds, of which only differences count.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Scheduler:
         *,
         lookup: bool = True,
         latency: LatencyModel | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._context = context
         self._batch = batch
@@ -63,6 +66,7 @@ class Scheduler:
         self._full = False  # an answer was preempted: admit no other until one ends
         self._lookup = lookup
         self._latency = latency or LatencyModel()
+        self._clock = clock
 
     def add(self, sequence: Sequence) -> None:
         self._waiting.append(sequence)
@@ -74,6 +78,10 @@ class Scheduler:
     @property
     def running(self) -> tuple[Sequence, ...]:
         return tuple(self._running)
+
+    def layout(self) -> list[tuple[int, list[int]]]:
+        """(sequence id, tokens that the cache should hold of it) of every sequence, free ones included."""
+        return self._cache.layout(self._running)
 
     def admit(self) -> None:
         """End cancelled answers, then start waiting ones while there are slots."""
@@ -96,13 +104,13 @@ class Scheduler:
         """Compute one batch; sample a token for every answer whose tokens are then all in the cache."""
         slices = self._fill()
         padded = self._pad(slices)
-        began = time.monotonic()
+        began = self._clock()
         result = self._context.decode(self._batch)
         if result == "full":
             self._free_cells()
         if result != "done":  # after an abort, what is not cancelled is computed again
             return
-        self._measure(slices, time.monotonic() - began)
+        self._measure(slices, self._clock() - began)
         for part in slices:
             sequence = part.sequence
             try:

@@ -39,6 +39,7 @@ class Sequence:
     Args:
         siblings: all answers to the request, this one included once all are made; they share the `generation`.
         on_end: called once, in the engine's thread, before the reader gets the end.
+        clock: seconds, of which only differences count.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Sequence:
         generation: Generation[Chunk],
         siblings: list[Sequence],
         on_end: Callable[[Sequence], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.job = job
         self.tokens = list(job.prompt.ids)  # prompt, then the answer so far
@@ -62,12 +64,13 @@ class Sequence:
         self._generation = generation
         self._siblings = siblings
         self._on_end = on_end
+        self._clock = clock
         self._text = AnswerText(job.request.stop)
         self._logprobs: list[TokenLogprob] = []  # of tokens whose text the reader does not have yet
         self._lookup: Lookup | None = None
         self._n_cached = 0  # prompt tokens that were not computed
         self._drafted = self._accepted = 0
-        self._submitted = time.monotonic()
+        self._submitted = self._clock()
         self._started: float | None = None  # when its first token was put into a batch
         self._reading = (0, 0, 0.0)  # of its slice in the current batch: tokens before it, tokens in it, start time
         self._first: float | None = None  # when the first token of the answer was sampled
@@ -124,20 +127,20 @@ class Sequence:
     def start(self, n: int) -> None:
         """Note that its next `n` tokens go into a batch now."""
         if n > 1:
-            self._reading = (self.n_past, n, time.monotonic())
+            self._reading = (self.n_past, n, self._clock())
         if self._started is None:
-            self._started = time.monotonic()
+            self._started = self._clock()
             self._generation.start()
 
     def read(self, token_s: float) -> int:
         """Tokens computed by now. Those of the current batch are estimated by the clock, at `token_s` seconds each."""
         before, n, began = self._reading
-        of_batch = int((time.monotonic() - began) / token_s) if token_s else 0
+        of_batch = int((self._clock() - began) / token_s) if token_s else 0
         return max(self.n_past, before + min(n - 1, of_batch))
 
     def accept(self, token: int) -> None:
         """Append the next token; give the reader the text that it adds, and the end if this is the end."""
-        self._last = time.monotonic()
+        self._last = self._clock()
         if self._first is None:
             self._first = self._last
         if token == self._model.eos:
@@ -181,7 +184,7 @@ class Sequence:
 
     def so_far(self) -> Stats:
         """Counts and times until now."""
-        now = time.monotonic()
+        now = self._clock()
         started = self._started if self._started is not None else now
         first = self._first if self._first is not None else now
         return Stats(
