@@ -59,6 +59,7 @@ class Sequence:
         self.n_stored = 0  # n_past at the last save into the prefix store
         self.seq_id = -1  # llama.cpp's sequence id; -1 while it has none
         self.finished = False
+        self.failed = False
         self.sampler = sampler
         self._model = model
         self._generation = generation
@@ -93,7 +94,12 @@ class Sequence:
 
     @property
     def cancelled(self) -> bool:
-        return self._generation.cancelled
+        """Whether nobody waits for it any more: its reader left, or the error of a sibling was the request's end."""
+        return self._generation.cancelled or self._request_failed
+
+    @property
+    def _request_failed(self) -> bool:
+        return any(sequence.failed for sequence in self._siblings)
 
     def reuse(self, n: int) -> None:
         """The first `n` tokens are in the cache already; nothing is computed for them."""
@@ -153,7 +159,7 @@ class Sequence:
         text = self._text.feed(self._model.piece(token))
         if text:
             self.shown += text
-            self._generation.put(Chunk(text, self.job.index, logprobs=self._take_logprobs()))
+            self._tell(Chunk(text, self.job.index, logprobs=self._take_logprobs()))
         if self._text.stopped:
             self.finish("stop")
         elif self._written >= self.job.max_new_tokens:
@@ -167,15 +173,22 @@ class Sequence:
         self._on_end(self)
         if self._text.stopped:  # the tokens of a stop string are not part of the answer
             self._logprobs.clear()
-        self._generation.put(Chunk(rest, self.job.index, reason, self.so_far(), self._take_logprobs()))
-        if all(sequence.finished for sequence in self._siblings):
+        self._tell(Chunk(rest, self.job.index, reason, self.so_far(), self._take_logprobs()))
+        if all(sequence.finished for sequence in self._siblings) and not self._request_failed:
             self._generation.finish()
 
     def fail(self, error: GlmEdgeError) -> None:
-        """End the answer with an error."""
-        self.finished = True
+        """End the request with an error: its reader gets it once, and its other answers count as cancelled."""
+        told = self._request_failed
+        self.finished = self.failed = True
         self._on_end(self)
-        self._generation.fail(error)
+        if not told:
+            self._generation.fail(error)
+
+    def _tell(self, chunk: Chunk) -> None:
+        """Give the reader a chunk, unless the request has ended with an error."""
+        if not self._request_failed:
+            self._generation.put(chunk)
 
     def _take_logprobs(self) -> tuple[TokenLogprob, ...]:
         taken = tuple(self._logprobs)

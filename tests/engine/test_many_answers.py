@@ -6,9 +6,15 @@ from pathlib import Path
 import pytest
 
 from glm_edge.engine.engine import LlamaEngine
+from glm_edge.engine.sampling.sampler import Sampler
+from glm_edge.engine.sequence import GenerationJob
+from glm_edge.engine.sequence import Sequence as Answer
+from glm_edge.engine.text.tokenizer import Prompt
 from glm_edge.engine.text.trim import trimmed
-from glm_edge.errors import ContextLengthError
+from glm_edge.errors import ContextLengthError, EngineError, GlmEdgeError
+from glm_edge.generation import Generation
 from glm_edge.types import Chunk, EngineConfig, Message, Request, SamplingParams
+from support.simulation.fake_llama import FakeModel
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +93,22 @@ def test_trimming_is_asked_for_and_said(tiny_f32: Path) -> None:
     assert stats is not None
     assert stats.trimmed_rounds > 0
     assert stats.prompt_tokens <= 256 - 8
+
+
+@pytest.mark.case("N12")
+def test_an_answer_that_fails_is_the_end_of_all_answers_to_its_request() -> None:
+    model, generation = FakeModel(), Generation[Chunk]()
+    given: list[Chunk | GlmEdgeError | None] = []
+    generation.forward(given.append)
+    answers: list[Answer] = []
+    for index in range(3):
+        job = GenerationJob(Request((), n=3), Prompt("", [0, 1]), 9, index=index)
+        answers.append(Answer(job, Sampler(SamplingParams(0)), model, generation, answers, lambda answer: None))
+    answers[0].accept(5)
+    error = EngineError("its logits")
+    answers[1].fail(error)
+    assert answers[0].cancelled
+    answers[0].accept(6)
+    answers[0].finish("cancelled")
+    answers[2].fail(error)
+    assert [item.text if isinstance(item, Chunk) else item for item in given] == ["B", error]
