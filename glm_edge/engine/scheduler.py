@@ -108,7 +108,10 @@ class Scheduler:
         result = self._context.decode(self._batch)
         if result == "full":
             self._free_cells()
-        if result != "done":  # after an abort, what is not cancelled is computed again
+        elif result == "aborted":  # what is not cancelled is computed again
+            for part in slices:
+                self._cache.trim(part.sequence)
+        if result != "done":
             return
         self._measure(slices, self._clock() - began)
         for part in slices:
