@@ -214,8 +214,9 @@ class Scheduler:
             return
         if len(self._running) < 2:
             raise EngineError("the cache is full, though the prompt was checked to fit it")
-        sequence = self._running.pop()
-        self._cache.preempt(sequence)
+        sequence = self._running[-1]
+        self._cache.preempt(sequence)  # if its state cannot be saved, end_all still reaches it
+        self._running.pop()
         self._waiting.appendleft(sequence)
         self._full = True
 
