@@ -152,12 +152,14 @@ class Scheduler:
             return [self._put(writing[0], 1, writing[0].draft(self._latency, self._batch.capacity - 1))]
         slices = [self._put(sequence, 1) for sequence in writing]
         budget = self._latency.prompt_tokens(len(writing), self._batch.capacity)
-        # the shortest first: a long prompt takes its time anyway, a short one should not wait for it
+        # The shortest first: a long prompt takes its time anyway, a short one should not wait for it. But each gets a
+        # share of a quarter, so that short ones without end do not stop a long one.
+        share = max(1, budget // (4 * max(1, len(reading))))
+        left = budget - share * len(reading)
         for sequence in sorted(reading, key=lambda a: a.pending):
-            n = min(sequence.pending, budget)
-            budget -= n
-            if n:
-                slices.append(self._put(sequence, n))
+            n = min(sequence.pending, share + max(0, left))
+            left += share - n
+            slices.append(self._put(sequence, n))
         return slices
 
     def _pad(self, slices: list[BatchSlice]) -> bool:
