@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from glm_edge.engine.kv_cache import sequence_count
+from glm_edge.engine.latency import LatencyModel
 from glm_edge.engine.lookup import MAX_DRAFT
 from glm_edge.engine.loop import EngineLoop
 from glm_edge.engine.prefix_cache.store import Store
@@ -111,7 +112,7 @@ class Simulation:
             world.slots,
             self._store,
             lookup=world.lookup,
-            rows_of_four=world.rows_of_four,
+            latency=LatencyModel(rows_of_four=world.rows_of_four),
             clock=self._clock,
         )
         self._loop = EngineLoop(self._scheduler, slots=world.slots, queue_size=world.queue_size)
