@@ -19,6 +19,7 @@ from dataclasses import replace
 from types import FrameType
 
 from ..errors import StorageError, UsageError
+from ..system.notify import notify
 from ..types import Engine
 from . import log
 from .access.policy import AccessPolicy, is_loopback
@@ -110,9 +111,12 @@ class _Run:
         self._engine = engine
         self._admission.ready(engine)
         info = engine.info
-        _say(f"serving {info.id} at {self._url} (n_ctx {info.n_ctx})")
+        serving = f"serving {info.id} at {self._url} (n_ctx {info.n_ctx})"
+        notify("READY=1", f"STATUS={serving}")
+        _say(serving)
 
     def _drain(self) -> None:
+        notify("STOPPING=1")
         self._admission.drain()
         self._server.stop_listening()
         if self._server.busy:

@@ -1,0 +1,133 @@
+"""`glm-edge service`: a model that is served from the machine's start on, by systemd."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import UsageError
+from .progress import is_terminal
+
+if TYPE_CHECKING:
+    from ..tools.service.install import Place, Step
+
+
+def _places(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say whose service is meant."""
+    for option in (
+        click.option(
+            "--root",
+            type=click.Path(path_type=Path, file_okay=False),
+            default="/",
+            help="Write the files below DIR and call no systemd, as for an image.",
+            metavar="DIR",
+        ),
+        click.option("--user", is_flag=True, help="Your own service, without root, instead of the machine's."),
+    ):
+        command = option(command)
+    return command
+
+
+_yes = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+@click.group("service")
+def command() -> None:
+    """Serve a model from the machine's start on, by systemd. Says what it does before it does it."""
+
+
+@command.command("install")
+@click.option("--model", type=click.Path(path_type=Path), help="The GGUF file.  [default: the demo model]")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Beyond loopback it needs --api-key-file.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
+@click.option("--api-key-file", type=click.Path(path_type=Path), help="A file with one key a line, of mode 0600.")
+@_places
+@_yes
+def install(
+    model: Path | None, host: str, port: int, api_key_file: Path | None, user: bool, root: Path, yes: bool
+) -> None:
+    """Install and start it, or change what it serves."""
+    from ..api.access.keys import read_key_file
+    from ..api.access.policy import is_loopback
+    from ..tools.service.install import install_steps
+    from ..tools.service.unit import Service
+    from .model import resolve_model
+
+    loopback = host == "localhost" or is_loopback(host)
+    if not loopback and api_key_file is None:
+        raise UsageError(f"--host {host} can be reached from other machines: give keys with --api-key-file")
+    place = _place(user, root)
+    if place.live:  # else they are files of an image, by the names that they will have there
+        model = None if model is None else resolve_model(model)
+        if api_key_file is not None:
+            read_key_file(api_key_file)
+    file = None if model is None else model.absolute()
+    key_file = None if api_key_file is None else api_key_file.absolute()
+    service = Service(Path(sys.executable).absolute(), file, host, port, key_file, loopback, user)
+    if not _carry_out(install_steps(place, service), yes=yes):
+        return
+    name = "the demo model" if file is None else file.name
+    click.echo(f"installed; it serves {name} at http://{host}:{port} once the model is loaded")
+    if place.live:
+        click.echo(f"watch it with: {_journal(place)}")
+
+
+@command.command("remove")
+@_places
+@_yes
+def remove(user: bool, root: Path, yes: bool) -> None:
+    """Stop it and remove it. Models, caches and settings stay."""
+    from ..tools.service.install import remove_steps
+
+    steps = remove_steps(_place(user, root))
+    if not steps:
+        click.echo("no service is installed")
+    elif _carry_out(steps, yes=yes):
+        click.echo("removed; models, caches and settings are where they were")
+
+
+@command.command("status")
+@_places
+@click.pass_context
+def status(context: click.Context, user: bool, root: Path) -> None:
+    """Whether it is installed, and runs. Exits with 1 where it does not run."""
+    from ..tools.service.install import state_of
+
+    place = _place(user, root)
+    if not place.unit.exists():
+        click.echo("no service is installed; glm-edge service install installs one")
+        context.exit(1)
+    state = state_of(place)
+    click.echo(f"{place.unit}: {state or 'installed, no systemd runs here'}")
+    if place.live and state != "active":
+        click.echo(f"see why with: {_journal(place)}")
+    context.exit(0 if state == "active" else 1)
+
+
+def _place(user: bool, root: Path) -> Place:
+    from ..tools.service.install import Place
+
+    return Place(root.absolute(), user, Path.home())
+
+
+def _journal(place: Place) -> str:
+    return f"journalctl {'--user ' if place.user else ''}-u glm-edge -f"
+
+
+def _carry_out(steps: list[Step], *, yes: bool) -> bool:
+    """Say the steps, ask where somebody sits there, take them. False: the answer was no."""
+    for number, step in enumerate(steps, 1):
+        click.echo(f"{number}. {step.text}")
+    if not yes:
+        if not is_terminal(sys.stdin):
+            raise UsageError("nobody is there to say yes; repeat with --yes")
+        if not click.confirm("Do this?", default=True):
+            click.echo("nothing was done")
+            return False
+    for step in steps:
+        step.do()
+    return True

@@ -1,0 +1,182 @@
+"""Puts the unit on the machine and takes it off again: a list of steps that can be told before they are taken.
+
+With another root than / files are written there and no service manager is called: for images, and for tests.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import StorageError, UsageError
+from .unit import MARK, NAME, UNIT, Service, unit_text
+
+_ROOT = Path("/")
+_READABLE, _PASSABLE = 0o004, 0o001  # for everybody
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where units go: the machine's or one user's, below a root.
+
+    Args:
+        home: the user's home; of no meaning to the system form.
+    """
+
+    root: Path
+    user: bool
+    home: Path
+
+    @property
+    def folder(self) -> Path:
+        """The folder of unit files."""
+        if self.user:
+            below = self.home / ".config/systemd/user"
+            return below if self.root == _ROOT else self.root / below.relative_to(below.anchor)
+        return self.root / "etc/systemd/system"
+
+    @property
+    def unit(self) -> Path:
+        return self.folder / UNIT
+
+    @property
+    def link(self) -> Path:
+        """What makes it start by itself."""
+        return self.folder / ("default.target.wants" if self.user else "multi-user.target.wants") / UNIT
+
+    @property
+    def live(self) -> bool:
+        """Whether a service manager is to be told."""
+        return self.root == _ROOT
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that will be done: what is said of it, and doing it."""
+
+    text: str
+    do: Callable[[], None]
+
+
+def install_steps(place: Place, service: Service) -> list[Step]:
+    """The steps of an installation, or of an upgrade.
+
+    Raises UsageError where the service could not run or the machine has no systemd, StorageError for a unit that is
+    not ours.
+    """
+    _check_manager(place)
+    _check_ours(place)
+    if place.live and not service.user:
+        _check_readable(service)
+    steps = [Step(f"write {place.unit}", lambda: _write(place.unit, unit_text(service)))]
+    if not place.live:
+        return [*steps, Step(f"link {place.link}, so that it starts with the system", lambda: _link(place))]
+    lasts = "until you log out (loginctl enable-linger keeps it)" if place.user else "now and at every start"
+    return [
+        *steps,
+        Step("tell systemd of it (daemon-reload)", lambda: _systemctl(place, "daemon-reload")),
+        Step(f"start it, {lasts}", lambda: _systemctl(place, "enable", UNIT)),
+        # a start that waits for the model to be loaded would keep the terminal for minutes
+        Step("with the model named, if it ran with another", lambda: _systemctl(place, "--no-block", "restart", UNIT)),
+    ]
+
+
+def remove_steps(place: Place) -> list[Step]:
+    """The steps of a removal; none where nothing is installed. Models, caches and settings stay.
+
+    Raises as `install_steps`.
+    """
+    if not place.unit.exists():
+        return []
+    _check_ours(place)
+    take = Step(f"remove {place.unit}", lambda: _remove(place))
+    if not place.live:
+        return [take]
+    _check_manager(place)
+    return [
+        Step("stop it, when its running answers have ended", lambda: _systemctl(place, "disable", "--now", UNIT)),
+        take,
+        Step("tell systemd of it (daemon-reload)", lambda: _systemctl(place, "daemon-reload")),
+    ]
+
+
+def state_of(place: Place) -> str:
+    """What systemd says of the service in a word (active, activating, failed, inactive); empty where nobody runs it."""
+    if not place.live or not _manager():
+        return ""
+    done = subprocess.run(_command(place, "is-active", UNIT), capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def _check_manager(place: Place) -> None:
+    if not place.live:
+        return
+    if not _manager():
+        raise UsageError("no systemd runs here; start glm-edge serve otherwise, or write the files with --root DIR")
+    if not place.user and os.geteuid() != 0:
+        raise UsageError("a service of the machine needs root: repeat with sudo, or use --user for your own")
+
+
+def _manager() -> bool:
+    """As sd_booted(3) tells."""
+    return Path("/run/systemd/system").is_dir() and shutil.which("systemctl") is not None
+
+
+def _check_ours(place: Place) -> None:
+    try:
+        text = place.unit.read_text("utf-8", "replace")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StorageError(f"{place.unit}: cannot be read: {error.strerror}") from error
+    if not text.startswith(MARK):
+        raise StorageError(f"{place.unit}: was not written by {NAME}; rename it first")
+
+
+def _check_readable(service: Service) -> None:
+    """The service's user owns nothing: it reads what everybody may read."""
+    for file in filter(None, (service.model, service.program, service.program.resolve())):
+        for path in (file, *file.parents):
+            wanted = _READABLE if path == file else _PASSABLE
+            if path.exists() and not path.stat().st_mode & wanted:
+                raise UsageError(
+                    f"{path}: the service runs as a user of its own, which may not read this; put the file elsewhere,"
+                    f" in /opt or /var/lib/{NAME}, or let everybody read it: chmod o+{'r' if path == file else 'x'}"
+                )
+    key_file = service.key_file
+    if key_file is not None and key_file.exists() and key_file.stat().st_mode & 0o077:
+        raise UsageError(f"{key_file}: other users can read the keys; chmod 600 it")
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, "utf-8")
+    temporary.chmod(0o644)
+    os.replace(temporary, path)
+
+
+def _link(place: Place) -> None:
+    place.link.parent.mkdir(parents=True, exist_ok=True)
+    place.link.unlink(missing_ok=True)
+    place.link.symlink_to(Path("..") / UNIT)
+
+
+def _remove(place: Place) -> None:
+    place.link.unlink(missing_ok=True)
+    place.unit.unlink()
+
+
+def _systemctl(place: Place, *arguments: str) -> None:
+    done = subprocess.run(_command(place, *arguments), capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise StorageError(f"systemctl {' '.join(arguments)}: {said[-1]}")
+
+
+def _command(place: Place, *arguments: str) -> list[str]:
+    return ["systemctl", *(["--user"] if place.user else []), *arguments]
