@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": {"system", "api.contract", "api.access", "api.http", "api.page"},
     "tools": {"system", "model", "convert", "convert.source", "llama", "engine", "engine.text"},
     "tools.bench": {"system", "model", "llama", "engine", "engine.text", "engine.prefix_cache", "tools"},
+    "tools.doctor": {"system", "model", "convert", "llama", "engine"},
     "tools.service": set(),
     "cli": {"*"},
 }

@@ -107,13 +107,20 @@ def _cpu_quota(root: Path) -> float | None:
 
 
 def memory_available(root: Path = _ROOT) -> int:
-    """Bytes that this process can take before something is swapped out or killed. The page cache counts as free."""
-    return max(0, min([psutil.virtual_memory().available, *_cgroup_memory(root), *_address_space()]))
+    """Bytes that this process can take before something is swapped out or killed, the page cache counted as free."""
+    machine = _meminfo(root, "MemAvailable") or psutil.virtual_memory().available
+    return max(0, min([machine, *_cgroup_memory(root), *_address_space()]))
 
 
-def memory_total() -> int:
+def memory_total(root: Path = _ROOT) -> int:
     """Bytes of memory that the machine has."""
-    return int(psutil.virtual_memory().total)
+    return _meminfo(root, "MemTotal") or int(psutil.virtual_memory().total)
+
+
+def _meminfo(root: Path, field: str) -> int:
+    """A figure of Linux's own account, in bytes; 0 where there is none."""
+    fields = dict(line.split(":", 1) for line in _text(root / "proc/meminfo").splitlines())
+    return int(fields[field].split()[0]) * 1024 if field in fields else 0
 
 
 def _cgroup_memory(root: Path) -> list[int]:

@@ -1,0 +1,33 @@
+"""`glm-edge doctor`: what this machine will do and what stands in its way. The checks are in tools/doctor/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("doctor")
+@click.option("--model", type=click.Path(path_type=Path), help="The GGUF file.  [default: the demo model]")
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="The port to look at.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead.")
+@click.pass_context
+def command(context: click.Context, model: Path | None, port: int, as_json: bool) -> None:
+    """Look at this machine for at most 5 seconds: what fits, how fast it will be, and what to mend.
+
+    Needs no root and no network. Exits with 0 when a chat will work, with 1 when it will not.
+    """
+    import platformdirs
+
+    from ..tools.doctor import report
+    from ..tools.doctor.examine import examine
+    from ..tools.doctor.host import Host
+
+    folders = {
+        "data": Path(platformdirs.user_data_dir("glm-edge", appauthor=False)),
+        "cache": Path(platformdirs.user_cache_dir("glm-edge", appauthor=False)),
+        "settings": Path(platformdirs.user_config_dir("glm-edge", appauthor=False)),
+    }
+    found = examine(Host(), model, folders, port)
+    click.echo(report.as_json(found) if as_json else report.as_text(found))
+    context.exit(0 if found.ok else 1)

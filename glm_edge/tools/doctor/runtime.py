@@ -1,0 +1,60 @@
+"""The runtime as the probe found it: which variant is loaded, and which types it repacks."""
+
+from __future__ import annotations
+
+import re
+
+from .host import Finding
+from .probe import Probed
+
+_INSTALL = "pip install llama-cpp-python"
+_ILLEGAL = (
+    "the library was built for a newer processor: pip install --force-reinstall --no-binary :all: llama-cpp-python"
+)
+
+
+def runtime(probed: Probed, *, fast: bool) -> list[Finding]:
+    """Args: fast: whether the processor has what the kernels for repacked weights need."""
+    facts = {
+        "versions": probed.versions, "libraries": probed.libraries, "variants": probed.variants, "error": probed.error,
+    }  # fmt: skip
+    if not probed.versions:
+        missing = "llama_cpp" in probed.error and "No module" in probed.error
+        text = (
+            "llama-cpp-python is not installed"
+            if missing
+            else f"cannot be loaded: {probed.error or 'it takes too long'}"
+        )
+        todo = _INSTALL if missing else _ILLEGAL if "SIGILL" in probed.error else f"install it again: {_INSTALL}"
+        return [Finding("runtime", "problem", text, todo, facts)]
+    found = [Finding("runtime", "ok", f"{_name(probed)}", facts=facts)]
+    if probed.error:
+        todo = _ILLEGAL if "SIGILL" in probed.error else "run glm-edge bench and report what it says"
+        return [*found, Finding("kernels", "problem", f"its products fail: {probed.error}", todo, facts)]
+    return [*found, _kernels(probed, fast)]
+
+
+def _name(probed: Probed) -> str:
+    version = f"llama-cpp-python {probed.versions.get('llama_cpp_python', '')}"
+    variants = [
+        match[1] for name in probed.libraries if (match := re.match(r"(?:lib)?ggml-cpu-(.+)\.(?:so|dll|dylib)", name))
+    ]
+    if variants:
+        return f"{version}, portable: variant {variants[0]} of {probed.variants}"
+    return f"{version}, built for one kind of processor"
+
+
+def _kernels(probed: Probed, fast: bool) -> Finding:
+    repacked = sorted(name for name, kind in probed.kinds.items() if kind != "CPU")
+    kinds = sorted({probed.kinds[name] for name in repacked})
+    facts = {"repacked": repacked, "kinds": kinds, "measured": len(probed.rates)}
+    if not probed.rates:
+        return Finding("kernels", "note", "not measured in time", "close other programs and repeat", facts)
+    if repacked:
+        text = f"weights are repacked for this processor ({', '.join(kinds)}): {', '.join(repacked)}"
+        return Finding("kernels", "ok", text, facts=facts)
+    text = "no type is repacked for this processor"
+    if not fast:
+        return Finding("kernels", "ok", text, facts=facts)
+    todo = "build it on this machine: pip install --force-reinstall --no-binary :all: llama-cpp-python"
+    return Finding("kernels", "note", f"{text}, which could be faster", todo, facts)

@@ -1,0 +1,129 @@
+"""`glm-edge doctor` on this machine: what it prints, its exit codes, and runtimes that are missing or die."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from glm_edge.cli.doctor import command
+from glm_edge.convert.convert import convert
+from glm_edge.convert.recipes import RECIPES
+from glm_edge.tools.doctor.probe import probe
+from glm_edge.tools.doctor.speeds import CHATGLM2_6B, OFFERED, Work, fits, work_of_recipe
+from support.checkpoints.full_size_bytes import FULL, full_size
+
+MISSING = "raise ModuleNotFoundError(\"No module named 'llama_cpp'\")"
+DYING = "import os, signal; os.kill(os.getpid(), signal.SIGILL)"
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(command, arguments)
+
+
+@pytest.fixture(scope="module")
+def model(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return convert(small_checkpoint, tmp_path_factory.mktemp("doctor") / "small.gguf", type="q8_0").path
+
+
+def with_runtime(code: str, folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Let `import llama_cpp` run this instead, in the process that the doctor starts."""
+    (folder / "llama_cpp").mkdir()
+    (folder / "llama_cpp" / "__init__.py").write_text(code)
+    patch.syspath_prepend(str(folder))
+
+
+def test_a_sound_model_will_chat(model: Path) -> None:
+    done = call("--model", str(model), "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.output)
+    assert set(found) == {"ok", "next", "findings", "types"}
+    assert found["ok"]
+    assert found["next"] == f"next: glm-edge chat --model {model}"
+    for finding in found["findings"]:
+        assert set(finding) == {"topic", "level", "text", "todo", "facts"}
+        assert finding["level"] in {"ok", "note"}
+        assert (finding["level"] == "note") == bool(finding["todo"]), finding
+    assert [entry["type"] for entry in found["types"]] == list(OFFERED)
+    runtime = next(finding for finding in found["findings"] if finding["topic"] == "runtime")
+    assert runtime["facts"]["versions"]["llama_cpp_python"]
+
+
+def test_it_takes_no_longer_than_it_says() -> None:
+    began = time.monotonic()
+    assert call().exit_code == 0
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "empty"), (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"), (None, "no such file")],
+    ids=["empty", "pointer", "missing"],
+)
+def test_a_model_that_is_none_will_not_chat(content: bytes | None, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    if content is not None:
+        path.write_bytes(content)
+    done = call("--model", str(path))
+    assert done.exit_code == 1
+    assert f"PROBLEM  {path}" in done.output
+    assert said in done.output.lower()
+    assert done.output.splitlines()[-1].startswith("next: model: ")
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "todo"),
+    [
+        (MISSING, "llama-cpp-python is not installed", "pip install llama-cpp-python"),
+        pytest.param(
+            DYING,
+            "cannot be loaded: killed by SIGILL",
+            "built for a newer processor",
+            marks=pytest.mark.skipif(os.name != "posix", reason="sends itself a POSIX signal"),
+        ),
+    ],
+    ids=["missing", "dying"],
+)
+def test_without_a_runtime_nothing_will_chat(
+    code: str, text: str, todo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_runtime(code, tmp_path, monkeypatch)
+    done = call()
+    assert done.exit_code == 1
+    assert f"PROBLEM  {text}" in done.output
+    assert todo in done.output.splitlines()[-1]
+    assert "Traceback" not in done.output
+
+
+def test_products_are_measured() -> None:
+    found = probe([("q4_0", True), ("q4_0", False), ("q6_k", False)], threads=1, size=64 << 20)
+    assert not found.error
+    assert found.kinds.keys() == {"q4_0", "q6_k"}
+    rate = found.rates["q4_0", True]
+    # between a billion weights in ten seconds and a thousand times as many a second
+    assert 1e-12 < rate.decode < 1e-8
+    assert 1e-14 < rate.prefill < 1e-8
+
+
+@pytest.mark.parametrize("name", OFFERED)
+def test_the_work_of_a_recipe_is_that_of_its_tensors(name: str) -> None:
+    work: Work = work_of_recipe(RECIPES[name])
+    columns, rows, _ = FULL["embedding"]
+    _, used = full_size(RECIPES[name])
+    matrices = sum(used.values()) - sum(c * r * n for c, r, n in (FULL["norm"], FULL["bias"])) - columns * rows
+    assert sum(work.layers.values()) + sum(work.output.values()) == matrices
+    assert sum(work.output.values()) == CHATGLM2_6B.hidden * CHATGLM2_6B.vocab
+    assert set(work.layers) | set(work.output) <= set(used)
+
+
+def test_more_memory_never_fits_less() -> None:
+    before = 0
+    for gib in (1, 2, 4, 8, 16, 32):
+        good = sum(fit.plan is not None and not fit.plan.slow for fit in fits(gib << 30))
+        assert good >= before
+        before = good
+    assert before == len(OFFERED)
