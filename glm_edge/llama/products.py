@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from llama_cpp import llama_cpp as _llama
 
 from ..errors import EngineError, OutOfMemoryError
-from . import binding  # loads the backends, leaves out broken kernels
+from .library import log_excerpt  # which loads the backends and leaves out broken kernels
 
 _P, _I, _L, _S = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_size_t
 _PROCESSOR = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
@@ -50,10 +50,13 @@ class Products:
         kind: the kind of buffer, as `kind_of` tells it.
         size: bytes of weights. They should be several times the processor's caches.
 
+        clock: seconds; the processor's own where other programs are not to count.
+
     Raises OutOfMemoryError when the buffer cannot be had.
     """
 
-    def __init__(self, kind: int, size: int, threads: int) -> None:
+    def __init__(self, kind: int, size: int, threads: int, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
         self._backend = _call("ggml_backend_dev_init", _P, (_P, _device()), (ctypes.c_char_p, None))
         set_threads = _found("ggml_backend_set_n_threads", None, _P, _I)
         set_threads(self._backend, threads)
@@ -103,10 +106,10 @@ class Products:
         return -(-size // _ALIGNMENT) * _ALIGNMENT
 
     def _compute(self, graph: int) -> float:
-        began = time.perf_counter()
+        began = self._clock()
         if code := _call("ggml_backend_graph_compute", _I, (_P, self._backend), (_P, graph)):
-            raise EngineError(f"ggml failed to multiply, code {code}{binding.said()}")
-        return time.perf_counter() - began
+            raise EngineError(f"ggml failed to multiply, code {code}{log_excerpt()}")
+        return self._clock() - began
 
     def close(self) -> None:
         if self._buffer:

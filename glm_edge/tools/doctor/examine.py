@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
+from ...model.values import TENSOR_TYPES
 from ...system.device import memory_available
 from .host import GIB, Finding, Host
 from .memory import memory
 from .model import look_at, model
 from .probe import Probed, probe
 from .processor import fast, processor
-from .report import Report
+from .report import Diagnosis
 from .runtime import runtime
-from .speeds import Fit, fits, rates, to_measure
+from .speeds import Fit, fits, timed, to_measure
 from .storage import storage
 from .surroundings import surroundings
 
@@ -27,7 +27,7 @@ def examine(
     folders: Mapping[str, Path],
     port: int,
     measure: Callable[..., Probed] = probe,
-) -> Report:
+) -> Diagnosis:
     """Look at everything.
 
     Args:
@@ -40,7 +40,7 @@ def examine(
     types = fits(available)
     wanted = to_measure([*([own] if own is not None else []), *types])
     probed = measure(wanted, threads=host.cpus.best, size=_buffer_size(host, available))
-    types = [_timed(fit, probed) for fit in types]
+    types = [timed(fit, probed.rates) for fit in types]
     findings = [
         *runtime(probed, fast=fast(host)),
         *processor(host),
@@ -52,8 +52,8 @@ def examine(
     if wrong is not None:
         findings.append(wrong)
     if own is not None and file is not None:
-        findings.append(model(file, _timed(own, probed), available))
-    return Report(findings, types, _next(findings, types, file))
+        findings.append(model(file, timed(own, probed.rates), available))
+    return Diagnosis(findings, types, _next(findings, types, file))
 
 
 def _buffer_size(host: Host, available: int) -> int:
@@ -63,17 +63,10 @@ def _buffer_size(host: Host, available: int) -> int:
     return max(_LEAST, min(4 * largest, _MOST, available // 4))
 
 
-def _timed(fit: Fit, probed: Probed) -> Fit:
-    found = rates(fit, probed.rates)
-    return fit if found is None else replace(fit, decode=found[0], prefill=found[1])
-
-
 def _speed(probed: Probed, wanted: Sequence[tuple[str, bool]]) -> list[Finding]:
     """The memory's rate as the fastest product reads it; f16 is read as it is."""
-    from ...model.values import TENSOR_TYPES
-
-    bits = {name: size / weights for name, weights, size in TENSOR_TYPES.values()}
-    read = {name: bits[name] / rate.decode for (name, _), rate in probed.rates.items()}
+    sizes = {name: size / weights for name, weights, size in TENSOR_TYPES.values()}
+    read = {name: sizes[name] / rate.decode for (name, _), rate in probed.rates.items()}
     if not read:
         return []
     best = max(read, key=lambda name: read[name])

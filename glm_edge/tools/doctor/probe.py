@@ -8,7 +8,6 @@ what it knows when it is ended. Not here: what follows from the figures (`speeds
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -16,14 +15,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ...system.child_process import exit_reason
+
 if TYPE_CHECKING:
     from ...llama.products import Matrix, Products
 
 _MEASURE_S = 2.0
 _WAIT_S = 3.7  # for it all, the start of Python included
 _WIDTH = 4096  # columns and rows of a matrix, as in ChatGLM2-6B
-_CHUNK = 64 << 20  # bytes of weights of one measurement
-_PROMPT = 64  # tokens of a batch; more gain little
+CHUNK = 64 << 20  # bytes of weights of one measurement
+PROMPT = 64  # tokens of a batch; more gain little
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ def probe(types: Iterable[tuple[str, bool]], *, threads: int, size: int) -> Prob
 
 
 def _why(code: int, said: str) -> str:
-    if code < 0:
-        return f"killed by {signal.Signals(-code).name}"
+    if name := exit_reason(code).signal:
+        return f"killed by {name}"
     last = said.strip().splitlines()[-1:] or [f"ended with code {code}"]
     return last[0] if code else ""
 
@@ -107,15 +108,15 @@ def _probed(told: str, error: str) -> Probed:
 def main(text: str) -> None:
     """The process itself."""
     from ...errors import OutOfMemoryError
-    from ...llama.binding import versions
+    from ...llama.library import versions
     from ...llama.products import Products, kind_of
     from ...model.ggml import library_folder
 
     task = json.loads(text)
     variants = len(list(library_folder().glob("*ggml-cpu-*")))
     _tell({"versions": versions(), "libraries": _loaded(), "variants": variants})
-    wanted = [(name, repack, *kind_of(_matrix(name), repack=repack)) for name, repack in task["types"]]
-    _tell({"kinds": {name: kind_of(_matrix(name), repack=True)[1] for name in dict(task["types"])}})
+    wanted = [(name, repack, *kind_of(matrix(name), repack=repack)) for name, repack in task["types"]]
+    _tell({"kinds": {name: kind_of(matrix(name), repack=True)[1] for name in dict(task["types"])}})
     kinds = list(dict.fromkeys(kind for _, _, kind, _ in wanted))
     for kind in kinds:
         try:
@@ -133,8 +134,8 @@ def _measure(products: Products, types: list[tuple[str, bool, str]], seconds: fl
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         for name, repack, kind in types:
-            decode = products.seconds_per_weight(_matrix(name), 1, size=_CHUNK)
-            prefill = products.seconds_per_weight(_matrix(name), _PROMPT, size=1) / _PROMPT
+            decode = products.seconds_per_weight(matrix(name), 1, size=CHUNK)
+            prefill = products.seconds_per_weight(matrix(name), PROMPT, size=1) / PROMPT
             before = best.get((name, repack), (decode, prefill))
             best[name, repack] = decode, prefill = min(before[0], decode), min(before[1], prefill)
             _tell({"type": name, "repack": repack, "kind": kind, "decode": decode, "prefill": prefill})
@@ -142,7 +143,8 @@ def _measure(products: Products, types: list[tuple[str, bool, str]], seconds: fl
                 break
 
 
-def _matrix(name: str) -> Matrix:
+def matrix(name: str) -> Matrix:
+    """The matrix that stands for a type."""
     from ...llama.products import Matrix
     from ...model.ggml import TYPE_IDS
 

@@ -19,7 +19,7 @@ _HEAD = ("ChatGLM2-6B as", "GB", "memory, GiB", "context", "reads, tokens/s", "w
 
 
 @dataclass(frozen=True)
-class Report:
+class Diagnosis:
     """All that was found."""
 
     findings: Sequence[Finding]
@@ -32,7 +32,7 @@ class Report:
         return all(finding.level != "problem" for finding in self.findings)
 
 
-def as_text(report: Report) -> str:
+def as_text(report: Diagnosis) -> str:
     width = max(len(finding.topic) for finding in report.findings)
     lines = []
     for finding in report.findings:
@@ -42,7 +42,7 @@ def as_text(report: Report) -> str:
     return "\n".join([*lines, "", *_table(report.types), "", report.next])
 
 
-def as_json(report: Report) -> str:
+def as_json(report: Diagnosis) -> str:
     return json.dumps(
         {
             "ok": report.ok,

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...convert.recipes import RECIPES, Recipe, Site
+from ...engine.kv_cache import sequence_count
 from ...engine.memory_plan import MemoryPlan, Weights, plan_memory
-from ...engine.scheduler import sequence_count
 from ...errors import OutOfMemoryError
 from ...model.tensors import Sizes, expected_shapes
 from ...model.values import TENSOR_TYPES, TensorInfo
@@ -123,14 +123,21 @@ def to_measure(found: Iterable[Fit]) -> list[tuple[str, bool]]:
     return sorted((one for one in wanted if one[0] in order), key=lambda one: (order[one[0]], not one[1]))
 
 
-def rates(fit: Fit, measured: Mapping[tuple[str, bool], Rate]) -> tuple[float, float] | None:
-    """Decode and prefill in tokens a second; None where a type was not measured or the disk would decide."""
-    if fit.plan is None or fit.plan.slow:
-        return None
+def timed(fit: Fit, measured: Mapping[tuple[str, bool], Rate]) -> Fit:
+    """With its rates, where all its types were measured as they will be laid out, and the disk does not decide."""
+    plan = fit.plan
+    if plan is None or plan.slow:
+        return fit
+    found = rates_of(fit.work, {name: rate for (name, repack), rate in measured.items() if repack == plan.repack})
+    return fit if found is None else replace(fit, decode=found[0], prefill=found[1])
+
+
+def rates_of(work: Work, measured: Mapping[str, Rate]) -> tuple[float, float] | None:
+    """Decode and prefill in tokens a second; None where a type was not measured."""
     decode = prefill = 0.0
-    for part, in_prompts in ((fit.work.layers, True), (fit.work.output, False)):
+    for part, in_prompts in ((work.layers, True), (work.output, False)):
         for name, weights in part.items():
-            rate = measured.get((name, fit.plan.repack))
+            rate = measured.get(name)
             if rate is None:
                 return None
             decode += weights * rate.decode

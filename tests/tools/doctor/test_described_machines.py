@@ -8,7 +8,7 @@ import pytest
 
 from glm_edge.tools.doctor.examine import examine
 from glm_edge.tools.doctor.host import GIB, Host
-from glm_edge.tools.doctor.report import Report, as_text
+from glm_edge.tools.doctor.report import Diagnosis, as_text
 from support.machines.described import MACHINES, N100, Described
 
 ELSEWHERE = {"disk", "data", "versions", "port"}  # topics whose words depend on where the tests run
@@ -113,7 +113,7 @@ SAID: dict[str, list[str]] = {
 }
 
 
-def look(machine: Described, folder: Path, *, port_is_free: bool = True, free_gib: int | None = None) -> Report:
+def look(machine: Described, folder: Path, *, port_is_free: bool = True, free_gib: int | None = None) -> Diagnosis:
     free = (machine.free_gib if free_gib is None else free_gib) * GIB
     host = Host(
         machine.write(folder),
@@ -127,7 +127,7 @@ def look(machine: Described, folder: Path, *, port_is_free: bool = True, free_gi
     return examine(host, None, {"data": Path("/nowhere/glm-edge")}, 8000, machine.measure)
 
 
-def sentences(report: Report) -> list[str]:
+def sentences(report: Diagnosis) -> list[str]:
     return [
         f"{finding.topic}: " + (f"note: {finding.text} -> {finding.todo}" if finding.level == "note" else finding.text)
         for finding in report.findings
