@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 def pytest_configure(config: pytest.Config) -> None:
     """Coverage is reported, and has a floor, where the whole suite runs: a part of it says nothing about the whole."""
     whole = config.args_source == pytest.Config.ArgsSource.TESTPATHS
-    chosen = [config.getoption(name) for name in ("keyword", "markexpr", "deselect", "lf", "collectonly", "maxfail")]
+    chosen = [
+        config.getoption(name, default=None)
+        for name in ("keyword", "markexpr", "deselect", "lf", "collectonly", "maxfail")
+    ]
     coverage = config.pluginmanager.getplugin("_cov")
     if coverage is not None and (not whole or any(chosen)):
         coverage.options.cov_report, coverage.options.cov_fail_under = {}, None

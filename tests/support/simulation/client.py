@@ -117,7 +117,7 @@ def answer_alone(client: Client, index: int, model: FakeModel) -> tuple[list[int
     """(tokens, reason) of an answer that nobody shares anything with: straight from the model and a new sampler."""
     sampler = Sampler(client.arrival.sampling, index, client.prompt)
     value, position, token = 0, 0, 0
-    for position, token in enumerate(client.prompt):  # noqa: B007: used after the loop
+    for position, token in enumerate(client.prompt):
         value = model.value(value, token, position)
     tokens: list[int] = []
     while len(tokens) < client.limit:
