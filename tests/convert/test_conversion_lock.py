@@ -13,7 +13,7 @@ import pytest
 
 from glm_edge.cli import glm_edge, run
 from glm_edge.convert.convert import convert
-from glm_edge.convert.recipes import RECIPES, Rule
+from glm_edge.convert.recipes import RECIPES, LayerRule
 from glm_edge.errors import StorageError, UsageError
 from glm_edge.tools.verify import verify
 from support.checkpoints.small_checkpoint import CONFIG, write_checkpoint
@@ -112,7 +112,7 @@ def test_an_output_that_appears_after_the_first_check_is_not_replaced(small_chec
         out.write_bytes(b"another's")
         return True
 
-    recipe = replace(RECIPES["q4_0"], special={"output": (Rule("q6_k", appear),)})
+    recipe = replace(RECIPES["q4_0"], special={"output": (LayerRule("q6_k", appear),)})
     with pytest.raises(UsageError, match="exists"):
         convert(small_checkpoint, out, type=recipe)
     assert list(out.parent.iterdir()) == [out]
