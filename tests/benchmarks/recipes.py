@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from glm_edge.convert.convert import convert
-from glm_edge.convert.recipes import RECIPES, Recipe, Rule
+from glm_edge.convert.recipes import RECIPES, Recipe, LayerRule
 from glm_edge.llama.context import Batch, Context
 from glm_edge.llama.model import Model
 from glm_edge.model.checks import prefix_ids
@@ -47,8 +47,8 @@ CANDIDATES = {
     recipe.name: recipe
     for recipe in (
         replace(EDGE, name="edge, down q4_0", fallback={**EDGE.fallback, "q4_k": "q4_0"}),
-        replace(EDGE, name="edge, embedding q4_0", special={"embedding": (Rule("q4_0"),), **EDGE.special}),
-        replace(EDGE, name="edge, output q8_0", special={**EDGE.special, "output": (Rule("q8_0"),)}),
+        replace(EDGE, name="edge, embedding q4_0", special={"embedding": (LayerRule("q4_0"),), **EDGE.special}),
+        replace(EDGE, name="edge, output q8_0", special={**EDGE.special, "output": (LayerRule("q8_0"),)}),
         replace(EDGE, name="iq4_nl everywhere", matrices="iq4_nl"),
     )
 }
