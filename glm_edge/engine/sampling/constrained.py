@@ -24,7 +24,7 @@ from .json_schema import Schema, find_path, grammar, parse_schema, refused
 
 Allowed = npt.NDArray[np.bool_]
 
-# Bounds on a schema from a stranger. The default of 250,000 states would take up to 500 MB; a step stays below 20 ms.
+# Bounds on a schema from a stranger. The default of 250,000 states would take up to 500 MB.
 _LIMITS = LLParserLimits(max_lexer_states=20_000, max_grammar_size=200_000, verbose_errors=False)
 
 
