@@ -32,7 +32,7 @@ def by_cpu_time(path: Path) -> tuple[tuple[float, float], tuple[float, float]]:
     """(decode, prefill) rates as predicted and as measured, on one thread."""
     work = work_of_file(read_gguf(path).tensors)
     measured: dict[str, Rate] = {}
-    for name in sorted({*work.layers, *work.output}):
+    for name in sorted({*work.every, *work.last}):
         kind, kind_name = kind_of(matrix(name), repack=True)
         products = Products(kind, 512 << 20, 1, time.process_time)
         decode = min(products.seconds_per_weight(matrix(name), 1, size=CHUNK) for _ in range(_ROUNDS))

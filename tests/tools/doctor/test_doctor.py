@@ -115,9 +115,11 @@ def test_the_work_of_a_recipe_is_that_of_its_tensors(name: str) -> None:
     columns, rows, _ = FULL["embedding"]
     _, used = full_size(RECIPES[name])
     matrices = sum(used.values()) - sum(c * r * n for c, r, n in (FULL["norm"], FULL["bias"])) - columns * rows
-    assert sum(work.layers.values()) + sum(work.output.values()) == matrices
-    assert sum(work.output.values()) == CHATGLM2_6B.hidden * CHATGLM2_6B.vocab
-    assert set(work.layers) | set(work.output) <= set(used)
+    assert sum(work.every.values()) + sum(work.last.values()) == matrices
+    # the output matrix, and the last layer's feed-forward matrices
+    sizes = CHATGLM2_6B
+    assert sum(work.last.values()) == sizes.hidden * (sizes.vocab + 3 * sizes.ffn)
+    assert set(work.every) | set(work.last) <= set(used)
 
 
 def test_more_memory_never_fits_less() -> None:
