@@ -18,6 +18,7 @@ from ...convert.recipes import RECIPES, Recipe, Site
 from ...engine.kv_cache import sequence_count
 from ...engine.memory_plan import MemoryPlan, Weights, plan_memory
 from ...errors import OutOfMemoryError
+from ...model.ggml import block_size
 from ...model.tensors import Sizes, expected_shapes
 from ...model.values import TENSOR_TYPES, TensorInfo
 from ...types import EngineConfig
@@ -29,7 +30,6 @@ TRAINED_CTX = 32768
 OFFERED = ("q2_k", "q3_k_m", "edge", "q4_0", "q4_k_m", "q5_k_m", "q6_k", "q8_0", "f16")
 # Types in the order of how much their speed matters to who chooses.
 _MEASURED = ("q4_k", "q4_0", "iq4_nl", "q6_k", "q8_0", "q5_k", "q5_0", "q5_1", "f16", "q3_k", "q2_k")
-_BLOCKS = {name: weights for name, weights, _ in TENSOR_TYPES.values()}
 _KINDS = {"token_embd": "embedding", "output_norm": "norm", "attn_norm": "norm", "ffn_norm": "norm"}
 # What attention, norms and the engine take beside the products.
 _DECODE_REST, _PREFILL_REST = 1.03, 1.10
@@ -99,7 +99,7 @@ def work_of_recipe(recipe: Recipe) -> Work:
         site = Site(kind, columns, seen[kind], counts[kind], sharing)
         seen[kind] += 1
         if kind != "embedding":
-            work[_is_last(name, CHATGLM2_6B.layers)][recipe.type_of(site, _BLOCKS.__getitem__)] += columns * rows
+            work[_is_last(name, CHATGLM2_6B.layers)][recipe.type_of(site, block_size)] += columns * rows
     return Work(work[False], work[True])
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import StorageError, UsageError
+from ...system.atomic_write import atomic_write
 from .unit import MARK, NAME, UNIT, Service, unit_text
 
 _ROOT = Path("/")
@@ -154,10 +155,8 @@ def _check_readable(service: Service) -> None:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, "utf-8")
-    temporary.chmod(0o644)
-    os.replace(temporary, path)
+    atomic_write(path, [text.encode()])
+    path.chmod(0o644)
 
 
 def _link(place: Place) -> None:
