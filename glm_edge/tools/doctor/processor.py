@@ -29,7 +29,7 @@ def fast(host: Host) -> bool:
 
 
 def processor(host: Host) -> list[Finding]:
-    return [_features(host), _cores(host), *_clock(host), _throttling(host)]
+    return [_features(host), _cores(host), *_load(host), *_clock(host), _throttling(host)]
 
 
 def _features(host: Host) -> Finding:
@@ -70,6 +70,15 @@ def _cores(host: Host) -> Finding:
             "give it more: docker run --cpus, or CPUQuota= in a unit", facts,
         )  # fmt: skip
     return Finding("cores", "ok", f"{text}; {computing}", facts=facts)
+
+
+def _load(host: Host) -> list[Finding]:
+    """What other programs take while we measure."""
+    words = host.text("proc/loadavg").split()
+    if not words or float(words[0]) < host.cpus.physical / 2:
+        return []
+    text = f"other programs are at work (load {words[0]}): the speeds below are those beside them"
+    return [Finding("load", "note", text, "close them and repeat", {"load": float(words[0])})]
 
 
 def _clock(host: Host) -> list[Finding]:

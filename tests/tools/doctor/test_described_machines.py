@@ -158,6 +158,13 @@ def test_a_full_disk_and_a_taken_port_are_said(tmp_path: Path) -> None:
     assert (found["port"].level, found["port"].text) == ("note", "8000 is in use")
 
 
+def test_other_programs_at_work_are_said(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "loadavg").write_text("2.50 1.00 0.50 3/200 4711\n")
+    load = next(finding for finding in look(N100, tmp_path).findings if finding.topic == "load")
+    assert load.text == "other programs are at work (load 2.50): the speeds below are those beside them"
+
+
 def test_the_table_has_every_type_and_the_text_ends_with_what_to_do(tmp_path: Path) -> None:
     lines = as_text(look(N100, tmp_path)).splitlines()
     rows = {line.split()[0]: line.split() for line in lines[-11:-2]}
