@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from glm_edge.convert.convert import convert
-from glm_edge.convert.recipes import RECIPES, Recipe, LayerRule
+from glm_edge.convert.recipes import RECIPES, LayerRule, Recipe
 from glm_edge.llama.context import Batch, Context
 from glm_edge.llama.model import Model
 from glm_edge.model.checks import prefix_ids
