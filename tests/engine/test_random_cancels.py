@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import gc
 import random
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,11 +54,11 @@ def plan(seed: int) -> list[Planned]:
 def answer_to(engine: LlamaEngine, one: Planned) -> list[Chunk]:
     """The chunks of an answer whose reader leaves as planned."""
     generation = engine.submit(one.request)
+    chunks: list[Chunk] = []
     if one.cancel == "queued":
         generation.cancel()
     elif one.cancel == "prefill":
-        cancel_in_prompt(engine, generation, one.after)
-    chunks: list[Chunk] = []
+        chunks += cancel_in_prompt(engine, generation, one.after)
     for chunk in generation:
         chunks.append(chunk)
         if one.cancel == "decode" and len(chunks) > one.after:
@@ -66,13 +66,19 @@ def answer_to(engine: LlamaEngine, one: Planned) -> list[Chunk]:
     return chunks
 
 
-def cancel_in_prompt(engine: LlamaEngine, generation: Generation[Chunk], nodes: int) -> None:
-    while not generation.started:
-        time.sleep(0)
-    until = engine.steps + nodes
-    while engine.steps < until and engine.ready:
-        time.sleep(0)
+def cancel_in_prompt(engine: LlamaEngine, generation: Generation[Chunk], nodes: int) -> list[Chunk]:
+    """Cancel once the engine has computed so many graph nodes since it began; returns a chunk that came before."""
+    chunks: list[Chunk] = []
+    until: int | None = None
+    while not chunks and (until is None or engine.steps < until):
+        if until is None and generation.started:
+            until = engine.steps + nodes
+        with suppress(TimeoutError):
+            chunk = generation.get(timeout=0.0005)
+            assert chunk is not None  # the last one says why it ended, and is one
+            chunks.append(chunk)
     generation.cancel()
+    return chunks
 
 
 def text(chunks: list[Chunk]) -> str:

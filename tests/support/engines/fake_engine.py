@@ -45,8 +45,8 @@ class FakeEngine:
         self._closed = threading.Event()
         self._progress: dict[Generation[Chunk], Progress] = {}
         self.answer_s: float | None = None  # what an answer takes, as far as waiting ones are told
-        for _ in range(slots):
-            threading.Thread(target=self._work, daemon=True).start()
+        self._slots = slots
+        self._workers = 0  # threads that play scripts; they end when nothing waits
 
     @property
     def ready(self) -> bool:
@@ -70,6 +70,10 @@ class FakeEngine:
             self.generations.append(generation)
             self._live.add(generation)
         self._jobs.put((request, generation, time.monotonic()))
+        with self._lock:
+            if self._workers < self._slots:
+                self._workers += 1
+                threading.Thread(target=self._work, daemon=True).start()
         return generation
 
     def tokenize(self, text: str) -> list[int]:
@@ -103,7 +107,12 @@ class FakeEngine:
 
     def _work(self) -> None:
         while True:
-            request, generation, submitted = self._jobs.get()
+            with self._lock:
+                try:
+                    request, generation, submitted = self._jobs.get_nowait()
+                except queue.Empty:
+                    self._workers -= 1
+                    return
             if not generation.cancelled and not self._closed.is_set():
                 with self._lock:
                     self.played.append(request)
