@@ -54,6 +54,7 @@ class Recorder:
         return isinstance(path, str | os.PathLike) and Path(path).parent == self._folder
 
     def _open(self, fd: int, _: int, path: Any, flags: int, *__: Any) -> None:
+        self._close(None, 0, fd)  # a file object closes without os.close, and its number comes again
         if self._ours(path):
             self._inodes[fd] = os.fstat(fd).st_ino
             if flags & os.O_CREAT:

