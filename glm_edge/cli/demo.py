@@ -16,6 +16,7 @@ import platformdirs
 
 from .. import __version__
 from ..errors import StorageError
+from ..system.private import make_folder
 from .progress import progress_bar
 
 DEMO_ID = "glm-edge-demo"
@@ -32,7 +33,7 @@ def demo_model() -> Path:
     try:
         if target.exists():
             return target
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".demo-") as temporary:
             made = _convert(checkpoint, Path(temporary) / target.name)
             os.replace(made, target)

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import InvalidFileError, StorageError
+from ..errors import InvalidFileError
+from ..system.safe_open import read_file
 from .progress import progress_bar
 
 if TYPE_CHECKING:
     from ..llama.model import Model
     from ..tools.perplexity import Perplexity
+
+_FILE_BYTES = 256 << 20  # of text, at most
 
 
 @click.command("perplexity")
@@ -76,10 +79,7 @@ def _measure(model: Model, text: str, prefix: tuple[int, ...], n_ctx: int, threa
 
 
 def _read(file: Path) -> str:
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise StorageError(f"{file}: cannot be read: {error.strerror}") from error
+    content = read_file(file, _FILE_BYTES)
     if content.startswith(b"GGUF"):
         raise InvalidFileError(f"{file}: is a model, not a text; name it with --model, and as FILE the text to predict")
     try:

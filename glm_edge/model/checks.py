@@ -10,10 +10,12 @@ golden texts give their token ids, which takes the loaded vocabulary.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 
 from ..errors import InvalidFileError, UnsupportedModelError
+from ..system.safe_open import safe_open
 from . import keys
 from .keys import ARCHITECTURE, GOLDEN, PREFIX_IDS
 from .tensors import Sizes, tensor_problems
@@ -104,7 +106,7 @@ def model_id(file: GgufFile) -> str:
 def fingerprint(file: GgufFile) -> bytes:
     """A digest that tells models apart without reading gigabytes: of the whole head, and of samples of the weights."""
     digest = hashlib.sha256(file.size.to_bytes(8, "little"))
-    with open(file.path, "rb") as content:
+    with io.BufferedReader(safe_open(file.path)) as content:
         digest.update(content.read(file.data_offset))
         for sample in range(SAMPLES):
             content.seek(file.data_offset + (file.size - file.data_offset) * sample // SAMPLES)

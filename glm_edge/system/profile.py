@@ -13,10 +13,13 @@ from pathlib import Path
 
 import platformdirs
 
-from ..errors import StorageError
+from ..errors import GlmEdgeError, StorageError
 from ..types import EngineConfig
 from .atomic_write import atomic_write
+from .private import make_folder
+from .safe_open import read_file
 
+_FILE_BYTES = 1 << 16
 _FORMAT = 1  # a profile of another format is ignored
 
 
@@ -43,7 +46,7 @@ def save_profile(path: Path, profile: Profile, machine: Mapping[str, object]) ->
     """
     text = json.dumps({"format": _FORMAT, "machine": dict(machine), "profile": asdict(profile)}, indent=1)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         atomic_write(path, [f"{text}\n".encode()])
     except OSError as error:
         raise StorageError(
@@ -55,8 +58,8 @@ def save_profile(path: Path, profile: Profile, machine: Mapping[str, object]) ->
 def load_profile(path: Path, machine: Mapping[str, object]) -> Profile | None:
     """The profile in the file; None if there is none for this machine."""
     try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = json.loads(read_file(path, _FILE_BYTES))
+    except (GlmEdgeError, ValueError, RecursionError):
         return None
     if not isinstance(content, dict) or content.get("format") != _FORMAT or content.get("machine") != dict(machine):
         return None

@@ -1,6 +1,7 @@
-"""Opens regular files and nothing else, and recognises what a failed download leaves in a file's place.
+"""Opens regular files and nothing else, reads them with a limit, and recognises what a failed download leaves.
 
-The converter opens the files of a checkpoint with it, the engine a model.
+Every file that a user names, and every file in a folder that others may reach, is opened here. Nothing else in the
+product opens one by name, but for what `tests/system/test_opening.py` lists.
 """
 
 from __future__ import annotations
@@ -19,19 +20,25 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
+    stat.S_IFLNK: "a link",
 }
 
 
-def safe_open(path: Path) -> io.FileIO:
+def safe_open(path: Path, *, follow: bool = True) -> io.FileIO:
     """Open a regular file, unbuffered. It never waits, also not for a pipe or device.
+
+    Args:
+        follow: whether the name may be a link.
 
     Raises FileNotFoundError, which means different things to callers, InvalidFileError if the file is of another kind,
     StorageError if the system refuses.
     """
     try:
         # before opening, because opening a device can have effects, and after, because the name may get another file
-        _refuse_other_kinds(path, path.stat().st_mode)
+        _refuse_other_kinds(path, path.stat().st_mode if follow else path.lstat().st_mode)
         flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+        if not follow:
+            flags |= getattr(os, "O_NOFOLLOW", 0)
         # O_NONBLOCK: do not wait for a pipe
         file = io.FileIO(os.open(path, flags | getattr(os, "O_NONBLOCK", 0)), "rb")
         try:
@@ -48,9 +55,30 @@ def safe_open(path: Path) -> io.FileIO:
         raise unreadable(path, error) from error
 
 
+def read_file(path: Path, limit: int, *, follow: bool = True) -> bytes:
+    """The content of a regular file of at most `limit` bytes, as `safe_open` opens it.
+
+    Raises StorageError if it is missing or cannot be read, InvalidFileError if it is of another kind or larger.
+    """
+    try:
+        with io.BufferedReader(safe_open(path, follow=follow)) as file:
+            too_large = os.fstat(file.fileno()).st_size > limit
+            content = b"" if too_large else file.read(limit + 1)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if too_large or len(content) > limit:
+        raise InvalidFileError(f"{path}: is larger than the {limit} bytes that are read of such a file")
+    return content
+
+
+def kind_of(mode: int) -> str:
+    """What a file of this mode is, where it is no regular file."""
+    return _KINDS.get(stat.S_IFMT(mode), "something else")
+
+
 def _refuse_other_kinds(path: Path, mode: int) -> None:
     if not stat.S_ISREG(mode):
-        raise InvalidFileError(f"{path}: is {_KINDS.get(stat.S_IFMT(mode), 'something else')}, not a file")
+        raise InvalidFileError(f"{path}: is {kind_of(mode)}, not a file")
 
 
 def unreadable(path: Path, error: OSError) -> StorageError:

@@ -10,6 +10,7 @@ not forgery: who can write the file can write them too. The same holds for the h
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from ..model.checks import check_model
 from ..model.gguf import read_gguf
 from ..model.keys import HASH_DIGITS, HASHES, SOURCES
 from ..model.values import TENSOR_TYPES, GgufFile, TensorInfo
+from ..system.safe_open import safe_open
 
 STEP = 4 << 20  # bytes read at a time
 AGAIN = "download the file or convert the checkpoint again"
@@ -47,7 +49,7 @@ def verify(path: Path, progress: Callable[[int, int], None] | None = None) -> Gg
     check_model(file)
     hashes = _hashes(file)
     try:
-        with open(path, "rb") as content:
+        with io.BufferedReader(safe_open(path)) as content:
             for tensor, expected in zip(file.tensors, hashes[1:], strict=True):
                 _check_tensor(file, content, tensor, expected, progress)
             _check_head(file, content, hashes)

@@ -14,6 +14,7 @@ from ... import __version__
 from ...llama.library import versions
 from ...model.values import TENSOR_TYPES, GgufFile
 from ...system.device import machine
+from ...system.safe_open import safe_open
 from .run import Result
 from .subjects import BenchTask, Figures, threads
 
@@ -120,7 +121,7 @@ def load_average() -> float:
 
 def _sha256(path: Path, tell: Callable[[int], None]) -> str:
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with safe_open(path) as file:
         while block := file.read(1 << 22):
             digest.update(block)
             tell(len(block))

@@ -14,9 +14,11 @@ from pathlib import Path
 
 from ...errors import StorageError, UsageError
 from ...system.atomic_write import atomic_write
+from ...system.safe_open import safe_open
 from .unit import MARK, NAME, UNIT, Service, unit_text
 
 _ROOT = Path("/")
+_UNIT_BYTES = 1 << 16  # more than a unit of ours has
 _READABLE, _PASSABLE = 0o004, 0o001  # for everybody
 
 
@@ -129,11 +131,10 @@ def _manager() -> bool:
 
 def _check_ours(place: Place) -> None:
     try:
-        text = place.unit.read_text("utf-8", "replace")
+        with safe_open(place.unit) as file:
+            text = file.read(_UNIT_BYTES).decode("utf-8", "replace")
     except FileNotFoundError:
         return
-    except OSError as error:
-        raise StorageError(f"{place.unit}: cannot be read: {error.strerror}") from error
     if not text.startswith(MARK):
         raise StorageError(f"{place.unit}: was not written by {NAME}; rename it first")
 
