@@ -9,7 +9,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).parent
 # Rows that came with the last review. Whoever writes the first test of one takes it out.
-WITHOUT_TESTS = {f"N{n}" for n in range(1, 22)} - {"N12"}
+WITHOUT_TESTS = {f"N{n}" for n in range(1, 22)} - {"N2", "N9", "N12", "N15", "N20"}
 
 
 def rows() -> list[str]:

@@ -198,7 +198,7 @@ class _Api:
         lease = self._admission.acquire(g.key, asked.n, others=self._policy.keys.several)
         stack.callback(lease.release)
         gone: Callable[[], bool] = request.environ.get("waitress.client_disconnected", lambda: False)
-        generation = engine.submit(replace(asked, trim=self._trim))
+        generation = engine.submit(replace(asked, trim=self._trim, prefix_scope=self._policy.prefix_scope(g.key)))
         lease.accepted = True
         stream = ResponseStream(generation, asked.n, self._admission, gone, g.request_id)
         g.stream = stream

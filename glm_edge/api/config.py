@@ -24,6 +24,7 @@ class ServeConfig:
         aliases: names of the model besides its own.
         grace: seconds that running answers have after the first signal.
         trim: leave out the oldest rounds of conversations that do not fit, instead of refusing them.
+        share_prefixes: whether a key's request may use what was computed for another key.
         capacity: requests at once, those in the engine's queue included.
         per_key: answers at once that one key may have; None is half of the capacity where there are other keys.
         max_wait: longest wait in the queue, in seconds; OpenAI's clients give up after so long.
@@ -37,6 +38,7 @@ class ServeConfig:
     aliases: frozenset[str] = frozenset()
     grace: float = 30
     trim: bool = False
+    share_prefixes: bool = False
     capacity: int = 24
     per_key: int | None = None
     max_wait: float = 600

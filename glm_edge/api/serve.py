@@ -52,7 +52,7 @@ def serve(load: Callable[[], Engine], config: ServeConfig) -> None:
         )
     sockets = _bind(addresses, config)
     log.configure(sys.stderr)
-    policy = AccessPolicy(config.keys, not local, config.hosts, config.origins)
+    policy = AccessPolicy(config.keys, not local, config.hosts, config.origins, config.share_prefixes)
     admission = Admission(capacity=config.capacity, per_key=config.per_key, max_wait_s=config.max_wait)
     limits = _within_file_limit(config.limits)
     limits = replace(limits, threads=max(limits.threads, config.capacity + 2 * SPARE_REQUESTS))

@@ -39,8 +39,8 @@ def load_engine(config: EngineConfig, *, quiet: bool = False) -> LlamaEngine:
     engine = interruptible(lambda progress: LlamaEngine(with_profile(config), progress))
     if quiet:
         return engine
-    if engine.plan.slow:
-        click.echo(f"warning: {engine.plan.warning}", err=True)
+    for line in engine.warnings:
+        click.echo(f"warning: {line}", err=True)
     if engine.info.id == DEMO_ID:
         click.echo(banner(engine.info.n_params), err=True)
     return engine

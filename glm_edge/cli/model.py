@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import StorageError, UsageError
+from ..errors import GlmEdgeError, StorageError, UsageError
 
 
 def resolve_model(path: Path | None) -> Path:
@@ -31,3 +31,13 @@ def cache_folder(wanted: bool) -> Path | None:
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("glm-edge", appauthor=False)) / "prefixes"
+
+
+def cache_secret(folder: Path | None) -> bytes | None:
+    """The secret of the cache folder; None without one, and where the folder cannot be used, as the engine will say."""
+    from ..system.private import folder_key
+
+    try:
+        return None if folder is None else folder_key(folder)
+    except (GlmEdgeError, OSError):
+        return None

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 @click.option(
     "--cache/--no-cache", default=True, show_default=True, help="Keep computed prompts on disk, for restarts."
 )
+@click.option(
+    "--share-prefixes", is_flag=True, help="Let keys share computed prompts; they can find out what others asked."
+)
 @click.option("--alias", "aliases", multiple=True, metavar="NAME", help="Another name of the model; repeatable.")
 @click.option("--allow-host", "hosts", multiple=True, metavar="NAME", help="Another Host to answer to; repeatable.")
 @click.option(
@@ -81,6 +84,7 @@ def command(
     slots: int,
     queue: int,
     cache: bool,
+    share_prefixes: bool,
     aliases: tuple[str, ...],
     hosts: tuple[str, ...],
     origins: tuple[str, ...],
@@ -99,11 +103,12 @@ def command(
     from ..api.serve import serve
     from ..errors import UsageError
     from ..worker import Worker
-    from .model import cache_folder, resolve_model
+    from .model import cache_folder, cache_secret, resolve_model
 
     if not all(name.strip() for name in aliases):
         raise UsageError("--alias is empty; give the name by which clients may ask for the model")
-    keys = Keys.collect(api_keys, api_key_file, os.environ)
+    folder = cache_folder(cache)
+    keys = Keys.collect(api_keys, api_key_file, os.environ, secret=cache_secret(folder))
     for warning in key_file_warnings(api_key_file) if api_key_file else ():
         click.echo(f"warning: {warning}", err=True)
     engine = EngineConfig(
@@ -112,7 +117,7 @@ def command(
         n_threads=threads,
         slots=slots,
         queue=queue,
-        cache_folder=cache_folder(cache),
+        cache_folder=folder,
     )
     config = ServeConfig(
         host,
@@ -123,6 +128,7 @@ def command(
         aliases=frozenset(aliases),
         grace=grace,
         trim=trim,
+        share_prefixes=share_prefixes,
         capacity=slots + queue,
         per_key=per_key,
         max_wait=max_wait,

@@ -13,8 +13,11 @@ from typing import Any
 import click
 
 from ..engine.text.prompt import prompt_text, rounds
-from ..errors import InvalidFileError, StorageError
+from ..errors import InvalidFileError
+from ..system.safe_open import read_file
 from ..types import Message
+
+_FILE_BYTES = 64 << 20  # of prompts, at most
 
 
 @click.command("warm")
@@ -28,6 +31,7 @@ def command(model: Path, prompts: Path, threads: int | None) -> None:
     a whole conversation as the API takes it. Prompts of fewer than 128 tokens are quick anyway and are not saved.
     """
     from ..engine.prefix_cache.store import LEAST_WRITTEN
+    from ..engine.prefix_cache.store_file import bundled_folder
     from ..types import EngineConfig, Request, SamplingParams
     from .load import load_engine
     from .model import resolve_model
@@ -35,7 +39,7 @@ def command(model: Path, prompts: Path, threads: int | None) -> None:
 
     texts = _read(prompts)
     path = resolve_model(model)
-    folder = path.with_name(path.name + ".prefixes")
+    folder = bundled_folder(path)
     engine = load_engine(EngineConfig(path, n_threads=threads, cache_folder=folder))
     short: list[str] = []
     try:
@@ -60,10 +64,7 @@ def command(model: Path, prompts: Path, threads: int | None) -> None:
 
 def _read(path: Path) -> list[tuple[int, str]]:
     """The prompts' texts, each with its line's number. Raises StorageError or InvalidFileError naming the line."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
+    lines = read_file(path, _FILE_BYTES).splitlines()
     texts = [(number, _text(line, f"{path}: line {number}")) for number, line in enumerate(lines, 1) if line.strip()]
     if not texts:
         raise InvalidFileError(f"{path}: has no prompts; write one JSON object a line")

@@ -82,6 +82,11 @@ class LlamaEngine:
         """The loaded weights, for measurements beside the engine."""
         return self._model
 
+    @property
+    def warnings(self) -> list[str]:
+        """What the user should know about the load: a line each."""
+        return [*([self.plan.warning] if self.plan.slow else []), *self._store.warnings]
+
     def _open_context(self, config: EngineConfig) -> Context:
         threads = config.n_threads or processors().best
         return Context(
@@ -115,7 +120,8 @@ class LlamaEngine:
             if request.trim and request.prompt is None:
                 messages, dropped = self._trim(request)
             raw = request.prompt
-            prompt = self._tokenizer.prompt(messages) if raw is None else self._tokenizer.raw(raw)
+            scope = request.prefix_scope
+            prompt = self._tokenizer.prompt(messages, scope) if raw is None else self._tokenizer.raw(raw)
         room = self._max_new_tokens(request, len(prompt.ids))  # before a schema is compiled for nothing
         made = samplers(request, prompt.ids, n_vocab=self._model.n_vocab, constraints=self._constraints)
         limit = room if request.max_tokens is None else min(request.max_tokens, room)
@@ -151,7 +157,8 @@ class LlamaEngine:
     def _trim(self, request: Request) -> tuple[tuple[Message, ...], int]:
         n_ctx = self.info.n_ctx
         reserve = min(request.max_tokens or n_ctx, n_ctx // 4)
-        return trimmed(request.messages, n_ctx, reserve, lambda m: len(self._tokenizer.prompt(m).ids))
+        scope = request.prefix_scope
+        return trimmed(request.messages, n_ctx, reserve, lambda m: len(self._tokenizer.prompt(m, scope).ids))
 
     def flush(self) -> None:
         """Wait until what was computed is on disk, if there is a cache folder."""
@@ -179,7 +186,7 @@ class LlamaEngine:
 
     def _on_end(self, sequence: Sequence) -> None:
         """In the engine's thread, before the reader gets the end: remember its token ids for the next round."""
-        self._tokenizer.remember(sequence.job.prompt, sequence.tokens, sequence.shown)
+        self._tokenizer.remember(sequence.job.prompt, sequence.tokens, sequence.shown, sequence.scope)
         self._loop.leave(sequence)
 
 
@@ -187,5 +194,5 @@ def _open_store(config: EngineConfig, file: GgufFile, memory: int) -> Store:
     """The store of prefixes that were computed by this model, with this configuration, by this llama.cpp."""
     identity = hashlib.sha256(f"{versions()} {config.kv_type} {bool(config.flash_attention)}".encode())
     identity.update(fingerprint(file))
-    bundled = config.model.with_name(config.model.name + ".prefixes")
-    return Store(config.cache_folder, identity.digest(), limit=config.cache_bytes, memory=memory, bundled=(bundled,))
+    digest = identity.digest()
+    return Store(config.cache_folder, digest, limit=config.cache_bytes, memory=memory, model=config.model)

@@ -137,7 +137,7 @@ class Scheduler:
 
     def _waits_for_prefix(self, sequence: Sequence) -> bool:
         """Whether a prompt that is being computed will soon give this one more of its beginning."""
-        for other in self._running:
+        for other in (other for other in self._running if other.scope == sequence.scope):
             coming = common_prefix(other.tokens, sequence.tokens)
             if other.pending > 1 and coming - other.n_past >= _WORTH_WAITING:
                 return True

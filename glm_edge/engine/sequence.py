@@ -78,6 +78,11 @@ class Sequence:
         self._last = 0.0
 
     @property
+    def scope(self) -> bytes:
+        """Whose requests share prefixes with it."""
+        return self.job.request.prefix_scope
+
+    @property
     def pending(self) -> int:
         """Tokens to compute before the next one can be sampled; 1 while the answer is being written."""
         return len(self.tokens) - self.n_past

@@ -30,9 +30,9 @@ class CountingStore(Store):
 
     puts = loads = 0
 
-    def put(self, parent: bytes, start: int, tokens: list[int], state: memoryview) -> bytes | None:
+    def put(self, parent: bytes, start: int, tokens: list[int], state: memoryview, scope: bytes = b"") -> bytes | None:
         self.puts += 1
-        return super().put(parent, start, tokens, state)
+        return super().put(parent, start, tokens, state, scope)
 
     def load(self, piece: CacheBlock) -> memoryview | None:
         self.loads += 1

@@ -6,17 +6,20 @@ empty, its keys stop working: a server that was started with keys never becomes 
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from ...errors import StorageError, UsageError
+from ...errors import GlmEdgeError, UsageError
+from ...system.safe_open import read_file
 
 VARIABLE = "GLM_EDGE_API_KEY"
 ANYONE = b"anyone"
+
+_FILE_BYTES = 1 << 20  # of a key file, at most
 
 _BEARER = re.compile(rb"bearer ([^ ]+)", re.IGNORECASE)
 _KEY = re.compile(r"[!-~]+")  # what arrives unchanged in an HTTP header
@@ -28,6 +31,8 @@ class Keys:
     Args:
         given: keys from the command line and the environment.
         file: a file with one key a line.
+        secret: of this installation, 32 bytes. It makes `find` return the same for a key after a restart; without it,
+            the digests are of this object alone. They tell nothing of a key to those who do not know the secret.
         equal: the comparison, of two digests; must take the same time whatever they are.
 
     Raises UsageError for a key that no client can send, or a file without keys, StorageError for an unreadable one.
@@ -38,23 +43,27 @@ class Keys:
         given: Iterable[str] = (),
         file: Path | None = None,
         *,
+        secret: bytes | None = None,
         equal: Callable[[bytes, bytes], bool] = hmac.compare_digest,
     ) -> None:
-        self._given = [_digest(_checked(key, "--api-key or " + VARIABLE).encode()) for key in given]
+        self._secret = secret or secrets.token_bytes(32)
+        self._given = [self._digest(_checked(key, "--api-key or " + VARIABLE).encode()) for key in given]
         self._file = file
         self._equal = equal
         self._stamp: tuple[int, ...] | None = None
         self._from_file: list[bytes] = []
         if file is not None:
             self._stamp = _stamp(file)
-            self._from_file = [_digest(key.encode()) for key in read_key_file(file)]
+            self._from_file = [self._digest(key.encode()) for key in read_key_file(file)]
         self.required = bool(self._given or file is not None)
 
     @classmethod
-    def collect(cls, given: Iterable[str], file: Path | None, environment: Mapping[str, str]) -> Keys:
+    def collect(
+        cls, given: Iterable[str], file: Path | None, environment: Mapping[str, str], secret: bytes | None = None
+    ) -> Keys:
         """Keys of the command line, the key file and GLM_EDGE_API_KEY together."""
         from_environment = environment.get(VARIABLE)
-        return cls([*given, *([] if from_environment is None else [from_environment])], file)
+        return cls([*given, *([] if from_environment is None else [from_environment])], file, secret=secret)
 
     def accept(self, authorization: bytes | None, api_key: bytes | None) -> bool:
         """Whether one of the two headers (`Authorization: Bearer KEY`, `API-KEY: KEY`) carries a key."""
@@ -68,7 +77,7 @@ class Keys:
         if not self.required:
             return ANYONE
         bearer = _BEARER.fullmatch(authorization or b"")
-        offered = [_digest(bearer.group(1) if bearer else b""), _digest(api_key or b"")]
+        offered = [self._digest(bearer.group(1) if bearer else b""), self._digest(api_key or b"")]
         matches = [key for key in self._current() for one in offered if self._equal(key, one)]
         return matches[0] if matches else None
 
@@ -82,18 +91,20 @@ class Keys:
             stamp = _stamp(self._file)
             if stamp != self._stamp:
                 self._stamp = stamp
-                self._from_file = [_digest(key.encode()) for key in _still_valid(self._file)]
+                self._from_file = [self._digest(key.encode()) for key in _still_valid(self._file)]
         return self._given + self._from_file
+
+    def _digest(self, key: bytes) -> bytes:
+        """32 bytes for every key, so a comparison tells nothing of its length."""
+        return hmac.digest(self._secret, key, "sha256")
 
 
 def read_key_file(path: Path) -> list[str]:
     """The keys in a file: one a line, white space around it and empty lines ignored."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path, _FILE_BYTES).decode("utf-8")
     except UnicodeDecodeError:
         raise UsageError(f"{path}: the key file is not text; it holds one key a line") from None
-    except OSError as error:
-        raise StorageError(f"{path}: the key file cannot be read ({error.strerror})") from None
     keys = [_checked(line.strip(), str(path)) for line in text.splitlines() if line.strip()]
     if not keys:
         raise UsageError(f"{path}: the key file has no key; it holds one key a line")
@@ -115,7 +126,7 @@ def _still_valid(path: Path) -> list[str]:
     """The keys of a file that has changed while the server runs; none where it went wrong."""
     try:
         return read_key_file(path)
-    except (UsageError, StorageError):
+    except GlmEdgeError:
         return []
 
 
@@ -123,11 +134,6 @@ def _checked(key: str, source: str) -> str:
     if not _KEY.fullmatch(key):
         raise UsageError(f"{source}: a key must be printable ASCII without spaces, and not empty")
     return key
-
-
-def _digest(key: bytes) -> bytes:
-    """All digests have one length, so a comparison tells nothing of the key's."""
-    return hashlib.sha256(key).digest()
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:

@@ -31,12 +31,14 @@ class AccessPolicy:
             key, which a rebound page does not know.
         hosts: names that are accepted besides the loopback's.
         origins: pages that may call from elsewhere, exactly as browsers send them: "https://chat.example".
+        share_prefixes: whether a request may use what was computed for another key; who measures learns what was asked.
     """
 
     keys: Keys = field(default_factory=Keys)
     any_host: bool = False
     hosts: frozenset[str] = frozenset()
     origins: frozenset[str] = frozenset()
+    share_prefixes: bool = False
 
     def check(self, method: str, path: str, headers: Mapping[str, str], scheme: str = "http") -> bytes:
         """The key of a request for `path` with these headers, as Keys.find has it.
@@ -58,6 +60,10 @@ class AccessPolicy:
                 code="invalid_api_key",
             )
         return key
+
+    def prefix_scope(self, key: bytes) -> bytes:
+        """Whose computed prefixes a request with this key, as `check` returned it, may use (types.Request)."""
+        return b"" if self.share_prefixes or key == ANYONE else key
 
     def check_host(self, host: str | None) -> None:
         """Raise RequestError for a Host that is not ours."""

@@ -3,7 +3,8 @@
 A prefix is a chain of cache blocks of about BLOCK_TOKENS tokens; each block continues its parent. So a growing
 conversation writes only what is new, a beginning that many share is stored once (from the third conversation on, when
 it is known where they part), and memory holds a block or two at a time. A partial block is too small for a file: it
-stays in memory until a longer one replaces it.
+stays in memory until a longer one replaces it. A block has the scope of the request that it was computed for, and only
+requests of that scope find it. Blocks that came with the model are for all, and blocks of any scope may continue them.
 Dropped: the least recently used, in memory and on disk, when the limit is reached; and a file of which a byte changed.
 Format of the files: `store_file.py`.
 """
@@ -16,10 +17,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .prefix import common_prefix
-from .store_file import CacheBlock, Folder, key_of, read_folder, read_state
+from .store_file import SCOPE, CacheBlock, Folder, bundled_folder, key_of
 
 BLOCK_TOKENS = 256  # tokens; 7 MB of ChatGLM2-6B's state
 LEAST_WRITTEN = 128  # tokens of the smallest block in a file
+_NO_SCOPE = bytes(SCOPE)
 MEMORY = 32 << 20  # bytes of states in memory; four blocks of ChatGLM2-6B
 
 
@@ -31,9 +33,9 @@ class Store:
         identity: sha256 digest of everything that a state depends on.
         limit: bytes of files in `folder`; the least recently used are evicted.
         memory: bytes of states in memory, those to be written included; the least recently used are evicted.
-        bundled: folders of prefixes that came with the model; only read.
+        model: the model's file. Prefixes that are bundled with it are only read, unless `folder` is theirs.
 
-    The writer is a thread of its own; everything else runs in the engine's thread.
+    A scope is empty or SCOPE bytes. The writer is a thread of its own; everything else runs in the engine's thread.
     """
 
     def __init__(
@@ -43,10 +45,16 @@ class Store:
         *,
         limit: int = 2 << 30,
         memory: int = MEMORY,
-        bundled: Sequence[Path] = (),
+        model: Path | None = None,
     ) -> None:
         self._root = identity
-        self._folder = None if folder is None else Folder(folder, identity, limit)
+        bundled = None if model is None else bundled_folder(model)
+        making = folder is not None and folder == bundled
+        self._bundled = None if bundled is None or making else Folder(bundled, identity, 0, model=model)
+        self._folder = None
+        if folder is not None:
+            self._folder = Folder(folder, identity, limit, model=model if making else None, making=making)
+        self.warnings: list[str] = []  # a line for each folder that is not used, or not all of it
         self._memory = memory
         self._lock = threading.Condition()  # guards what follows; notified of work for the writer, and of work done
         self._blocks: dict[bytes, CacheBlock] = {}
@@ -56,26 +64,31 @@ class Store:
         self._writing = False
         self._closing = False
         self._writer: threading.Thread | None = None
-        found = [block for path in bundled for block in read_folder(path, identity)]
-        self._take_in(found + ([] if self._folder is None else self._folder.open()))
+        found: list[CacheBlock] = []
+        for opened in filter(None, (self._bundled, self._folder)):
+            blocks, warning = opened.open()
+            found += blocks
+            self.warnings += [warning] if warning else []
+        self._take_in(found)
 
     @property
     def writes(self) -> bool:
         """Whether prefixes outlive the engine."""
         return self._folder is not None
 
-    def find(self, tokens: Sequence[int]) -> list[tuple[CacheBlock, int]]:
-        """The blocks of the longest known beginning of `tokens`: (block, position up to which it fits)."""
+    def find(self, tokens: Sequence[int], scope: bytes = b"") -> list[tuple[CacheBlock, int]]:
+        """The blocks of the longest beginning of `tokens` that its scope knows: (block, end of what fits)."""
         with self._lock:
-            return self._walk(self._root, tokens, 0)
+            return self._walk(self._root, tokens, 0, scope or _NO_SCOPE)
 
     def load(self, block: CacheBlock) -> memoryview | None:
         """The state of a block, writable. None where it is broken or gone: then the block is evicted."""
         with self._lock:
             block = self._blocks.get(block.key, block)  # it may have been written since `find`
             state = self._states.get(block.key)
-        if state is None and block.path is not None:
-            state = read_state(block)
+        folder = self._bundled if block.bundled else self._folder
+        if state is None and folder is not None:
+            state = folder.load(block)
         with self._lock:
             if state is not None:
                 self._touch(block)
@@ -83,13 +96,13 @@ class Store:
                 self._forget(block)
         return state
 
-    def end(self, tokens: Sequence[int]) -> tuple[bytes, int, int]:
+    def end(self, tokens: Sequence[int], scope: bytes = b"") -> tuple[bytes, int, int]:
         """Where `tokens` leave what is stored: (key, position, longest).
 
         A new block begins at `position` and continues the block `key`, the last whole one that is not partial. In all,
         the first `longest` tokens are stored.
         """
-        found = self.find(tokens)
+        found = self.find(tokens, scope)
         key, end = self._root, 0
         for block, position in found:
             if position < block.end or _is_partial(block):
@@ -97,19 +110,21 @@ class Store:
             key, end = block.key, position
         return key, end, found[-1][1] if found else 0
 
-    def put(self, parent: bytes, start: int, tokens: list[int], state: memoryview) -> bytes | None:
+    def put(self, parent: bytes, start: int, tokens: list[int], state: memoryview, scope: bytes = b"") -> bytes | None:
         """Store a block and drop the partial blocks that it covers. Returns its key; None where memory cannot hold it.
 
         Args:
             parent, start: key and position from `end`, or from the block before.
         """
-        block = CacheBlock(key_of(parent, tokens), parent, start, tokens)
+        scope = scope or _NO_SCOPE
+        block = CacheBlock(key_of(scope, parent, tokens), parent, start, tokens, scope)
         with self._lock:
             if parent != self._root and parent not in self._blocks:
                 return None
             for key in list(self._following.get(parent, ())):
                 partial = self._blocks[key]
-                if _is_partial(partial) and partial.tokens == tokens[: len(partial.tokens)]:
+                covered = partial.scope == scope and partial.tokens == tokens[: len(partial.tokens)]
+                if _is_partial(partial) and covered:
                     self._forget(partial)
             if block.key not in self._blocks:
                 self._add(block)
@@ -163,14 +178,16 @@ class Store:
         self._blocks[block.key] = block
         self._following.setdefault(block.parent, []).append(block.key)
 
-    def _walk(self, key: bytes, tokens: Sequence[int], start: int) -> list[tuple[CacheBlock, int]]:
+    def _walk(self, key: bytes, tokens: Sequence[int], start: int, scope: bytes) -> list[tuple[CacheBlock, int]]:
         """As `find`, of `tokens` from `start` on, among the blocks that continue `key`."""
         best: list[tuple[CacheBlock, int]] = []
         for block in (self._blocks[key] for key in self._following.get(key, ())):
+            if not block.bundled and block.scope != scope:
+                continue
             n = common_prefix(block.tokens, tokens[start : start + len(block.tokens)])
             found = [(block, start + n)] if n else []
             if n == len(block.tokens):
-                found += self._walk(block.key, tokens, start + n)
+                found += self._walk(block.key, tokens, start + n, scope)
             if found and (not best or found[-1][1] > best[-1][1]):
                 best = found
         return best

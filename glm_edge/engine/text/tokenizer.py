@@ -46,10 +46,10 @@ class Tokenizer:
                     " convert the checkpoint again with this version"
                 )
 
-    def prompt(self, messages: Sequence[Message]) -> Prompt:
-        """The prompt of a conversation; the known part of it in the ids that the model wrote."""
+    def prompt(self, messages: Sequence[Message], scope: bytes = b"") -> Prompt:
+        """The prompt of a conversation; the part of it that its scope knows in the ids that the model wrote."""
         text = prompt_text(*rounds(messages))
-        ids, rest = self._prompt_tokens.recall(text)
+        ids, rest = self._prompt_tokens.recall(text, scope)
         if ids:
             new = self._model.tokenize(rest)
             if new[:1] == self._dummy:
@@ -60,7 +60,7 @@ class Tokenizer:
         """A prompt of plain text alone."""
         return Prompt(text, self._prefix + self._model.tokenize(text))
 
-    def remember(self, prompt: Prompt, ids: list[int], shown: str) -> None:
+    def remember(self, prompt: Prompt, ids: list[int], shown: str, scope: bytes = b"") -> None:
         """Remember an ended answer: `ids` are the prompt's and the answer's, `shown` is the text that the reader has.
 
         Only if both are the same text, white space at the ends aside: after a stop string, a placeholder or half a
@@ -68,4 +68,4 @@ class Tokenizer:
         """
         written = b"".join(self._model.piece(token) for token in ids[len(prompt.ids) :])
         if shown and written.decode("utf-8", "replace").strip() == shown:
-            self._prompt_tokens.remember(prompt.text + shown, ids)
+            self._prompt_tokens.remember(prompt.text + shown, ids, scope)

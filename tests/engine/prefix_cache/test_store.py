@@ -9,6 +9,7 @@ import pytest
 from glm_edge.engine.engine import LlamaEngine
 from glm_edge.engine.prefix_cache.store import BLOCK_TOKENS, LEAST_WRITTEN, Store
 from glm_edge.engine.prefix_cache.store_file import CacheBlock, Folder
+from glm_edge.system.private import KEY_NAME
 from glm_edge.types import EngineConfig, Message, Request, SamplingParams, Stats
 
 IDENTITY, OTHER = bytes(32), bytes([1]) * 32
@@ -52,7 +53,7 @@ def longest(store: Store, tokens: list[int]) -> int:
 
 
 def files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*"))
+    return sorted(path for path in folder.glob("*") if path.name != KEY_NAME)
 
 
 def test_pieces_of_the_longest_prefix_are_found_and_read_back(tmp_path: Path) -> None:
@@ -152,10 +153,11 @@ def test_another_models_prefixes_are_not_seen_and_not_removed(tmp_path: Path) ->
     [
         pytest.param(0, True, id="magic"),
         pytest.param(9, False, id="identity, so it may be another model's"),
-        pytest.param(41, True, id="parent, so nothing leads to it"),
-        pytest.param(80, True, id="length of the state"),
-        pytest.param(88, False, id="a token, so it is another prefix until it is read"),
-        pytest.param(88 + 4 * LEAST_WRITTEN, True, id="state"),
+        pytest.param(41, False, id="scope, so it may be another key's until it is read"),
+        pytest.param(73, True, id="parent, so nothing leads to it"),
+        pytest.param(112, True, id="length of the state"),
+        pytest.param(120, False, id="a token, so it is another prefix until it is read"),
+        pytest.param(120 + 4 * LEAST_WRITTEN, True, id="state"),
         pytest.param(-1, True, id="digest"),
     ],
 )
@@ -173,7 +175,7 @@ def test_broken_piece_takes_with_it_what_continues_it(tmp_path: Path) -> None:
     saved(tmp_path, A, B)
     for path in files(tmp_path):
         content = bytearray(path.read_bytes())
-        if content[40:72] == IDENTITY:  # it continues nothing
+        if content[72:104] == IDENTITY:  # it continues nothing
             content[-1] ^= 1
             path.write_bytes(content)
     store = opened(tmp_path)

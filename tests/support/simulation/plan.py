@@ -41,7 +41,7 @@ class World:
     lookup: bool
     rows_of_four: bool
     disk: bool = False  # whether prefixes outlive the engine
-    walls: bool = False  # whether prefixes are found by requests of the same key only; the scheduler knows no keys yet
+    walls: bool = True  # whether clients send keys: prefixes are then found by requests of the same key alone
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,7 @@ def _world(rng: random.Random) -> World:
         lookup=rng.random() < 0.7,
         rows_of_four=rng.random() < 0.5,
         disk=n_ctx == 900 and rng.random() < 0.5,  # nothing shorter is worth a file
+        walls=rng.random() < 0.8,
     )
 
 

@@ -18,6 +18,7 @@ from glm_edge.engine.latency import LatencyModel
 from glm_edge.engine.lookup import MAX_DRAFT
 from glm_edge.engine.loop import EngineLoop
 from glm_edge.engine.prefix_cache.store import Store
+from glm_edge.engine.prefix_cache.store_file import SCOPE
 from glm_edge.engine.sampling.sampler import Sampler
 from glm_edge.engine.scheduler import Scheduler
 from glm_edge.engine.sequence import GenerationJob, Sequence
@@ -48,8 +49,8 @@ class Outcome:
 class WrittenStore(Store):
     """A store whose writer has always written all that it will, so that a run does not depend on its thread."""
 
-    def put(self, parent: bytes, start: int, tokens: list[int], state: memoryview) -> bytes | None:
-        key = super().put(parent, start, tokens, state)
+    def put(self, parent: bytes, start: int, tokens: list[int], state: memoryview, scope: bytes = b"") -> bytes | None:
+        key = super().put(parent, start, tokens, state, scope)
         self.flush()
         return key
 
@@ -148,7 +149,8 @@ class Simulation:
             longer = self._said[arrival.continues] + arrival.own_tokens
             prompt = longer if len(longer) < world.n_ctx else prompt
         client = Client(arrival, prompt, min(arrival.max_tokens, world.n_ctx - len(prompt)), self.step)
-        request = Request((), arrival.sampling, arrival.max_tokens, arrival.stop, arrival.n)
+        scope = arrival.key.encode() * SCOPE if world.walls else b""
+        request = Request((), arrival.sampling, arrival.max_tokens, arrival.stop, arrival.n, prefix_scope=scope)
         client.generation = Generation(self._loop.on_cancel, lambda: self._loop.progress(client.answers[0]))
         for index in range(arrival.n):
             job = GenerationJob(request, Prompt("", list(prompt)), client.limit, index=index)

@@ -1,0 +1,57 @@
+"""One way to open a file: every other call that opens one by name is in the list below, with its reason."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from pathlib import Path
+
+import glm_edge
+from glm_edge import convert
+
+PACKAGE, CONVERT = Path(glm_edge.__file__).parent, Path(convert.__path__[0])
+OPENING = {"open", "fdopen", "FileIO", "read_text", "read_bytes", "write_text", "write_bytes", "memmap", "fromfile"}
+OURS = "our own file, which no user names and no other may write"
+KERNEL = "a file of the kernel"
+HANDLE = "a handle that is open already"
+
+# (file, what is called): (how often, why it is no safe_open)
+ALLOWED = {
+    ("system/safe_open.py", "os.open"): (1, "this is it"),
+    ("system/safe_open.py", "io.FileIO"): (1, HANDLE),
+    ("system/atomic_write.py", "open"): (1, HANDLE),
+    ("system/atomic_write.py", "os.open"): (1, "a folder, to sync it"),
+    ("system/file_lock.py", "open"): (1, "by the opener below"),
+    ("system/file_lock.py", "os.open"): (1, "follows no link; for reading and writing, so a pipe does not block"),
+    ("system/device.py", "path.read_text"): (1, KERNEL),
+    ("tools/doctor/host.py", "(self.root / name).read_text"): (1, KERNEL),
+    ("tools/doctor/probe.py", "open"): (1, KERNEL),
+    ("worker/child.py", "os.fdopen"): (2, HANDLE),
+    ("worker/child.py", "os.open"): (1, "the null device"),
+    ("cli/run.py", "os.open"): (1, "the null device"),
+    ("cli/demo.py", "path.read_bytes"): (1, "a file of the package"),
+    ("api/page/page.py", "Path(__file__).with_name('page.html').read_text"): (1, "a file of the package"),
+    ("engine/prefix_cache/store.py", "opened.open"): (1, "Folder.open"),
+    ("convert/compare.py", "open"): (1, OURS),
+    ("convert/pull/hub.py", "open"): (1, OURS),
+    ("convert/pull/pull.py", "open"): (1, OURS),
+    ("convert/pull/pull.py", "self._plan.form.open"): (1, "a format's, by safe_open"),
+    ("convert/source/checkpoint.py", "form.open"): (2, "a format's, by safe_open"),
+    ("convert/write.py", "os.open"): (2, "for writing; follows no link"),
+}
+
+
+def opening_calls() -> Counter[tuple[str, str]]:
+    found: Counter[tuple[str, str]] = Counter()
+    for root, before in ((PACKAGE, ""), (CONVERT, "convert/")):
+        for path in root.rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.Call):
+                    name = ast.unparse(node.func)
+                    if name.rpartition(".")[2] in OPENING:
+                        found[before + path.relative_to(root).as_posix(), name] += 1
+    return found
+
+
+def test_every_file_is_opened_safely_or_is_in_the_list() -> None:
+    assert opening_calls() == {call: times for call, (times, _) in ALLOWED.items()}
