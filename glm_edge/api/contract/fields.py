@@ -7,6 +7,7 @@ Schema. null in an optional field means that it is absent. `openapi.py` makes JS
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -114,10 +115,13 @@ Stop = Annotated[
     | Annotated[list[_StopText], Field(max_length=MAX_STOPS, fail_fast=True), Tag("array")],
     string_or_array("must be a string or an array of strings"),
 ]
+_TOKEN_ID = "(0|[1-9][0-9]{0,8})"  # one spelling for each, so that "5" and "05" cannot both be there
 LogitBias = Annotated[
     dict[str, Annotated[float, Field(ge=-100, le=100)]],
-    Field(json_schema_extra={"maxProperties": MAX_BIASES, "propertyNames": {"pattern": "^[0-9]{1,9}$"}}),
-    names_of(MAX_BIASES, lambda name: name.isascii() and name.isdigit() and len(name) < 10, "1 to 9 digits, token ids"),
+    Field(json_schema_extra={"maxProperties": MAX_BIASES, "propertyNames": {"pattern": f"^{_TOKEN_ID}$"}}),
+    names_of(
+        MAX_BIASES, lambda name: bool(re.fullmatch(_TOKEN_ID, name)), "1 to 9 digits, token ids, without leading zeros"
+    ),
 ]
 
 

@@ -54,6 +54,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "bias-name": ({"logit_bias": {"hello": 1}}, "logit_bias", "invalid_value"),
     "bias-negative-id": ({"logit_bias": {"-1": 1}}, "logit_bias", "invalid_value"),
     "bias-other-digits": ({"logit_bias": {"٣": 1}}, "logit_bias", "invalid_value"),
+    "bias-two-spellings": ({"logit_bias": {"5": 1, "05": -1}}, "logit_bias", "invalid_value"),
     "bias-long-id": ({"logit_bias": {"9" * 5000: 1}}, "logit_bias", "invalid_value"),
     "bias-101": ({"logit_bias": {"5": 101}}, "logit_bias.5", "invalid_value"),
     "bias-text": ({"logit_bias": {"5": "1"}}, "logit_bias.5", "invalid_type"),
