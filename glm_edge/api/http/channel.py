@@ -21,8 +21,9 @@ from waitress.utilities import Error, RequestEntityTooLarge, RequestHeaderFields
 from ...errors import RequestError
 from ..contract import strict_json
 from ..contract.errors import error_response
+from .chunks import MAX_HEADER
 from .limits import Deadlines
-from .parser import MAX_HEADER, StrictParser
+from .parser import StrictParser
 
 _log = logging.getLogger("glm_edge.http")
 

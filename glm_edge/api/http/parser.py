@@ -17,11 +17,8 @@ from waitress.utilities import BadRequest
 
 from ...errors import RequestError
 from ..access.policy import AccessPolicy
+from .chunks import BARE_LINE_END, FIELD_LINE, MAX_HEADERS, StrictChunkReceiver
 
-MAX_HEADER = 32 * 1024  # bytes of request line and headers together
-MAX_HEADERS = 100  # lines
-
-_BARE_LINE_END = re.compile(rb"(?<!\r)\n|\r(?!\n|$)")
 _REQUEST_LINE = re.compile(rb"[!-~]+ [!-~]+ HTTP/1\.[01]")
 
 
@@ -41,7 +38,7 @@ class StrictParser(HTTPRequestParser):
     def received(self, data: bytes) -> int:
         """Take bytes off the wire; see HTTPRequestParser."""
         consumed = super().received(data)
-        if not self.completed and not self.headers_finished and _BARE_LINE_END.search(self.header_plus):
+        if not self.completed and not self.headers_finished and BARE_LINE_END.search(self.header_plus):
             # Without this, a request with bare line ends would be waited for until the deadline.
             self.error = BadRequest("bare line end")
             self.completed = True
@@ -56,8 +53,8 @@ class StrictParser(HTTPRequestParser):
         names = [name.lower() for name, _, _ in fields]
         if not _REQUEST_LINE.fullmatch(first):
             raise ParsingError("request line")
-        if len(names) > MAX_HEADERS or any(line.startswith((b" ", b"\t")) for line in lines):
-            raise ParsingError("too many headers, or a folded one")
+        if len(names) > MAX_HEADERS or not all(FIELD_LINE.fullmatch(line) for line in lines if line):
+            raise ParsingError("too many headers, or a malformed or folded one")
         if any(names.count(name) > 1 for name in (b"host", b"content-length", b"transfer-encoding")):
             raise ParsingError("a header that must be one is repeated")
         for name, _, value in fields:
@@ -69,6 +66,8 @@ class StrictParser(HTTPRequestParser):
         if b"host" not in names and not http_1_0:
             raise ParsingError("no host")
         super().parse_header(header_plus)
+        if self.chunked and self.body_rcv is not None:
+            setattr(self, "body_rcv", StrictChunkReceiver(self.body_rcv.getbuf()))  # noqa: B010 - as below
         netloc = getattr(self, "proxy_netloc", "")
         if netloc and netloc != self.headers.get("HOST"):
             raise ParsingError("the URL names another host than the Host header")

@@ -19,8 +19,8 @@ from waitress.task import ThreadedTaskDispatcher
 from ...errors import OutOfMemoryError
 from ..access.policy import AccessPolicy
 from .channel import Channel
+from .chunks import MAX_HEADER
 from .limits import Deadlines, Limits
-from .parser import MAX_HEADER
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication

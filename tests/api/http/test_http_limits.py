@@ -137,6 +137,15 @@ def test_large_headers_are_refused_and_the_connection_is_closed(server: LiveServ
         assert wire.closed
 
 
+@pytest.mark.case("H24", "N14")
+@pytest.mark.parametrize("header", ["X:" + " " * 32_000 + "\0", "X: " + "x " * 16_000 + "\0"], ids=["spaces", "words"])
+def test_no_header_takes_long_to_read(server: LiveServer, header: str) -> None:
+    """waitress's pattern for a header takes 32 s for such spaces, in the thread that everybody's bytes go through."""
+    begin = time.monotonic()
+    assert server.exchange(get("/health", header)).status == 400
+    assert time.monotonic() - begin < 2
+
+
 @pytest.mark.case("H25")
 def test_http_1_0_is_answered_without_chunks(server: LiveServer) -> None:
     reply = server.exchange(post({**BODY, "stream": True}, version="1.0"))

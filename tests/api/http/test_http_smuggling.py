@@ -92,6 +92,63 @@ def test_an_ambiguous_request_is_refused_and_what_follows_is_not_run(server: Liv
     assert len(server.engine.requests) == before
 
 
+def chunked(framing: bytes) -> bytes:
+    return request(
+        "Transfer-Encoding: chunked", body=framing.replace(b"SIZE", b"%x" % len(DATA)).replace(b"DATA", DATA)
+    )
+
+
+# What ends a line or a trailer for one program only, or would be a header if it were merged into them (RFC 9112 7.1).
+BAD_CHUNKS = {
+    "line-feed-after-size": b"SIZE\nDATA\r\n0\r\n\r\n",
+    "line-feed-in-size-line": b"SIZE\n\r\nDATA\r\n0\r\n\r\n",
+    "line-feed-in-extension": b"SIZE;a\n\r\nDATA\r\n0\r\n\r\n",
+    "line-feed-in-extension-value": b"SIZE;a=b\nc\r\nDATA\r\n0\r\n\r\n",
+    "return-in-extension": b"SIZE;a\rb\r\nDATA\r\n0\r\n\r\n",
+    "line-feed-in-quoted-value": b'SIZE;a="b\nc"\r\nDATA\r\n0\r\n\r\n',
+    "space-after-size": b"SIZE \r\nDATA\r\n0\r\n\r\n",
+    "empty-line-before-size": b"\r\nSIZE\r\nDATA\r\n0\r\n\r\n",
+    "line-feed-after-data": b"SIZE\r\nDATA\n0\r\n\r\n",
+    "line-feed-after-last-size": b"SIZE\r\nDATA\r\n0\n\r\n",
+    "two-line-feeds-after-last-size": b"SIZE\r\nDATA\r\n0\n\n",
+    "line-feed-before-last-return": b"SIZE\r\nDATA\r\n0\n\r\n\r\n",
+    "line-feed-as-end": b"SIZE\r\nDATA\r\n0\r\n\n",
+    "line-feed-as-end-of-trailer": b"SIZE\r\nDATA\r\n0\r\nT: x\n\n",
+    "line-feed-in-trailer": b"SIZE\r\nDATA\r\n0\r\nT: x\nU: y\r\n\r\n",
+    "trailer-without-colon": b"SIZE\r\nDATA\r\n0\r\nGET /admin HTTP/1.1\r\n\r\n",
+    "trailer-space-before-colon": b"SIZE\r\nDATA\r\n0\r\nT : x\r\n\r\n",
+    "trailer-folded": b"SIZE\r\nDATA\r\n0\r\nT: x\r\n y\r\n\r\n",
+    "trailer-nul": b"SIZE\r\nDATA\r\n0\r\nT: \0\r\n\r\n",
+    "trailer-content-length": b"SIZE\r\nDATA\r\n0\r\nContent-Length: 5\r\n\r\n",
+    "trailer-transfer-encoding": b"SIZE\r\nDATA\r\n0\r\ntransfer-encoding: chunked\r\n\r\n",
+    "trailer-host": b"SIZE\r\nDATA\r\n0\r\nHost: evil.com\r\n\r\n",
+    "trailer-key": b"SIZE\r\nDATA\r\n0\r\nAuthorization: Bearer x\r\n\r\n",
+    "trailer-connection": b"SIZE\r\nDATA\r\n0\r\nConnection: close\r\n\r\n",
+    "many-trailers": b"SIZE\r\nDATA\r\n0\r\n" + b"T: x\r\n" * 1000 + b"\r\n",
+    "long-trailer": b"SIZE\r\nDATA\r\n0\r\nT: " + b"x" * 40_000 + b"\r\n\r\n",
+    "long-extension": b"SIZE;a=" + b"x" * 40_000 + b"\r\nDATA\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.case("N4")
+@pytest.mark.parametrize("framing", BAD_CHUNKS.values(), ids=BAD_CHUNKS)
+def test_chunks_that_two_programs_could_read_differently_are_refused(server: LiveServer, framing: bytes) -> None:
+    before = len(server.engine.requests)
+    with server.connect() as wire:
+        wire.send(chunked(framing) + SECOND)
+        reply = wire.reply()
+        assert (reply.status, reply.headers["connection"]) == (400, "close")
+        assert wire.closed
+    assert len(server.engine.requests) == before
+
+
+@pytest.mark.case("N4")
+def test_bad_chunks_are_refused_without_waiting_for_more(server: LiveServer) -> None:
+    """As soon as the fault is there: a program that waits for more gives the other one time to use it."""
+    for framing in (b"SIZE\n", b"SIZE\r\nDATA\r\n0\n", b"SIZE\r\nDATA\r\n0\r\nT: x\n", b"SIZE;a\n"):
+        assert server.exchange(chunked(framing)).status == 400
+
+
 @pytest.mark.case("H23")
 def test_a_request_with_bare_line_ends_is_refused_without_waiting_for_more(server: LiveServer) -> None:
     assert server.exchange(REFUSED["bare-line-ends"]).status == 400
@@ -105,6 +162,10 @@ GOOD = {
         "Transfer-Encoding: chunked",
         body=CHUNKS.replace(b"\r\n", b";a=b\r\n", 1).replace(b"0\r\n\r\n", b"0\r\nT: x\r\n\r\n"),
     ),
+    "chunk-extensions": request(
+        "Transfer-Encoding: chunked", body=CHUNKS.replace(b"\r\n", b';a;b=c;d="e \\" f"\r\n', 1)
+    ),
+    "size-with-zeros": request("Transfer-Encoding: chunked", body=b"000" + CHUNKS),
     "line-ends-before": b"\r\n\r\n" + request(LENGTH),
     "same-host-in-url": request(LENGTH, first=f"POST http://localhost{CHAT} HTTP/1.1"),
 }
