@@ -7,9 +7,7 @@ under any threaded WSGI server; deadlines, and limits on headers, are the server
 from __future__ import annotations
 
 import logging
-import os
 import time
-import traceback
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
@@ -17,10 +15,10 @@ from dataclasses import replace
 from typing import Any
 
 from flask import Flask, Response, g, request
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
 
 from .. import __version__
-from ..errors import GlmEdgeError, RequestError
+from ..errors import RequestError
 from ..types import Engine, Request
 from . import metrics
 from .access.policy import OPEN_PATHS, AccessPolicy
@@ -34,6 +32,7 @@ from .contract.fields import CompletionCall
 from .contract.figures import server_timing
 from .contract.serializers import ChatSerializer, ResponseHead, Serializer, TextSerializer
 from .contract.served_model import check_model, model_list, model_object
+from .log import what_failed
 from .page import page
 from .stream import ClientGoneError, ResponseStream
 
@@ -106,7 +105,10 @@ class _Api:
         if request.method == "OPTIONS" and origin and "Access-Control-Request-Method" in request.headers:
             self._policy.check_host(request.environ.get("HTTP_HOST"))
             return self._preflight(origin)
-        g.key = self._policy.check(request.method, request.path, request.environ, request.scheme)
+        path = _path()
+        g.key = self._policy.check(request.method, path, request.environ, request.scheme)
+        if path.startswith("//"):
+            raise NotFound
         return None
 
     def _preflight(self, origin: str) -> Response:
@@ -141,7 +143,7 @@ class _Api:
             error = _of_http(error)
         failed = error_response(error, g.request_id)
         if failed.status == 500:
-            _log.error("%s %s", g.request_id, _what_failed(error))
+            _log.error("%s %s", g.request_id, what_failed(error))
         return _json(failed.status, failed.body, failed.headers + headers)
 
     # Routes
@@ -224,13 +226,19 @@ class _Api:
         return Response(self._metrics.text(), content_type=metrics.CONTENT_TYPE)
 
     def health(self) -> Response:
-        """Whether a chat would be taken now."""
+        """Whether the engine works. A chat may be refused all the same while all capacity is taken."""
         state = self._admission.state
         return _json(200 if state == "ok" else 503, {"status": state})
 
     def livez(self) -> Response:
         """Whether the process is alive, whatever the model does."""
         return _json(200, {"status": "ok"})
+
+
+def _path() -> str:
+    """The path as it was asked for; werkzeug's own has one slash at its beginning, however many there were."""
+    raw: str = request.environ["PATH_INFO"]
+    return "/" * (len(raw) - len(raw.lstrip("/")) - 1) + request.path
 
 
 def _body() -> Any:
@@ -265,27 +273,17 @@ def _of_http(error: HTTPException) -> RequestError:
     return RequestError("there is nothing at this path; the API begins at /v1/chat/completions", code="unknown_url")
 
 
-def _what_failed(error: Exception) -> str:
-    """For the log. Of a bug only file and line: its message may quote what the client wrote."""
-    if isinstance(error, GlmEdgeError):
-        return f"{type(error).__name__}: {error}"
-    frames = traceback.extract_tb(error.__traceback__)[-5:]
-    return f"{type(error).__name__} at " + " < ".join(
-        f"{os.path.basename(f.filename)}:{f.lineno}" for f in frames[::-1]
-    )
-
-
 def _log_line(status: int, figures: metrics.Metrics) -> Callable[[], None]:
     """Logs and counts a request, once its last byte is on the way: one line, no query string, no header, nothing of the
     body."""
     start, request_id, stream = g.start, g.request_id, g.stream
     route = "other" if request.url_rule is None else request.url_rule.rule
-    what = (request.remote_addr, request.method, request.path[:200], status)
+    what = (request.remote_addr, request.method, _path()[:200], status)
 
     def log() -> None:
         figures.end(route, status, stream)
         if stream is not None and stream.error is not None and error_response(stream.error, request_id).status == 500:
-            _log.error("%s %s", request_id, _what_failed(stream.error))
+            _log.error("%s %s", request_id, what_failed(stream.error))
         seconds = time.monotonic() - start
         # health checks come every few seconds and say the same: they would be all that a log holds
         level = logging.DEBUG if what[2] in OPEN_PATHS and status in (200, 503) else logging.INFO

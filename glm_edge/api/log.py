@@ -6,7 +6,11 @@ What is logged is decided where it happens: never a key, a header, a query strin
 from __future__ import annotations
 
 import logging
+import os
+import traceback
 from typing import TextIO
+
+from ..errors import GlmEdgeError
 
 
 class OneLine(logging.Formatter):
@@ -33,3 +37,13 @@ def configure(stream: TextIO) -> None:
         logger.propagate = False
         logger.setLevel(logging.INFO if name == "glm_edge" else logging.WARNING)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a queue that is full for a moment is normal
+
+
+def what_failed(error: Exception) -> str:
+    """An error for the log. Of a bug only file and line: its message may quote what the client wrote."""
+    if isinstance(error, GlmEdgeError):
+        return f"{type(error).__name__}: {error}"
+    frames = traceback.extract_tb(error.__traceback__)[-5:]
+    return f"{type(error).__name__} at " + " < ".join(
+        f"{os.path.basename(f.filename)}:{f.lineno}" for f in frames[::-1]
+    )

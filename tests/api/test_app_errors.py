@@ -216,6 +216,7 @@ def test_a_server_without_capacity_is_503_until_leases_are_released() -> None:
     client = create_app(Admission(FakeEngine(), capacity=1)).test_client()
     held = [client.post(CHAT, json={**BODY, "stream": True}, buffered=False) for _ in range(1 + SPARE_REQUESTS)]
     assert client.post(CHAT, json=BODY).status_code == 503
+    assert client.get("/health").get_json() == {"status": "ok"}  # the engine works; the document says no more
     for one in held:
         one.close()
     assert client.post(CHAT, json={**BODY, "temperature": 3}).status_code == 400

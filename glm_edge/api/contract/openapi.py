@@ -106,8 +106,16 @@ def _paths() -> Schema:
     closed = ("401", "404", "431", "500", "503")
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     status = _json(responses.HealthStatus)
-    health = _get("Whether a chat would be taken now.", status, security=[])
-    health["get"]["responses"]["503"] = {"description": "It would not.", "headers": _HEADERS, "content": status}
+    health = _get("Whether the engine works.", status, security=[])
+    health["get"]["responses"]["200"]["description"] = (
+        "The model is loaded and the engine works. While all capacity is taken, a chat gets 503 all the same, with"
+        " Retry-After."
+    )
+    health["get"]["responses"]["503"] = {
+        "description": "No chat is taken: loading, or shutting down.",
+        "headers": _HEADERS,
+        "content": status,
+    }
     chat = _or_stream(responses.ChatCompletion, responses.ChatCompletionChunk)
     text = _or_stream(responses.Completion, responses.CompletionChunk)
     return {

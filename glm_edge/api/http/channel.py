@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from waitress.channel import HTTPChannel
-from waitress.task import ErrorTask
+from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import Error, RequestEntityTooLarge, RequestHeaderFieldsTooLarge, ServerNotImplemented
 
 from ...errors import RequestError
@@ -26,6 +26,17 @@ from .limits import Deadlines
 from .parser import StrictParser
 
 _log = logging.getLogger("glm_edge.http")
+
+
+class ExactPathTask(WSGITask):
+    """The answer of the app. The app sees the path as it was sent; waitress alone would drop its leading slashes."""
+
+    request: Any
+
+    def get_environment(self) -> Any:
+        environ = super().get_environment()
+        environ["PATH_INFO"] = self.request.path
+        return environ
 
 
 class JsonErrorTask(ErrorTask):
@@ -72,6 +83,7 @@ class JsonErrorTask(ErrorTask):
 class Channel(HTTPChannel):
     """One connection of a client."""
 
+    task_class = ExactPathTask
     error_task_class = JsonErrorTask
     server: Any
     parser_class: Any

@@ -195,6 +195,13 @@ def test_an_unknown_or_odd_host_is_403(server: LiveServer) -> None:
         assert (reply.status, reply.code) == (403, "host_not_allowed")
 
 
+@pytest.mark.parametrize("path", ["//v1/models", "///health", "//", "/%2fv1/models", "http://localhost//v1/models"])
+def test_a_path_with_a_slash_too_many_is_404(server: LiveServer, path: str) -> None:
+    """As the document says: a front server that keeps /v1/models for some keeps it by this name."""
+    reply = server.exchange(get(path))
+    assert (reply.status, reply.code) == (404, "unknown_url")
+
+
 @pytest.mark.case("A12")
 @pytest.mark.parametrize("path", ["/%0d%0aforged", "/%1b[31mred", "/%e2%80%ae", "/%00"])
 def test_a_log_line_stays_one_line_of_plain_text(
