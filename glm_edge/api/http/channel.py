@@ -27,6 +27,8 @@ from .parser import StrictParser
 
 _log = logging.getLogger("glm_edge.http")
 
+_FAIR_S = 1.0  # until then, a client that owes a request is merely new
+
 
 class ExactPathTask(WSGITask):
     """The answer of the app. The app sees the path as it was sent; waitress alone would drop its leading slashes."""
@@ -94,6 +96,9 @@ class Channel(HTTPChannel):
         self._reading = True  # a request has begun, or the first one is waited for
         self._since = self._sent = time.monotonic()  # of `_reading`; of the last byte that the client took
         self._stuck: float | None = None  # since when bytes wait that the client does not take
+        self._delivery = 0.0  # seconds in which bytes of this answer have waited
+        self._expired = self._since  # when `expire` was called last
+        self._ahead = 0  # bytes read since the running request
         self._linger_until: float | None = None
         super().__init__(server, sock, addr, adj, map)
         self.parser_class = partial(StrictParser, server.policy)
@@ -102,28 +107,45 @@ class Channel(HTTPChannel):
         """Close the connection if the client has used up its time. Called from the loop's thread, now and then."""
         if not self.total_outbufs_len:
             self._stuck = None
+        if not self.busy:
+            self._delivery = 0.0
         if self._linger_until is not None:
             self.will_close = self.will_close or now > self._linger_until
         elif self.total_outbufs_len:
+            self._delivery += now - self._expired
             if self._stuck is None or self._sent >= self._stuck:
                 self._stuck = now
-            elif now - self._stuck > deadlines.stalled:
+            if now - self._stuck > deadlines.stalled or self._delivery > deadlines.delivery:
                 self.handle_close()  # also wakes a thread that waits to write
         elif not self.requests:
             idle = max(self._since, self._sent)
             late = now - self._since > deadlines.read if self._reading else now - idle > deadlines.idle
             self.will_close = self.will_close or late
+        self._expired = now
 
     @property
     def busy(self) -> bool:
         """Whether a request is being answered, or its answer not yet taken."""
         return bool(self.requests or self.total_outbufs_len)
 
+    def importance(self, now: float) -> tuple[bool, float] | None:
+        """Sorts connections: the least makes room first. Those that owe a request, then idle ones, the oldest first.
+
+        None: a request is being answered, and the connection stays.
+        """
+        owes = self._reading and now - self._since > _FAIR_S
+        return None if self.busy else (not owes, max(self._since, self._sent))
+
     def received(self, data: bytes) -> bool:
+        if any(request.error for request in list(self.requests)):
+            return False  # what follows it is not read as anything
         if not self._reading:
             self._since = time.monotonic()
+        self._ahead = self._ahead + len(data) if self.requests else 0
         result = super().received(data)
         self._reading = self.request is not None
+        if len(self.requests) > self.adj.channel_request_lookahead or self._ahead > 2 * self.adj.max_request_body_size:
+            self.handle_close()  # to stop reading is no way out: the client could leave unnoticed then
         return result
 
     def send(self, data: bytes, do_close: bool = True) -> int:

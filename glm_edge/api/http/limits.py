@@ -15,6 +15,7 @@ class Deadlines:
     read: float = 30.0  # for a whole request, from its first byte, or from connecting
     idle: float = 75.0  # between two requests
     stalled: float = 60.0  # without taking a single byte of an answer
+    delivery: float = 600.0  # in which bytes of one answer wait for it, all together: the bound on a slow reader
     linger: float = 2.0  # to read an error that came before its request was read
 
 
@@ -25,4 +26,5 @@ class Limits:
     threads: int = 40  # must be above the capacity of Admission, so that health checks find one free
     connections: int = 400 if sys.platform == "win32" else 1500  # select() takes 512 there
     body: int = MAX_BODY  # bytes
+    ahead: int = 32  # requests that a client may send while one of its own is answered; and twice `body` of their bytes
     deadlines: Deadlines = field(default_factory=Deadlines)

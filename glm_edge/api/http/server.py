@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 _STACK = 1 << 20  # bytes
+_MAKES_ROOM = 32  # connections that are closed at once where others wait
 _ACCEPTS = 64  # a turn, so that a flood of connections cannot keep the others waiting
 
 
@@ -46,6 +47,7 @@ class HttpServer:
     ) -> None:
         limits = limits or Limits()
         self._deadlines = limits.deadlines
+        self._most = limits.connections
         self._map: dict[int, Any] = {}
         self._dispatcher = ThreadedTaskDispatcher()
         _start_threads(self._dispatcher, limits.threads)
@@ -56,10 +58,24 @@ class HttpServer:
 
     def turn(self, timeout: float = 1.0) -> None:
         """Wait up to `timeout` seconds for something to happen on any connection, and handle it."""
+        if any(listener.crowded for listener in self._listeners):
+            self._make_room()
         wasyncore.loop(timeout, use_poll=True, map=self._map, count=1)
         now = time.monotonic()
         for channel in self._channels():
             channel.expire(now, self._deadlines)
+
+    def _make_room(self) -> None:
+        """Clients wait for a connection: close some that have no request to answer.
+
+        Between two turns only: within one, a new connection could get the closed one's number, and its events.
+        """
+        now, channels = time.monotonic(), self._channels()
+        found = [(key, n) for n, one in enumerate(channels) if (key := one.importance(now)) is not None]
+        for _, n in sorted(found)[:_MAKES_ROOM]:
+            channels[n].handle_close()
+        for listener in self._listeners:
+            listener.crowded = len(self._map) >= self._most
 
     def wake(self) -> None:
         """End a running `turn` soon; from any thread, or a signal handler."""
@@ -118,14 +134,21 @@ class _Listener(TcpWSGIServer):
     ) -> None:
         self.policy = policy
         self.deadlines = deadlines
+        self.crowded = False  # a client waits, and there were no connections left
         self._connections = map
         info = (sock.family, sock.type, sock.proto, sock.getsockname())
         super().__init__(app, map, True, sock, dispatcher, adj, info, bind_socket=False)
+
+    def readable(self) -> bool:
+        return bool(self.accepting and not self.crowded)
 
     def handle_accept(self) -> None:
         """As many connections as wait; waitress takes one a turn, and a turn costs more the more there are."""
         for _ in range(_ACCEPTS):
             before = len(self._connections)
+            self.crowded = before >= self.adj.connection_limit
+            if self.crowded:
+                return
             super().handle_accept()
             if len(self._connections) == before:
                 return
@@ -149,7 +172,7 @@ def _adjustments(limits: Limits) -> Adjustments:
         outbuf_overflow=limits.body * 2,
         outbuf_high_watermark=256 * 1024,
         # go on reading while a request runs: the only way to notice that the client has left
-        channel_request_lookahead=1,
+        channel_request_lookahead=limits.ahead,
         # a client that leaves is no error
         log_socket_errors=False,
         ident="glm-edge",

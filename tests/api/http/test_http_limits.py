@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 from waitress.adjustments import Adjustments
@@ -17,7 +15,7 @@ from glm_edge.api.access.policy import AccessPolicy
 from glm_edge.api.http.limits import Deadlines
 from glm_edge.api.http.parser import StrictParser
 from support.engines.fake_engine import FakeEngine
-from support.server.live_server import BODY, CHAT, LiveServer, eventually, get, post
+from support.server.live_server import BODY, CHAT, LiveServer, eventually, file_limit, get, post
 
 LIMIT = 1000
 
@@ -32,23 +30,6 @@ def server() -> Iterator[LiveServer]:
 def guarded() -> Iterator[LiveServer]:
     with LiveServer(FakeEngine(), policy=AccessPolicy(Keys(["key"])), body=LIMIT) as server:
         yield server
-
-
-@contextmanager
-def file_limit(wanted: int) -> Iterator[int]:
-    """As many open files as wanted, if the system lets us; how many there may be."""
-    if os.name != "posix":
-        yield 900
-        return
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
-    try:
-        yield max(soft, most)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def chunked(body: bytes, *headers: str) -> bytes:
