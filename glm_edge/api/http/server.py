@@ -98,6 +98,10 @@ class HttpServer:
     def close(self) -> None:
         """Close every connection. Threads that still serve are left behind; they end with the process."""
         self._dispatcher.set_thread_count(0)
+        for listener in self._listeners:
+            listener.end()
+        for channel in self._channels():
+            channel.handle_close()  # also wakes a thread that waits to write
         wasyncore.close_all(self._map, ignore_all=True)
 
     def _channels(self) -> list[Channel]:
@@ -136,6 +140,8 @@ class _Listener(TcpWSGIServer):
         self.deadlines = deadlines
         self.crowded = False  # a client waits, and there were no connections left
         self._connections = map
+        self._ended = False
+        self._trigger_lock = threading.RLock()  # a signal may come while its own thread has it
         info = (sock.family, sock.type, sock.proto, sock.getsockname())
         super().__init__(app, map, True, sock, dispatcher, adj, info, bind_socket=False)
 
@@ -152,6 +158,17 @@ class _Listener(TcpWSGIServer):
             super().handle_accept()
             if len(self._connections) == before:
                 return
+
+    def pull_trigger(self) -> None:
+        """Wake the loop. Threads do so to the last, when the pipe is closed and its number perhaps another file's."""
+        with self._trigger_lock:
+            if not self._ended:
+                super().pull_trigger()
+
+    def end(self) -> None:
+        """The loop is not woken any more: its pipe is about to be closed."""
+        with self._trigger_lock:
+            self._ended = True
 
     def set_reuse_addr(self) -> None:
         """Whoever bound the socket has decided."""
