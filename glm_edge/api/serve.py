@@ -20,6 +20,7 @@ from types import FrameType
 
 from ..errors import StorageError, UsageError
 from ..system.notify import notify
+from ..system.private import forbid_core_files
 from ..types import Engine
 from . import log
 from .access.policy import AccessPolicy, is_loopback
@@ -43,6 +44,7 @@ def serve(load: Callable[[], Engine], config: ServeConfig) -> None:
 
     Raises UsageError for an address that needs a key, StorageError for one that cannot be had, and what `load` raises.
     """
+    forbid_core_files()
     addresses = _addresses(config)
     local = all(is_loopback(sockaddr[0]) for _, sockaddr in addresses)
     if not local and not config.keys.required:

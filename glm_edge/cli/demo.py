@@ -36,6 +36,7 @@ def demo_model() -> Path:
         make_folder(folder)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".demo-") as temporary:
             made = _convert(checkpoint, Path(temporary) / target.name)
+            made.chmod(0o600)  # who can write it decides what runs here
             os.replace(made, target)
     except OSError as error:
         advice = "set HOME, or XDG_DATA_HOME on Linux, to a folder you can write, or name a model with --model FILE"

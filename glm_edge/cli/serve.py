@@ -109,6 +109,12 @@ def command(
         raise UsageError("--alias is empty; give the name by which clients may ask for the model")
     folder = cache_folder(cache)
     keys = Keys.collect(api_keys, api_key_file, os.environ, secret=cache_secret(folder))
+    if api_keys:
+        click.echo(
+            "warning: other users of this machine can see --api-key in the list of processes; give the key in"
+            " GLM_EDGE_API_KEY or --api-key-file",
+            err=True,
+        )
     for warning in key_file_warnings(api_key_file) if api_key_file else ():
         click.echo(f"warning: {warning}", err=True)
     engine = EngineConfig(

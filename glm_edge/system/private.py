@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import secrets
 import stat
 from pathlib import Path
@@ -96,3 +97,15 @@ def _create(path: Path, key: bytes) -> None:
             os.replace(made, path)
     finally:
         made.unlink(missing_ok=True)
+
+
+def forbid_core_files() -> None:
+    """This process and its children leave no core file: it would have every prompt in memory."""
+    if os.name == "nt":
+        return
+    import resource
+
+    # a limit of 1 is too small for a file, and the one at which Linux gives nothing to a pipe (core(5)) either
+    most = 1 if sys.platform == "linux" else 0
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    resource.setrlimit(resource.RLIMIT_CORE, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))

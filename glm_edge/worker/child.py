@@ -19,6 +19,7 @@ from typing import Any
 
 from ..errors import EngineError, GlmEdgeError, LoadingError, UnsupportedModelError
 from ..generation import Generation
+from ..system.private import forbid_core_files
 from ..types import Chunk, Engine
 from .messages import Beat, Call, Cancel, Close, Item, Pipes, Reply
 
@@ -33,6 +34,7 @@ def main() -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     _die_with_parent()
+    forbid_core_files()
     incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever libraries print goes to stderr
     nothing = os.open(os.devnull, os.O_RDONLY)

@@ -157,6 +157,23 @@ def test_a_readable_key_file_is_warned_about(
     assert "chmod 600" in message
 
 
+@pytest.mark.case("N16")
+def test_a_key_as_an_option_works_and_it_is_said_who_can_see_it(
+    capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path, taken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, message = outcome(capsys, "--model", model, "--api-key", "k1", "--api-key", "k2", "--port", taken)
+    assert code == 6  # past the keys, at the port
+    (warning,) = [line for line in message.splitlines() if line.startswith("warning: ")]
+    for words in ("other users of this machine", "--api-key-file", "GLM_EDGE_API_KEY"):
+        assert words in warning
+    assert "k1" not in warning
+    file = tmp_path / "keys"
+    file.write_text("k\n")
+    file.chmod(0o600)
+    monkeypatch.setenv("GLM_EDGE_API_KEY", "k")
+    assert "warning" not in outcome(capsys, "--model", model, "--api-key-file", file, "--port", taken)[1]
+
+
 def test_a_key_in_the_environment_allows_to_listen_beyond_loopback(taken: int) -> None:
     from glm_edge.api.access.keys import Keys
     from glm_edge.errors import StorageError
