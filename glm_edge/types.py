@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from .errors import GlmEdgeError
 from .generation import Generation
 
 Role = Literal["system", "user", "assistant"]
@@ -156,6 +157,16 @@ class Engine(Protocol):
     @property
     def ready(self) -> bool:
         """Whether requests are accepted now: false during a restart, after a final failure and after close()."""
+        ...
+
+    @property
+    def failure(self) -> GlmEdgeError | None:
+        """Why the engine is not ready, where an error is the reason: it has failed, or cannot be loaded again."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """Whether it will never be ready again."""
         ...
 
     @property

@@ -16,7 +16,7 @@ from ..errors import EngineClosedError, LoadingError, OverloadedError, RateLimit
 from ..types import Engine
 from .config import ServeConfig
 
-State = Literal["loading", "ok", "shutting_down"]
+State = Literal["loading", "ok", "failed", "shutting_down"]
 
 SPARE_REQUESTS = 8  # above the capacity: the engine refuses these itself, and says when to come again
 _DECAY = 0.9  # weight of the running mean when another request ends
@@ -97,7 +97,9 @@ class Admission:
     def state(self) -> State:
         if self.draining:
             return "shutting_down"
-        return "ok" if self._engine is not None and self._engine.ready else "loading"
+        if self._engine is None or self._engine.ready:
+            return "loading" if self._engine is None else "ok"
+        return "loading" if self._engine.failure is None else "failed"
 
     @property
     def engine(self) -> Engine:

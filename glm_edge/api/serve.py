@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from types import FrameType
+from typing import NoReturn
 
 from ..errors import StorageError, UsageError
 from ..system.notify import notify
@@ -87,15 +88,25 @@ class _Run:
         loader.start()
         while not self._stop and self._failure is None:
             self._server.turn()
+            if self._engine is not None and self._engine.ended:
+                self._failure = self._engine.failure
         if self._failure is not None:
-            self._server.close()
-            raise self._failure
+            self._end_failed(self._failure)
         self._drain()
         self._server.close()
         if not self._close_engine():
             # A native call that cannot be interrupted: leave without taking the process apart around it.
             sys.stderr.flush()
             os._exit(0)
+
+    def _end_failed(self, failure: BaseException) -> NoReturn:
+        """The engine could not be loaded, or has failed for good: raise that, once those who wait have been told."""
+        if self._engine is not None:
+            self._server.stop_listening()
+            self._turn_while_busy(_ABORT_S / 2)
+            self._close_engine()
+        self._server.close()
+        raise failure
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if self._stop:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from ..errors import ContextLengthError, EngineClosedError, RequestError
+from ..errors import ContextLengthError, EngineClosedError, GlmEdgeError, RequestError
 from ..generation import Generation
 from ..llama.context import Batch, Context
 from ..llama.library import versions
@@ -110,6 +110,15 @@ class LlamaEngine:
     @property
     def ready(self) -> bool:
         return self._loop.error is None
+
+    @property
+    def failure(self) -> GlmEdgeError | None:
+        error = self._loop.error
+        return None if isinstance(error, EngineClosedError) else error
+
+    @property
+    def ended(self) -> bool:
+        return not self.ready
 
     def submit(self, request: Request) -> Generation[Chunk]:
         """Queue a request; see types.Engine."""

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..errors import EngineError, GlmEdgeError
+from ..errors import EngineError, GlmEdgeError, IntegrityError
 from ..llama.context import Batch, Context
 from .kv_cache import KvCache
 from .latency import SLICE, LatencyModel
@@ -114,19 +114,36 @@ class Scheduler:
         if result != "done":
             return
         self._measure(slices, self._clock() - began)
+        failed: list[tuple[Sequence, GlmEdgeError]] = []
         for part in slices:
             sequence = part.sequence
             try:
                 self._sample(part)
-            except GlmEdgeError as error:  # of this answer's own logits, format or penalties: the others go on
-                sequence.fail(error)
-                sequence.n_past = 0  # its cells are not reused
+            except GlmEdgeError as error:
+                failed.append((sequence, error))
+                continue
             if sequence.finished:
                 self._release(sequence)
             else:
                 self._cache.checkpoint(sequence)
+        self._end_failed(failed)
         if padded and not (last := slices[-1].sequence).finished:
             self._cache.trim(last)
+
+    def _end_failed(self, failed: list[tuple[Sequence, GlmEdgeError]]) -> None:
+        """End answers that failed by their own logits, format or penalties; the others go on.
+
+        Raises IntegrityError, and ends none, if it was not their own fault.
+        """
+        if failed and not self._context.gives_numbers(self._batch, failed[0][0].tokens[-1]):
+            raise IntegrityError(
+                "the model gives no numbers any more: its file was overwritten or the memory is damaged; put the model"
+                " file back, or look for the damage with glm-edge verify"
+            )
+        for sequence, error in failed:
+            sequence.fail(error)
+            sequence.n_past = 0  # its cells are not reused
+            self._release(sequence)
 
     def end_all(self, error: GlmEdgeError) -> None:
         """Fail every answer, running or waiting."""

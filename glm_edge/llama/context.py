@@ -121,6 +121,17 @@ class Context:
             raise EngineError(f"no logits for token {index} of the batch")
         return np.ctypeslib.as_array(pointer, shape=(self._n_vocab,))
 
+    def gives_numbers(self, batch: Batch, token: int) -> bool:
+        """Whether the logits after `token` alone, apart from all sequences, are numbers; True where that is unknown.
+
+        Overwrites the batch and all logits.
+        """
+        batch.clear()
+        batch.add(token, 0, self._spare, logits=True)
+        fine = self.decode(batch) != "done" or bool(np.isfinite(self.logits(0)).all())
+        self.remove(self._spare)
+        return fine
+
     def remove(self, sequence: int, start: int = 0, end: int = -1) -> None:
         """Drop positions start..end of a sequence from the cache; -1 is the end."""
         ll.llama_memory_seq_rm(self._memory, sequence, start, end)

@@ -3,6 +3,7 @@
 worker.py            Worker, the parent's side: an Engine that restarts its child
 process.py           one child as the parent sees it: started, watched, killed, explained
 child.py             the child's side
+calls.py             calls that have not ended, and whose turn it is
 messages.py          what the two say to each other
 crash_quarantine.py  prompts that the engine does not survive
 

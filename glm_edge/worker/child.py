@@ -21,7 +21,7 @@ from ..errors import EngineError, GlmEdgeError, LoadingError, UnsupportedModelEr
 from ..generation import Generation
 from ..system.private import forbid_core_files
 from ..types import Chunk, Engine
-from .messages import Beat, Call, Cancel, Close, Item, Pipes, Reply
+from .messages import Beat, Call, Cancel, Close, Failed, Item, Pipes, Reply
 
 BEAT_S = 0.5
 _NEWS_S = 0.1  # between beats while requests wait for their first text
@@ -137,6 +137,8 @@ class _Child:
                 _leave(1)
             # an engine that has failed gets one more beat to tell those who wait
             failed = engine is not None and not engine.ready
+            if failed and engine is not None and engine.failure is not None:
+                self._pipes.send(Failed(engine.failure))
 
 
 def _leave(code: int) -> None:

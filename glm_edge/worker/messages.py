@@ -53,6 +53,13 @@ class Reply:
 
 
 @dataclass(frozen=True)
+class Failed:
+    """From the child: its engine has failed for good, and the child is about to exit."""
+
+    error: GlmEdgeError
+
+
+@dataclass(frozen=True)
 class Item:
     """From the child: a chunk, or the end of the request: None or an error."""
 

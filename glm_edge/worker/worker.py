@@ -13,22 +13,22 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ..errors import (
     EngineClosedError,
-    EngineDiedError,
     EngineError,
     GlmEdgeError,
     IntegrityError,
     InvalidFileError,
     LoadingError,
 )
-from ..generation import Generation, Progress
-from ..types import Chunk, Engine, ModelInfo, Request
+from ..generation import Generation
+from ..types import Chunk, Engine, Message, ModelInfo, Request, SamplingParams
+from .calls import OpenCall, OpenCalls
 from .crash_quarantine import CrashQuarantine
-from .messages import Beat, Call, Cancel, Close, Item, Reply
+from .messages import Beat, Call, Close, Failed, Item
 from .process import Process
 
 PATIENCE_S = 60.0  # one node of a batch's graph takes at most seconds on the slowest devices
@@ -37,16 +37,6 @@ _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 30.0  # between two starts
 _LOAD = -1  # the id of the call that loads; those of requests are counted from 0
 
 _log = logging.getLogger("glm_edge.worker")
-
-
-@dataclass
-class _Open:
-    """A call that is open: without a reply yet, or with an answer that is still being written."""
-
-    done: Future[Any] = field(default_factory=Future)  # the value of the reply
-    generation: Generation[Chunk] | None = None
-    progress: Progress | None = None
-    prompt: bytes = b""  # a hash
 
 
 class Worker:
@@ -70,17 +60,16 @@ class Worker:
         self._load = load
         self._reload = reload or load
         self._patience = patience
-        self._lock = threading.Lock()  # guards _open, _process and _ready; held for moments only
-        self._open: dict[int, _Open] = {}
+        self._lock = threading.Lock()  # guards _process and _closed; held for moments only
         self._process: Process | None = None
-        self._ready = False
+        self._failure: GlmEdgeError | None = None
         self._served = False  # whether this child has answered a request
         self._began = 0.0  # when this child was started, or the next will be
         self._load_s = 0.0  # how long the last load took
         self._ids = itertools.count()
         self._closed = threading.Event()
         self._quarantine = CrashQuarantine()
-        self._recorded: set[bytes] = set()  # crashes of this child
+        self._calls = OpenCalls(self._quarantine)
         self._info: Future[ModelInfo] = Future()
         self._supervisor = threading.Thread(target=self._supervise, name="worker", daemon=True)
         self._supervisor.start()
@@ -92,7 +81,16 @@ class Worker:
 
     @property
     def ready(self) -> bool:
-        return self._ready
+        return self._calls.ready
+
+    @property
+    def failure(self) -> GlmEdgeError | None:
+        """See types.Engine; it is tried again all the same, until `ended`."""
+        return self._failure
+
+    @property
+    def ended(self) -> bool:
+        return self._closed.is_set()
 
     @property
     def steps(self) -> int:
@@ -111,14 +109,14 @@ class Worker:
         id = next(self._ids)
         prompt = hashlib.sha256(repr((request.messages, request.prompt)).encode("utf-8", "surrogatepass")).digest()
         self._quarantine.check(prompt)
-        opened = _Open(prompt=prompt)
-        generation = opened.generation = Generation(lambda: self._cancel(id), lambda: opened.progress)
-        self._call(Call(id, "submit", request), opened)
+        opened = OpenCall(Call(id, "submit", request), prompt=prompt)
+        generation = opened.generation = Generation(lambda: self._calls.cancel(id), lambda: opened.progress)
+        self._enter(opened)
         return generation
 
     def tokenize(self, text: str) -> list[int]:
         """See types.Engine."""
-        ids: list[int] = self._call(Call(next(self._ids), "tokenize", text), _Open())
+        ids: list[int] = self._enter(OpenCall(Call(next(self._ids), "tokenize", text)))
         return ids
 
     def close(self) -> None:
@@ -133,24 +131,17 @@ class Worker:
             process.kill()
             self._supervisor.join()
 
-    def _call(self, call: Call, opened: _Open) -> Any:
-        with self._lock:
+    def _enter(self, opened: OpenCall) -> Any:
+        """Hand over a call. Returns its reply, or None if it has to wait for its turn. Raises what it ends with."""
+        if not self._calls.enter(opened):
             if self._closed.is_set():
                 raise EngineClosedError("the engine is shutting down")
-            if self._process is None or not self._ready:
-                raise LoadingError("the engine is being restarted; try again later", retry_after=self._back_in())
-            self._process.send(call)  # the reply is handled only after the lock is free
-            self._open[call.id] = opened
-        return opened.done.result()
+            raise LoadingError("the engine is being restarted; try again later", retry_after=self._back_in())
+        return None if opened.sent is None else opened.done.result()
 
     def _back_in(self) -> float:
         """Seconds until the engine is loaded again, if that takes as long as the last time."""
         return max(1.0, self._began + self._load_s - time.monotonic())
-
-    def _cancel(self, id: int) -> None:
-        with self._lock:
-            if id in self._open and self._process is not None:
-                self._process.send(Cancel(id))
 
     def _supervise(self) -> None:
         """In a thread of its own: one child after the other, until closed or not even the first can be loaded."""
@@ -160,17 +151,18 @@ class Worker:
             self._closed.set()
             if self._process is not None:
                 self._process.kill()
-            self._lose_all(f"its supervisor failed: {type(bug).__name__}")
+            self._failure = EngineError(f"the engine's supervisor failed: {type(bug).__name__}: {bug}")
+            self._calls.lose(f"its supervisor failed: {type(bug).__name__}", closed=True)
             if not self._info.done():
-                self._info.set_exception(EngineError(f"the engine's supervisor failed: {type(bug).__name__}: {bug}"))
+                self._info.set_exception(self._failure)
             raise
 
     def _restart_until_closed(self) -> None:
         pause = 0.0
         while not self._closed.is_set():
             self._served = False
-            self._recorded.clear()
-            error = self._live_once(self._reload if self._info.done() else self._load)
+            load = self._reload if self._info.done() else self._load
+            error = self._live_once(partial(_tested, load) if isinstance(self._failure, IntegrityError) else load)
             if not self._info.done():
                 self._info.set_exception(error)
                 return
@@ -184,7 +176,7 @@ class Worker:
         """Start a child and follow it to its end; returns what it ended with."""
         self._began = time.monotonic()
         try:
-            process = Process(self._patience, lambda: bool(self._open))
+            process = Process(self._patience, lambda: bool(self._calls))
         except OSError as error:
             return EngineError(f"the engine's process cannot be started: {error.strerror}")
         with self._lock:
@@ -192,35 +184,37 @@ class Worker:
             closed = self._closed.is_set()  # close() may have looked for a process when there was none yet
         process.send(Close() if closed else Call(_LOAD, "load", load))
         failed = self._follow(process)
-        with self._lock:
-            loaded, self._ready = self._ready, False  # requests from here on are not the dead child's
+        loaded = self._calls.stop()  # requests from here on are not the dead child's
         death = process.end()
-        self._lose_all(death.why)
+        self._calls.lose(death.why, closed=self._closed.is_set())
         return failed or (EngineError(f"it died: {death.why}") if loaded else death.while_loading())
 
     def _follow(self, process: Process) -> GlmEdgeError | None:
-        """Handle the child's messages until it is dead; returns the error of its load."""
+        """Handle the child's messages until it is dead; returns what its load or its engine failed with."""
         failed: GlmEdgeError | None = None
         for message in process:
             if isinstance(message, Item):
-                self._pass_on(message)
+                self._served = self._calls.pass_on(message) or self._served
             elif isinstance(message, Beat):
-                self._advance(message)
+                self._calls.advance(message)
+            elif isinstance(message, Failed):
+                self._calls.stop()
+                failed = self._failure = message.error
             elif message.id != _LOAD:
-                self._answer(message)
+                self._calls.answer(message)
             elif message.error is None:
-                self._loaded(message.value)
+                self._loaded(process, message.value)
             else:
-                failed = self._explained(message.error)
+                failed = self._failure = self._explained(message.error)
         return failed
 
-    def _loaded(self, info: ModelInfo) -> None:
+    def _loaded(self, process: Process, info: ModelInfo) -> None:
         self._load_s = time.monotonic() - self._began
         if self._info.done():
             self.info = info  # the file may have been replaced
             _log.info("the engine runs again")
-        with self._lock:
-            self._ready = True
+        self._failure = None
+        self._calls.start(process.send)
         if not self._info.done():
             self._info.set_result(info)
 
@@ -230,68 +224,10 @@ class Worker:
             return IntegrityError(f"{error}; it was changed after the server was started: put the model file back")
         return error
 
-    def _answer(self, reply: Reply) -> None:
-        with self._lock:
-            opened = self._open[reply.id]
-            if reply.error is not None or opened.generation is None:
-                del self._open[reply.id]  # nothing more comes
-        if reply.error is not None:
-            opened.done.set_exception(reply.error)
-            return
-        if opened.generation is not None:
-            opened.progress = reply.value
-        opened.done.set_result(reply.value)
 
-    def _advance(self, beat: Beat) -> None:
-        for id, started, progress in beat.waiting:
-            opened = self._open.get(id)
-            if opened is not None and opened.generation is not None:
-                opened.progress = progress
-                if started:
-                    opened.generation.start()
-
-    def _pass_on(self, message: Item) -> None:
-        item = message.item
-        opened = self._open.get(message.id)
-        if opened is None or opened.generation is None:
-            return  # it has ended already; only the first end counts
-        generation = opened.generation
-        if isinstance(item, Chunk):
-            generation.put(item)
-            return
-        with self._lock:
-            del self._open[message.id]
-        if item is None:
-            self._served = True
-            self._quarantine.clear(opened.prompt)
-            generation.finish()
-        else:
-            if type(item) is EngineError:  # it may be the engine's last one before it exits
-                self._record_crash(opened.prompt)
-            generation.fail(item)
-
-    def _record_crash(self, prompt: bytes) -> None:
-        """Once for each child, however many requests have this prompt."""
-        if prompt not in self._recorded:
-            self._recorded.add(prompt)
-            self._quarantine.record_crash(prompt)
-
-    def _lose_all(self, why: str) -> None:
-        """The child is dead: end every open call."""
-        with self._lock:
-            self._ready = False
-            lost = list(self._open.values())
-            self._open.clear()
-        closed = self._closed.is_set()
-        died = EngineDiedError(f"the engine died: {why}")
-        error = EngineClosedError("the engine is shutting down") if closed else died
-        for opened in lost:
-            if not closed and opened.generation is not None:
-                self._record_crash(opened.prompt)
-        for opened in lost:
-            if opened.generation is None:
-                opened.done.set_exception(error)
-                continue
-            opened.generation.fail(error)
-            if not opened.done.done():  # submit returns; the error comes through the generation
-                opened.done.set_result(None)
+def _tested(load: Callable[[], Engine]) -> Engine:
+    """In the child: an engine that has given one token. Raises IntegrityError where its weights give no numbers."""
+    engine = load()
+    for _ in engine.submit(Request((Message("user", "1"),), SamplingParams(0), max_tokens=1)):
+        pass
+    return engine

@@ -193,21 +193,91 @@ def test_a_prompt_that_kills_three_times_is_refused_and_others_are_not() -> None
         assert engine.pid == survivor
 
 
+@pytest.mark.case("N3")
+@posix
+def test_prompts_that_ran_together_at_three_deaths_are_both_answered(tiny_f32: Path) -> None:
+    """Nobody is refused for deaths that another may have caused; they run one after the other, to know."""
+    prompts = [ask("one", None), ask("another", None)]
+    with worker(crashing.tiny(tiny_f32)) as engine:
+        for _ in range(3):
+            running = [engine.submit(prompt) for prompt in prompts]
+            for generation in running:
+                assert generation.get(PATIENCE) is not None
+            os.kill(engine.pid, signal.SIGKILL)
+            for generation in running:
+                assert isinstance(failure(generation), EngineDiedError)
+            assert works_again(engine)
+        first, second = [engine.submit(prompt) for prompt in prompts]
+        assert first.get(PATIENCE) is not None
+        assert not second.started
+        first.cancel()
+        assert list(first)[-1].finish_reason == "cancelled"
+        assert second.get(PATIENCE) is not None
+        second.cancel()
+        list(second)
+
+
+@pytest.mark.case("N3")
+@posix
+def test_a_prompt_that_kills_beside_others_is_found_and_the_bystander_is_not_refused() -> None:
+    with worker(crashing.obeys) as engine:
+        for _ in range(3):
+            bystander = engine.submit(ask("hang"))
+            assert bystander.get(PATIENCE) is not None
+            assert isinstance(failure(engine.submit(ask("SIGABRT"))), EngineDiedError)
+            assert isinstance(failure(bystander), EngineDiedError)
+            assert works_again(engine)
+        for _ in range(3):
+            killer = engine.submit(ask("SIGABRT"))
+            with pytest.raises(LoadingError):  # it waits for the killer's end, or comes after it
+                text(engine.submit(ask("hang")))
+            assert isinstance(failure(killer), EngineDiedError)
+            assert works_again(engine)
+            assert text(engine.submit(ask("hi"))) == "ab"
+        with pytest.raises(RepeatedCrashError):
+            engine.submit(ask("SIGABRT"))
+        bystander = engine.submit(ask("hang"))
+        assert bystander.get(PATIENCE) is not None
+        waits = engine.submit(ask("hi"))
+        waits.cancel()
+        assert list(waits) == []  # it was never begun
+        bystander.cancel()
+
+
+@pytest.mark.case("N3")
+def test_a_prompt_in_quarantine_gets_a_try_now_and_then_and_an_answer_ends_it() -> None:
+    now = [0.0]
+    suspects = CrashQuarantine(lambda: now[0])
+    for _ in range(3):
+        suspects.record_crash([b"x"])
+    now[0] = 119.0
+    with pytest.raises(RepeatedCrashError):
+        suspects.check(b"x")
+    now[0] = 121.0
+    suspects.check(b"x")
+    assert suspects.is_suspect(b"x")
+    with pytest.raises(RepeatedCrashError):  # one try at a time
+        suspects.check(b"x")
+    suspects.clear(b"x")
+    suspects.check(b"x")
+    assert not suspects.is_suspect(b"x")
+
+
 @pytest.mark.case("O9")
 def test_suspicion_ends_with_an_answer_or_with_time() -> None:
     now = [0.0]
     suspects = CrashQuarantine(lambda: now[0])
     for _ in range(3):
         suspects.check(b"x")
-        suspects.record_crash(b"x")
+        suspects.record_crash([b"x"])
     with pytest.raises(RepeatedCrashError):
         suspects.check(b"x")
     now[0] = 601.0
     suspects.check(b"x")
     for _ in range(2):
-        suspects.record_crash(b"x")
+        suspects.record_crash([b"x"])
     suspects.clear(b"x")
-    suspects.record_crash(b"x")
+    suspects.record_crash([b"x"])
     suspects.check(b"x")
 
 

@@ -50,7 +50,7 @@ _ERRORS = {
     "429": "This key has as many answers as it may have at once; Retry-After says when to try again.",
     "431": "The headers are too large.",
     "500": "The engine or the server failed; the log has more under the request's id. `code` is engine_died where the"
-    " request can be sent again, engine_crash where its prompt has ended the engine three times.",
+    " request can be sent again, engine_crash where its prompt, alone, has ended the engine three times.",
     "503": "Loading, shutting down or full; Retry-After says when to try again.",
 }
 
@@ -112,7 +112,7 @@ def _paths() -> Schema:
         " Retry-After."
     )
     health["get"]["responses"]["503"] = {
-        "description": "No chat is taken: loading, or shutting down.",
+        "description": "No chat is taken: loading, shutting down, or failed, and then the log says why.",
         "headers": _HEADERS,
         "content": status,
     }

@@ -223,4 +223,4 @@ class ModelList(ResponseObject):
 class HealthStatus(ResponseObject):
     """Whether the server takes requests."""
 
-    status: Literal["ok", "loading", "shutting_down"]
+    status: Literal["ok", "loading", "failed", "shutting_down"]

@@ -3,6 +3,7 @@ a child process, which never stays behind."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -238,6 +239,24 @@ def test_a_model_that_does_not_load_ends_the_server_with_its_error(engine_option
     with serving("spoilt", *engine_options) as process:
         assert process.exit_code() == 4
         assert process.lines[-1] == "error: model.gguf: not the file it was\n"
+
+
+@pytest.mark.case("N10")
+@pytest.mark.parametrize("data", [STREAM, WHOLE], ids=["stream", "whole"])
+def test_an_engine_that_fails_for_good_ends_the_server_with_its_exit_code(data: bytes) -> None:
+    with serving("failing") as process, process.connect() as wire, process.connect() as other:
+        other.send(get("/health"))
+        assert other.reply().json == {"status": "ok"}
+        wire.send(data)
+        reply = wire.reply()
+        assert (reply.status, reply.code) == (500, None)
+        with contextlib.suppress(OSError, ConnectionError):  # until it is gone
+            while True:
+                other.send(get("/health"))
+                assert other.reply().json == {"status": "failed"}
+        assert process.exit_code() == 7
+        assert process.lines[-1] == "error: no memory for the cache\n"
+        assert "Traceback" not in "".join(process.lines)
 
 
 def test_a_bug_in_loading_ends_the_server_with_its_traceback(engine_options: tuple[str, ...]) -> None:

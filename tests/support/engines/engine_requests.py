@@ -14,11 +14,12 @@ from glm_edge.types import Chunk, Engine, Message, Request, SamplingParams
 from glm_edge.worker import Worker
 from support.server.live_server import eventually
 
+GREEDY = SamplingParams(0)
 _SILENCE_S = 60.0
 
 
-def ask(text: str, max_tokens: int | None = 20) -> Request:
-    return Request((Message("user", text),), SamplingParams(0), max_tokens)
+def ask(text: str, max_tokens: int | None = 20, sampling: SamplingParams = GREEDY) -> Request:
+    return Request((Message("user", text),), sampling, max_tokens)
 
 
 def text(generation: Generation[Chunk]) -> str:

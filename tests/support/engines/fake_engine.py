@@ -53,6 +53,14 @@ class FakeEngine:
         return not self._closed.is_set()
 
     @property
+    def failure(self) -> GlmEdgeError | None:
+        return None
+
+    @property
+    def ended(self) -> bool:
+        return self._closed.is_set()
+
+    @property
     def steps(self) -> int:
         """The number of scripts begun."""
         return len(self.played)

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from glm_edge.api.config import ServeConfig
 from glm_edge.api.serve import serve
-from glm_edge.errors import GlmEdgeError, IntegrityError
+from glm_edge.errors import GlmEdgeError, IntegrityError, OutOfMemoryError
 from glm_edge.types import Engine
 from glm_edge.worker import Worker
 from support.engines.crashing_engines import obeys
@@ -30,6 +30,22 @@ class _Stuck(FakeEngine):
 
     def close(self) -> None:
         time.sleep(3600)
+
+
+class _Failing(FakeEngine):
+    """An engine that fails for good with its first request."""
+
+    @property
+    def failure(self) -> GlmEdgeError | None:
+        return OutOfMemoryError("no memory for the cache") if self.requests else None
+
+    @property
+    def ready(self) -> bool:
+        return self.failure is None
+
+    @property
+    def ended(self) -> bool:
+        return not self.ready
 
 
 def _answer(script: Script, slots: int = 4) -> Callable[[], Engine]:
@@ -55,6 +71,7 @@ LOADERS: dict[str, Callable[[], Engine]] = {
     "one-slot": _answer([0.3, "a", 0.7, "b"], slots=1),
     "endless": _answer(["a", threading.Event(), "b"]),
     "stuck": lambda: _Stuck(["a", threading.Event()]),
+    "failing": lambda: _Failing([OutOfMemoryError("no memory for the cache")]),
     "spoilt": _spoilt,
     "bug": _bug,
     "loading": _never,
