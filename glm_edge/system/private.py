@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import secrets
 import stat
+import sys
 from pathlib import Path
 
 from ..errors import StorageError
