@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "convert.tokenizer": {"system", "model", "convert.source"},
     "convert": {"system", "model", "convert.source", "convert.tokenizer"},
     "convert.pull": {"system", "model", "convert.source", "convert.tokenizer", "convert"},
-    "llama": {"system"},
+    "llama": {"system", "model"},
     "engine.text": {"model", "llama"},
     "engine.sampling": {"llama"},
     "engine.prefix_cache": {"system"},
@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tools.bench": {"system", "model", "llama", "engine", "engine.text", "engine.prefix_cache", "tools"},
     "tools.doctor": {"system", "model", "convert", "llama", "engine"},
     "tools.service": {"system"},
+    "tools.runtime": {"model"},
     "cli": {"*"},
 }
 DOORS = {"convert/__main__.py", "__main__.py"}  # these start the command line and do nothing else

@@ -24,6 +24,7 @@ _VERBS = {
     "chat": ("glm_edge.cli.chat", "Chat in the terminal, or answer one prompt."),
     "perplexity": ("glm_edge.cli.perplexity", "How well a model predicts a text."),
     "bench": ("glm_edge.cli.bench", "Measure speed and memory; --tune finds the fastest settings."),
+    "runtime": ("glm_edge.cli.runtime", "Build llama.cpp for every processor of an architecture, as one wheel."),
     "doctor": ("glm_edge.cli.doctor", "What this machine will do, and what stands in its way."),
     "service": ("glm_edge.cli.service", "Serve a model from the machine's start on, by systemd."),
     "warm": ("glm_edge.cli.warm", "Compute prompts beforehand and save them beside the model."),

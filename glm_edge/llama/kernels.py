@@ -1,4 +1,7 @@
-"""Which of ggml's kernels are used: all but those for Intel's AMX, which crash.
+"""Which of ggml's kernels are used: the library for this processor, and all kinds in it but GCC's for Intel's AMX.
+
+A portable build of llama.cpp has a library of kernels for every kind of processor, and somebody has to load the best.
+That is asked of the copy of ggml that libllama uses: a wheel has no links, so a second copy lies beside it.
 
 ggml keeps weights in the layout of the first kind of kernels that can use them. The AMX kernels load a tile
 configuration of 64 bytes. GCC's own intrinsic says that only 8 of them are read, so GCC optimises the writing of the
@@ -10,14 +13,24 @@ AMX use.
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from typing import Any
 
-from llama_cpp._ggml import libggml
+import llama_cpp.llama_cpp as ll
+
+from ..model.ggml import RUNTIME_MARKER, library_folder
 
 _BROKEN = b"AMX"
+_BUILT_BY_CLANG = b"clang version"  # what clang leaves in a library
 _PROCESSOR = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
 _Kinds = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)  # ggml_backend_dev_get_extra_bufts_t
+
+
+def load_backends() -> None:
+    """Load the kernels for this processor, where llama.cpp comes with several libraries of them."""
+    if not _function("ggml_backend_dev_by_type", ctypes.c_void_p, ctypes.c_int)(_PROCESSOR):
+        _function("ggml_backend_load_all_from_path", None, ctypes.c_char_p)(os.fsencode(library_folder()))
 
 
 def leave_out_broken_kernels() -> bool:
@@ -25,7 +38,7 @@ def leave_out_broken_kernels() -> bool:
 
     ggml makes the list once and hands out a pointer to it (`ggml-cpu.cpp`), so a change in it stays.
     """
-    if sys.platform != "linux":  # GCC and AMX meet nowhere else
+    if sys.platform != "linux" or _built_by_clang():  # GCC and AMX meet nowhere else
         return True
     usable = [address for address, name in kernel_kinds() if name != _BROKEN]
     if len(usable) < len(kernel_kinds()):
@@ -47,7 +60,7 @@ def kernel_kinds() -> list[tuple[int, bytes]]:
 def _list() -> Any:
     """ggml's array of pointers, the last one null; a null pointer where it has none."""
     device = _function("ggml_backend_dev_by_type", ctypes.c_void_p, ctypes.c_int)(_PROCESSOR)
-    if not device:  # a build whose backends are libraries that are loaded later
+    if not device:
         return None
     registry = _function("ggml_backend_dev_backend_reg", ctypes.c_void_p, ctypes.c_void_p)(device)
     find = _function("ggml_backend_reg_get_proc_address", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)
@@ -55,7 +68,15 @@ def _list() -> Any:
     return _Kinds(getter)(device) if getter else None
 
 
-def _function(name: str, result: type, *arguments: type) -> Any:
-    function = getattr(libggml, name)
+def _built_by_clang() -> bool:
+    """Whether the kernels come from clang, whose intrinsic is right."""
+    folder = library_folder()
+    if (folder / RUNTIME_MARKER).exists():
+        return True
+    return any(_BUILT_BY_CLANG in path.read_bytes() for path in folder.glob("libggml-cpu.*"))
+
+
+def _function(name: str, result: type | None, *arguments: type) -> Any:
+    function = getattr(ll._lib, name)
     function.restype, function.argtypes = result, arguments
     return function

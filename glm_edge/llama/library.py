@@ -12,7 +12,7 @@ from typing import Any
 
 import llama_cpp as ll
 
-from .kernels import leave_out_broken_kernels
+from .kernels import leave_out_broken_kernels, load_backends
 
 _LOGGED = (3, 4)  # GGML_LOG_LEVEL_WARN and ERROR; 5 continues a line of any level
 _log: deque[str] = deque(maxlen=8)  # llama.cpp's warnings and errors, newest last
@@ -41,6 +41,7 @@ def log_excerpt() -> str:
 
 ll.llama_log_set(_on_log, ctypes.c_void_p(0))
 ll.llama_backend_init()
+load_backends()
 MAY_REPACK = leave_out_broken_kernels()  # whether weights may be repacked for the processor's kernels
 
 

@@ -21,6 +21,8 @@ from glm_edge.errors import UnsupportedModelError
 
 from .values import TENSOR_TYPES
 
+RUNTIME_MARKER = "glm_edge_runtime.json"  # beside libraries that `glm-edge runtime` built: from what, by which compiler
+
 TYPE_IDS = {name: number for number, (name, _, _) in TENSOR_TYPES.items()}
 
 
