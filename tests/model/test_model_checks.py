@@ -152,11 +152,13 @@ INVALID: dict[str, tuple[Change, str]] = {
 }
 
 
+@pytest.mark.case("M4")
 @pytest.mark.parametrize("name", UNSUPPORTED)
 def test_another_kind_of_model_is_unsupported(check: Callable[[Change], None], name: str) -> None:
     refused(check, *UNSUPPORTED[name], UnsupportedModelError)
 
 
+@pytest.mark.case("M4")
 @pytest.mark.parametrize("name", INVALID)
 def test_metadata_that_lies_is_invalid(check: Callable[[Change], None], name: str) -> None:
     refused(check, *INVALID[name], InvalidFileError)
