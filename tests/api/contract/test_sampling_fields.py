@@ -42,6 +42,15 @@ def test_every_field_arrives() -> None:
     )
 
 
+@pytest.mark.case("N8")
+@pytest.mark.parametrize("bias", [{"5": 1, "05": -1}, {"05": 1}, {"00": 1}], ids=["both", "zeros", "only-zeros"])
+def test_a_token_id_has_one_spelling(bias: dict[str, float]) -> None:
+    with pytest.raises(RequestError, match="leading zeros") as caught:
+        parse(logit_bias=bias)
+    assert (caught.value.param, caught.value.code) == ("logit_bias", "invalid_value")
+    assert parse(logit_bias={"0": 1}).request.sampling.logit_bias == {0: 1.0}
+
+
 FORMATS: dict[str, tuple[Any, JsonFormat | None]] = {
     "null": (None, None),
     "text": ({"type": "text"}, None),
