@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -146,7 +147,13 @@ def _followed(command: list[str], environment: Mapping[str, str]) -> Iterator[It
     """The lines of a command as it prints them. Raises StorageError with the compiler's first error where it fails."""
     errors: list[str] = []
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
     ) as process:
 
         def lines() -> Iterator[str]:
@@ -158,7 +165,7 @@ def _followed(command: list[str], environment: Mapping[str, str]) -> Iterator[It
         try:
             yield lines()
         except BaseException:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # the compilers too: they write into a folder that goes
             raise
     if process.returncode:
         raise StorageError(f"llama.cpp was not built: {(errors or ['no error was printed'])[0]}")
