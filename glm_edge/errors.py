@@ -72,14 +72,18 @@ class RequestError(GlmEdgeError):
 
 
 class ContextLengthError(RequestError):
-    """The prompt does not fit the context; raised by `submit`, before any chunk."""
+    """The prompt does not fit the context; raised by `submit`, before any chunk.
 
-    def __init__(self, prompt_tokens: int, n_ctx: int, *, param: str = "messages") -> None:
+    Args:
+        at_least: whether `prompt_tokens` is a lower bound, because the rest of the prompt was not tokenized.
+    """
+
+    def __init__(self, prompt_tokens: int, n_ctx: int, *, param: str = "messages", at_least: bool = False) -> None:
         shorten = "shorten the messages or drop the oldest" if param == "messages" else f"shorten the {param}"
         take = "take" if param == "messages" else "takes"
         super().__init__(  # OpenAI's words first, by which clients know it
-            f"this model's maximum context length is {n_ctx} tokens and the {param} {take} {prompt_tokens}, leaving"
-            f" no room for an answer; {shorten}",
+            f"this model's maximum context length is {n_ctx} tokens and the {param} {take}"
+            f" {'at least ' * at_least}{prompt_tokens}, leaving no room for an answer; {shorten}",
             param=param,
             code="context_length_exceeded",
         )

@@ -5,7 +5,7 @@ Not here: how a request is written on the wire (`api/contract/`) and how it is a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -182,8 +182,12 @@ class Engine(Protocol):
         """
         ...
 
-    def tokenize(self, text: str) -> list[int]:
-        """Ids of plain text, without the control ids of a prompt. Raises EngineClosedError after close()."""
+    def tokenize(self, text: str, check: Callable[[], None] = lambda: None) -> list[int]:
+        """Ids of plain text, without the control ids of a prompt. Raises EngineClosedError after close().
+
+        Args:
+            check: called several times a second while it takes; what it raises ends the work and is raised here.
+        """
         ...
 
     def close(self) -> None:

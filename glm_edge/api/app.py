@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from flask import Flask, Response, g, request
@@ -26,7 +27,7 @@ from .admission import Admission
 from .contract import openapi, strict_json
 from .contract.chat import parse_chat
 from .contract.chatglm import chatglm_response, parse_chatglm
-from .contract.completions import parse_completion, parse_tokenize
+from .contract.completions import parse_completion, parse_tokenize, tokenized_json
 from .contract.errors import error_response
 from .contract.fields import CompletionCall
 from .contract.figures import server_timing
@@ -34,7 +35,7 @@ from .contract.serializers import ChatSerializer, ResponseHead, Serializer, Text
 from .contract.served_model import check_model, model_list, model_object
 from .log import what_failed
 from .page import page
-from .stream import ClientGoneError, ResponseStream
+from .stream import ClientGoneError, ResponseStream, check_wanted
 
 _log = logging.getLogger("glm_edge.http")
 
@@ -168,7 +169,11 @@ class _Api:
         engine = self._admission.engine
         call = parse_tokenize(_body())
         check_model(call.model, engine.info.id, self._aliases)
-        return _json(200, {"ids": engine.tokenize(call.text)})
+        with ExitStack() as stack:
+            stack.callback(self._admission.acquire(g.key, others=self._policy.keys.several).release)
+            gone = request.environ.get("waitress.client_disconnected", lambda: False)
+            ids = engine.tokenize(call.text, partial(check_wanted, self._admission, gone))
+        return Response(tokenized_json(ids), content_type="application/json")
 
     def _complete(self, call: CompletionCall, prefix: str, write: Callable[[ResponseHead], Serializer]) -> Response:
         """The answers to a checked request, at once or as a stream."""
@@ -199,9 +204,9 @@ class _Api:
         engine = self._admission.engine
         lease = self._admission.acquire(g.key, asked.n, others=self._policy.keys.several)
         stack.callback(lease.release)
-        gone: Callable[[], bool] = request.environ.get("waitress.client_disconnected", lambda: False)
         generation = engine.submit(replace(asked, trim=self._trim, prefix_scope=self._policy.prefix_scope(g.key)))
         lease.accepted = True
+        gone = request.environ.get("waitress.client_disconnected", lambda: False)
         stream = ResponseStream(generation, asked.n, self._admission, gone, g.request_id)
         g.stream = stream
         stack.callback(stream.close)

@@ -28,6 +28,14 @@ class ClientGoneError(ConnectionAbortedError):
     """The client has closed the connection; there is nobody to answer."""
 
 
+def check_wanted(admission: Admission, client_gone: Callable[[], bool]) -> None:
+    """Raise where nobody waits for an answer any more: its client has left, or the server ends it."""
+    if client_gone():
+        raise ClientGoneError("the client has closed the connection")
+    if admission.aborted:
+        raise EngineClosedError("the server is shutting down")
+
+
 class ResponseStream:
     """The way of one request's `n` answers from the engine to the client.
 
@@ -146,9 +154,8 @@ class ResponseStream:
 
     def _next(self, timeout: float) -> Chunk | None:
         """The next chunk; None when none came in time."""
-        if self._client_gone():
-            raise ClientGoneError("the client has closed the connection")
-        if self._admission.aborted or (self._admission.draining and not self._generation.started):
+        check_wanted(self._admission, self._client_gone)
+        if self._admission.draining and not self._generation.started:
             raise EngineClosedError("the server is shutting down")
         if not self._generation.started:
             self._check_wait()

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as MessageSequence
+from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 from ..errors import ContextLengthError, EngineClosedError, GlmEdgeError, RequestError
@@ -72,7 +75,8 @@ class LlamaEngine:
             lookup=config.prompt_lookup,
             latency=LatencyModel(rows_of_four=self.plan.repack),
         )
-        self._vocabulary = threading.Lock()  # held while tokenizing and while the model is freed
+        self._idle = threading.Condition()  # notified when somebody has tokenized
+        self._tokenizing = 0  # who tokenizes now; the model is freed when nobody does
         self._loop = EngineLoop(scheduler, slots=config.slots, queue_size=config.queue)
         self._thread = threading.Thread(target=self._loop.run, name="engine", daemon=True)
         self._thread.start()
@@ -124,13 +128,12 @@ class LlamaEngine:
         """Queue a request; see types.Engine."""
         messages, dropped = request.messages, 0
         self._loop.check_capacity(request.n)  # before any work, and again when they enter
-        with self._vocabulary:
-            self._loop.check_running()
+        with self._vocabulary_in_use():
             if request.trim and request.prompt is None:
                 messages, dropped = self._trim(request)
             raw = request.prompt
-            scope = request.prefix_scope
-            prompt = self._tokenizer.prompt(messages, scope) if raw is None else self._tokenizer.raw(raw)
+            n_ctx, scope = self.info.n_ctx, request.prefix_scope
+            prompt = self._tokenizer.prompt(messages, scope, n_ctx) if raw is None else self._tokenizer.raw(raw, n_ctx)
         room = self._max_new_tokens(request, len(prompt.ids))  # before a schema is compiled for nothing
         made = samplers(request, prompt.ids, n_vocab=self._model.n_vocab, constraints=self._constraints)
         limit = room if request.max_tokens is None else min(request.max_tokens, room)
@@ -142,11 +145,28 @@ class LlamaEngine:
         self._loop.enter(sequences)
         return generation
 
-    def tokenize(self, text: str) -> list[int]:
+    def tokenize(self, text: str, check: Callable[[], None] = lambda: None) -> list[int]:
         """Ids of plain text; see types.Engine."""
-        with self._vocabulary:
+        found: list[int] = []
+        with self._vocabulary_in_use():
+            for ids, _ in self._model.tokenize_slices(text):
+                found += ids
+                check()
+                self._loop.check_running()
+        return found
+
+    @contextmanager
+    def _vocabulary_in_use(self) -> Iterator[None]:
+        """Keeps the model from being freed, by any number of threads at once. Raises where it may be free already."""
+        with self._idle:
+            self._tokenizing += 1
+        try:
             self._loop.check_running()
-            return self._model.tokenize(text)
+            yield
+        finally:
+            with self._idle:
+                self._tokenizing -= 1
+                self._idle.notify_all()
 
     def _max_new_tokens(self, request: Request, prompt_tokens: int) -> int:
         """Tokens that the context, and max_length, leave for the answer; at least 1. Raises ContextLengthError."""
@@ -166,8 +186,15 @@ class LlamaEngine:
     def _trim(self, request: Request) -> tuple[tuple[Message, ...], int]:
         n_ctx = self.info.n_ctx
         reserve = min(request.max_tokens or n_ctx, n_ctx // 4)
-        scope = request.prefix_scope
-        return trimmed(request.messages, n_ctx, reserve, lambda m: len(self._tokenizer.prompt(m, scope).ids))
+        return trimmed(request.messages, n_ctx, reserve, partial(self._prompt_tokens, request.prefix_scope))
+
+    def _prompt_tokens(self, scope: bytes, messages: MessageSequence[Message]) -> int:
+        """Tokens of a prompt; a lower bound, above the context, where it is much longer than that."""
+        self._loop.check_running()
+        try:
+            return len(self._tokenizer.prompt(messages, scope, self.info.n_ctx).ids)
+        except ContextLengthError as error:
+            return error.prompt_tokens
 
     def flush(self) -> None:
         """Wait until what was computed is on disk, if there is a cache folder."""
@@ -190,8 +217,9 @@ class LlamaEngine:
         self._batch.close()
         self._context.close()
         self._constraints.close()
-        with self._vocabulary:
-            self._model.close()
+        with self._idle:
+            self._idle.wait_for(lambda: not self._tokenizing)
+        self._model.close()
 
     def _on_end(self, sequence: Sequence) -> None:
         """In the engine's thread, before the reader gets the end: remember its token ids for the next round."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import llama_cpp as ll
 from ..errors import EngineError, InvalidFileError, OutOfMemoryError, RequestError
 from ..types import LoadMode
 from .library import MAY_REPACK, clear_log, log_excerpt, logged_allocation_failure
+from .slices import SLICE, TextSlicer
 
 _LOAD_MODES = {"none": ll.LLAMA_LOAD_MODE_NONE, "mmap": ll.LLAMA_LOAD_MODE_MMAP, "direct": ll.LLAMA_LOAD_MODE_DIRECT_IO}
 
@@ -69,16 +71,50 @@ class Model:
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of plain text: no special token is added, none is parsed out of the text."""
+        return [token for ids, _ in self.tokenize_slices(text) for token in ids]
+
+    def tokenize_slices(self, text: str, size: int = SLICE) -> Iterator[tuple[list[int], int]]:
+        """The same ids slice by slice, each with a lower bound on the number of tokens that follow.
+
+        The work is done as the slices are taken. A long text begins with a slice without ids, for its bound. Any number
+        of threads may tokenize at the same time.
+
+        Args:
+            size: characters of a slice, where the text can be cut.
+        """
         try:
-            data = text.encode()
+            text.encode()
         except UnicodeEncodeError:
             raise RequestError("the text has half a surrogate pair, which is no character") from None
-        size = len(data) + 2  # one id a byte, and the dummy prefix
+        if len(text) <= size:  # nearly all are: no need to know where texts can be cut
+            yield self._tokenize(text), 0
+            return
+        slicer, left, before = self._slicer, len(text), ""
+        yield [], -(-left // slicer.longest)
+        for part in slicer.slices(text, size):
+            ids = self._tokenize(before + part)
+            left -= len(part)
+            yield ids[len(self._separator) if before else 0 :], -(-left // slicer.longest)
+            before = slicer.separator  # every slice but the first has no dummy prefix
+
+    def _tokenize(self, text: str) -> list[int]:
+        data = text.encode()
+        size = len(data) + 4  # one id a byte, and the dummy prefix, which may be the three bytes of U+2581
         ids = (ll.llama_token * size)()
         n = ll.llama_tokenize(self.vocab, data, len(data), ids, size, False, False)
         if n < 0:
             raise EngineError(f"llama.cpp cannot tokenize {len(data)} bytes of text")
-        return list(ids[:n])
+        return ids[:n]
+
+    @cached_property
+    def _slicer(self) -> TextSlicer:  # 0.2 s; made twice where two threads are the first
+        texts = (ll.llama_vocab_get_text(self.vocab, token) or b"" for token in range(self.n_vocab))
+        return TextSlicer(text.decode("utf-8", "surrogateescape") for text in texts)
+
+    @cached_property
+    def _separator(self) -> list[int]:
+        """The ids of the dummy prefix and the separator, which are in front of every slice but the first."""
+        return self._tokenize(self._slicer.separator)
 
     def piece(self, token: int) -> bytes:
         """The bytes of one token; control tokens have none."""

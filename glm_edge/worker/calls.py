@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..types import Chunk
 from .crash_quarantine import CrashQuarantine
 from .messages import Beat, Call, Cancel, Item, Reply
 
+_CHECK_S = 0.2  # how soon it is noticed that nobody waits for a reply any more
 _ALONE_S = 30.0  # how long others wait for a suspect, and a suspect for others
 
 
@@ -32,6 +33,12 @@ class OpenCall:
     prompt: bytes = b""  # a hash
     sent: float | None = None  # when it went to the child
     entered: float = field(default_factory=time.monotonic)
+
+    def value(self, check: Callable[[], None]) -> Any:
+        """Wait for the reply, and return its value or raise its error; what `check` raises ends the waiting."""
+        while not wait([self.done], _CHECK_S).done:
+            check()
+        return self.done.result()
 
 
 class OpenCalls:
@@ -48,8 +55,10 @@ class OpenCalls:
         self._open: dict[int, OpenCall] = {}
         self._failed: set[bytes] = set()  # prompts that ended with an error since the engine was last seen to work
 
-    def __bool__(self) -> bool:
-        return bool(self._open)
+    @property
+    def computed(self) -> bool:
+        """Whether answers are expected. A text is tokenized beside them, however long that takes."""
+        return any(one.generation is not None for one in list(self._open.values()))
 
     @property
     def ready(self) -> bool:

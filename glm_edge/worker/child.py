@@ -17,7 +17,7 @@ import traceback
 from functools import partial
 from typing import Any
 
-from ..errors import EngineError, GlmEdgeError, LoadingError, UnsupportedModelError
+from ..errors import EngineError, GlmEdgeError, LoadingError, RequestError, UnsupportedModelError
 from ..generation import Generation
 from ..system.private import forbid_core_files
 from ..types import Chunk, Engine
@@ -58,11 +58,14 @@ class _Child:
         self._closing = False
         self._answers: dict[int, Generation[Chunk]] = {}
         self._waiting: dict[int, Generation[Chunk]] = {}  # those without a chunk
+        self._unwanted: dict[int, threading.Event] = {}  # of each text being tokenized: set when nobody waits for it
 
     def run(self) -> None:
         _thread(self._beat)
         for message in self._pipes:
             if isinstance(message, Call):
+                if message.do == "tokenize":
+                    self._unwanted[message.id] = threading.Event()
                 _thread(self._load if message.do == "load" else self._answer, message)
             elif isinstance(message, Cancel):
                 self._cancel(message.id)
@@ -97,7 +100,7 @@ class _Child:
             if self._engine is None:
                 raise LoadingError("the model is still being loaded")
             if call.do == "tokenize":
-                reply = Reply(call.id, self._engine.tokenize(call.argument))
+                reply = Reply(call.id, self._engine.tokenize(call.argument, partial(self._check_wanted, call.id)))
             else:
                 generation = self._engine.submit(call.argument)
                 reply = Reply(call.id, generation.progress)
@@ -108,6 +111,7 @@ class _Child:
             place = " < ".join(f"{os.path.basename(f.filename)}:{f.lineno}" for f in frames[::-1])
             reply = Reply(call.id, None, EngineError(f"the engine failed: {type(bug).__name__} at {place}"))
         if generation is None:
+            self._unwanted.pop(call.id, None)
             self._pipes.send(reply)
             return
         self._answers[call.id] = self._waiting[call.id] = generation
@@ -122,9 +126,15 @@ class _Child:
         self._pipes.send(Item(id, item))
 
     def _cancel(self, id: int) -> None:
-        generation = self._answers.get(id)
+        generation, unwanted = self._answers.get(id), self._unwanted.get(id)
         if generation is not None:
             generation.cancel()
+        if unwanted is not None:
+            unwanted.set()
+
+    def _check_wanted(self, id: int) -> None:
+        if self._unwanted[id].is_set():
+            raise RequestError("nobody waits for the ids of this text")
 
     def _beat(self) -> None:
         pause = threading.Event()

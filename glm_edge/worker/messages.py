@@ -30,7 +30,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Cancel:
-    """From the parent: nobody reads this answer any more."""
+    """From the parent: nobody waits for this answer, or for the ids of this text, any more."""
 
     id: int
 

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from typing import Any
 
 from ..errors import (
     EngineClosedError,
@@ -112,11 +111,18 @@ class Worker:
         opened = OpenCall(Call(id, "submit", request), prompt=prompt)
         generation = opened.generation = Generation(lambda: self._calls.cancel(id), lambda: opened.progress)
         self._enter(opened)
+        if opened.sent is not None:  # others wait for their turn in the generation
+            opened.done.result()
         return generation
 
-    def tokenize(self, text: str) -> list[int]:
+    def tokenize(self, text: str, check: Callable[[], None] = lambda: None) -> list[int]:
         """See types.Engine."""
-        ids: list[int] = self._enter(OpenCall(Call(next(self._ids), "tokenize", text)))
+        opened = OpenCall(Call(next(self._ids), "tokenize", text))
+        self._enter(opened)
+        try:
+            ids: list[int] = opened.value(check)
+        finally:
+            self._calls.cancel(opened.call.id)  # does nothing where the reply is there
         return ids
 
     def close(self) -> None:
@@ -131,13 +137,12 @@ class Worker:
             process.kill()
             self._supervisor.join()
 
-    def _enter(self, opened: OpenCall) -> Any:
-        """Hand over a call. Returns its reply, or None if it has to wait for its turn. Raises what it ends with."""
+    def _enter(self, opened: OpenCall) -> None:
+        """Hand over a call."""
         if not self._calls.enter(opened):
             if self._closed.is_set():
                 raise EngineClosedError("the engine is shutting down")
             raise LoadingError("the engine is being restarted; try again later", retry_after=self._back_in())
-        return None if opened.sent is None else opened.done.result()
 
     def _back_in(self) -> float:
         """Seconds until the engine is loaded again, if that takes as long as the last time."""
@@ -176,7 +181,7 @@ class Worker:
         """Start a child and follow it to its end; returns what it ended with."""
         self._began = time.monotonic()
         try:
-            process = Process(self._patience, lambda: bool(self._calls))
+            process = Process(self._patience, lambda: self._calls.computed)
         except OSError as error:
             return EngineError(f"the engine's process cannot be started: {error.strerror}")
         with self._lock:

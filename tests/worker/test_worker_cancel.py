@@ -15,7 +15,7 @@ from glm_edge.generation import Generation
 from glm_edge.types import Chunk, Engine, EngineConfig, JsonFormat, Message, Request, SamplingParams
 from glm_edge.worker import Worker
 from support.engines import crashing_engines as crashing
-from support.engines.engine_requests import ask, text
+from support.engines.engine_requests import ask, text, worker
 from support.server.live_server import PATIENCE, eventually
 
 WORDS = "word " * 900  # a prompt of several batches
@@ -158,3 +158,33 @@ def test_an_answer_may_be_cancelled_after_any_token(engine: Worker, fresh: list[
         in_decode(engine, after)
     both = [engine.submit(LATER[i]) for i in (0, 2)]  # both slots are free
     assert [text(generation) for generation in both] == [fresh[0], fresh[2]]
+
+
+@pytest.mark.case("N1")
+def test_a_text_that_is_not_wanted_any_more_is_given_up_in_the_child(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+
+    def check() -> None:
+        if told.exists():
+            raise ConnectionAbortedError
+
+    with worker(partial(crashing.tokenizes, told)) as engine:
+        with pytest.raises(ConnectionAbortedError):
+            engine.tokenize("x", check)
+        assert eventually(lambda: told.read_text("utf-8") == "ended")
+
+
+@pytest.mark.case("N1")
+def test_a_long_text_is_no_reason_to_take_an_engine_for_hung(tmp_path: Path) -> None:
+    began = time.monotonic()
+
+    def check() -> None:
+        if time.monotonic() - began > 3:
+            raise ConnectionAbortedError
+
+    with worker(partial(crashing.tokenizes, tmp_path / "told"), patience=1.0) as engine:
+        pid = engine.pid
+        with pytest.raises(ConnectionAbortedError):
+            engine.tokenize("x", check)
+        assert engine.ready
+        assert engine.pid == pid

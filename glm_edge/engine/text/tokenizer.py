@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...errors import IntegrityError
+from ...errors import ContextLengthError, IntegrityError
 from ...llama.model import Model
 from ...model.checks import golden_texts, prefix_ids
 from ...model.values import GgufFile
 from ...types import Message
 from .prompt import prompt_text, rounds
 from .prompt_cache import PromptTokenCache
+
+_COUNTED = 4  # contexts; the tokens of a longer prompt are not counted to the end
 
 
 @dataclass(frozen=True)
@@ -46,19 +48,30 @@ class Tokenizer:
                     " convert the checkpoint again with this version"
                 )
 
-    def prompt(self, messages: Sequence[Message], scope: bytes = b"") -> Prompt:
-        """The prompt of a conversation; the part of it that its scope knows in the ids that the model wrote."""
+    def prompt(self, messages: Sequence[Message], scope: bytes = b"", n_ctx: int | None = None) -> Prompt:
+        """The prompt of a conversation; the part of it that its scope knows in the ids that the model wrote.
+
+        Raises ContextLengthError for one that is several times as long as the context, before all of it is tokenized.
+        """
         text = prompt_text(*rounds(messages))
         ids, rest = self._prompt_tokens.recall(text, scope)
         if ids:
-            new = self._model.tokenize(rest)
+            new = self._ids(rest, n_ctx, "messages")
             if new[:1] == self._dummy:
                 return Prompt(text, ids + new[1:])
-        return Prompt(text, self._prefix + self._model.tokenize(text))
+        return Prompt(text, self._prefix + self._ids(text, n_ctx, "messages"))
 
-    def raw(self, text: str) -> Prompt:
-        """A prompt of plain text alone."""
-        return Prompt(text, self._prefix + self._model.tokenize(text))
+    def raw(self, text: str, n_ctx: int | None = None) -> Prompt:
+        """A prompt of plain text alone. Raises as `prompt` does."""
+        return Prompt(text, self._prefix + self._ids(text, n_ctx, "prompt"))
+
+    def _ids(self, text: str, n_ctx: int | None, param: str) -> list[int]:
+        found: list[int] = []
+        for ids, follow in self._model.tokenize_slices(text):
+            found += ids
+            if n_ctx is not None and (least := len(found) + follow) > _COUNTED * n_ctx:
+                raise ContextLengthError(least, n_ctx, param=param, at_least=True)
+        return found
 
     def remember(self, prompt: Prompt, ids: list[int], shown: str, scope: bytes = b"") -> None:
         """Remember an ended answer: `ids` are the prompt's and the answer's, `shown` is the text that the reader has.

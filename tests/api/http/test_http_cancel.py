@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from glm_edge.api.admission import SPARE_REQUESTS
 from support.engines.fake_engine import FakeEngine
 from support.server.leaving_clients import BUDGET, fin, half_close, rst
 from support.server.live_server import BODY, LiveServer, Wire, eventually, post
@@ -143,3 +144,32 @@ def test_a_client_may_leave_after_any_number_of_events(read: int) -> None:
                     wire.chunk()
         assert freed_in_time(server)
         assert server.exchange(WHOLE).json["choices"][0]["message"]["content"] == "0123456789"
+
+
+@pytest.mark.case("N1")
+@pytest.mark.parametrize("leave", [fin, rst, half_close])
+def test_a_client_that_leaves_while_its_text_is_tokenized_ends_that(leave: Callable[[Wire], None]) -> None:
+    engine = FakeEngine()
+    engine.may_tokenize.clear()
+    with LiveServer(engine) as server, server.connect() as wire:
+        wire.send(post({"text": "x"}, path="/v1/tokenize"))
+        assert eventually(lambda: engine.texts == ["x"])
+        leave(wire)
+        assert eventually(lambda: not engine.texts and not server.server.busy, BUDGET)
+
+
+@pytest.mark.case("N1")
+def test_a_text_to_tokenize_counts_as_a_request() -> None:
+    engine = FakeEngine()
+    engine.may_tokenize.clear()
+    tokenize = post({"text": "x"}, path="/v1/tokenize")
+    with LiveServer(engine, capacity=1) as server:
+        wires = [server.connect() for _ in range(1 + SPARE_REQUESTS)]
+        for wire in wires:
+            wire.send(tokenize)
+        assert eventually(lambda: len(engine.texts) == len(wires))
+        assert server.exchange(tokenize).code == "server_is_overloaded"
+        engine.may_tokenize.set()
+        assert [wire.reply().json for wire in wires] == [{"ids": [ord("x")]}] * len(wires)
+        for wire in wires:
+            wire.socket.close()

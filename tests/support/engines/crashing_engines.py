@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -63,6 +63,27 @@ def bug() -> Engine:
 
 def needs_llama_cpp() -> Engine:
     raise ModuleNotFoundError("No module named 'llama_cpp'", name="llama_cpp")
+
+
+class _Tokenizes(FakeEngine):
+    """Tokenizes without an end."""
+
+    def __init__(self, told: Path) -> None:
+        super().__init__()
+        self.may_tokenize.clear()
+        self._told = told
+
+    def tokenize(self, text: str, check: Callable[[], None] = lambda: None) -> list[int]:
+        self._told.write_text("begun", "utf-8")
+        try:
+            return super().tokenize(text, check)
+        finally:
+            self._told.write_text("ended", "utf-8")
+
+
+def tokenizes(told: Path) -> Engine:
+    """Writes into a file when it begins and when it ends to tokenize."""
+    return _Tokenizes(told)
 
 
 class _SlowToClose(FakeEngine):

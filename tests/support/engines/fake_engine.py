@@ -44,6 +44,9 @@ class FakeEngine:
         self._jobs: queue.Queue[_Job] = queue.Queue()
         self._closed = threading.Event()
         self._progress: dict[Generation[Chunk], Progress] = {}
+        self.texts: list[str] = []  # that are being tokenized
+        self.may_tokenize = threading.Event()
+        self.may_tokenize.set()
         self.answer_s: float | None = None  # what an answer takes, as far as waiting ones are told
         self._slots = slots
         self._workers = 0  # threads that play scripts; they end when nothing waits
@@ -84,8 +87,14 @@ class FakeEngine:
                 threading.Thread(target=self._work, daemon=True).start()
         return generation
 
-    def tokenize(self, text: str) -> list[int]:
-        """A token for each character."""
+    def tokenize(self, text: str, check: Callable[[], None] = lambda: None) -> list[int]:
+        """A token for each character, once `may_tokenize` is set."""
+        self.texts.append(text)
+        try:
+            while not self.may_tokenize.wait(0.01) and not self._closed.is_set():
+                check()
+        finally:
+            self.texts.remove(text)
         if self._closed.is_set():
             raise EngineClosedError("closed")
         return [ord(character) for character in text]

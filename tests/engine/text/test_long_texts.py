@@ -1,0 +1,106 @@
+"""Long texts: refused before they are tokenized to the end, and in nobody's way."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from glm_edge.engine.engine import LlamaEngine
+from glm_edge.errors import ContextLengthError, EngineClosedError
+from glm_edge.types import EngineConfig, Message, Request, SamplingParams
+from support.engines.engine_requests import ask, text
+from support.server.live_server import PATIENCE
+
+N_CTX = 256
+CHARACTERS = {"newlines": "\n", "tabs": "\t", "emoji": "😀", "rare": "\U00020000", "letters": "a"}
+
+
+@pytest.fixture(scope="module")
+def config(tiny_q4_0: Path) -> EngineConfig:
+    return EngineConfig(tiny_q4_0, n_ctx=N_CTX, n_threads=1)
+
+
+@pytest.fixture(scope="module")
+def engine(config: EngineConfig) -> Iterator[LlamaEngine]:
+    engine = LlamaEngine(config)
+    yield engine
+    engine.close()
+
+
+@pytest.mark.case("N1")
+@pytest.mark.parametrize("name", CHARACTERS)
+def test_a_prompt_of_many_contexts_is_refused_with_what_is_known(engine: LlamaEngine, name: str) -> None:
+    long = CHARACTERS[name] * 300_000
+    for request in (Request((), prompt=long), Request((Message("user", long),)), ask(long)):
+        began = time.monotonic()
+        with pytest.raises(ContextLengthError, match=r"takes? at least \d+, leaving") as caught:
+            engine.submit(request)
+        assert time.monotonic() - began < 5
+        assert 4 * N_CTX < caught.value.prompt_tokens <= 300_000 * 4
+
+
+def test_a_prompt_a_little_too_long_is_counted(engine: LlamaEngine) -> None:
+    with pytest.raises(ContextLengthError, match="the prompt takes 903, leaving"):
+        engine.submit(Request((), prompt="字" * 900))
+
+
+def test_rounds_that_are_too_long_by_far_are_trimmed(engine: LlamaEngine) -> None:
+    past = (Message("user", "\n" * 300_000), Message("assistant", "a" * 300_000))
+    chunks = list(engine.submit(Request((*past, Message("user", "hello")), SamplingParams(0), 2, trim=True)))
+    assert chunks[-1].stats is not None
+    assert chunks[-1].stats.trimmed_rounds == 1
+    with pytest.raises(ContextLengthError, match="at least"):
+        engine.submit(Request((Message("system", "\n" * 300_000), *past, Message("user", "hello")), trim=True))
+
+
+@pytest.mark.case("N1")
+def test_others_are_served_while_a_text_is_tokenized(engine: LlamaEngine) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def check() -> None:
+        begun.set()
+        assert go_on.wait(PATIENCE)
+
+    with ThreadPoolExecutor() as pool:
+        long = pool.submit(engine.tokenize, "\n" * 50_000, check)
+        assert begun.wait(PATIENCE)
+        assert text(engine.submit(ask("hello", 2))) is not None
+        assert len(engine.tokenize("\n" * 20_000)) == 20_001
+        assert not long.done()
+        go_on.set()
+        assert len(long.result(PATIENCE)) == 50_001
+
+
+@pytest.mark.case("N1")
+def test_a_text_that_is_not_wanted_any_more_is_given_up(engine: LlamaEngine) -> None:
+    checks: list[int] = []
+
+    def check() -> None:
+        checks.append(len(checks))
+        if len(checks) == 3:
+            raise ConnectionAbortedError
+
+    with pytest.raises(ConnectionAbortedError):
+        engine.tokenize("\n" * 100_000, check)
+    assert len(checks) == 3
+
+
+def test_closing_ends_what_is_being_tokenized(config: EngineConfig) -> None:
+    engine = LlamaEngine(config)
+    closing = threading.Thread(target=engine.close)
+
+    def check() -> None:
+        if not closing.ident:
+            closing.start()
+        while engine.ready:
+            time.sleep(0.001)
+
+    with pytest.raises(EngineClosedError):
+        engine.tokenize("\n" * 100_000, check)
+    closing.join(PATIENCE)
+    assert not closing.is_alive()
