@@ -9,13 +9,12 @@ of `convert` from the same files.
 from __future__ import annotations
 
 import hashlib
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from glm_edge.errors import StorageError, UsageError
+from glm_edge.errors import UsageError
 
 from ..blocks import write_blocks
 from ..compare import compare_data, compare_head, relative_errors
@@ -28,10 +27,11 @@ from ..source.quantized import SCALE, dequantized
 from ..source.shard import StoredTensor
 from ..source.sources import file_digest, sources_text
 from ..tensors import map_tensors
-from ..write import OutputFile, amount, check_output, check_space
+from ..write import OutputFile, amount, check_output, check_space, storage_errors
 from .hub import RETRIES, Hub
-from .journal import Done, Journal, load
+from .journal import Done, Journal
 from .plan import make_plan
+from .workspace import begin, claim, no_link, remove
 
 SAVE_EVERY = 64 << 20  # bytes of the result between two entries in the journal; each costs an fsync
 SLACK = 4 << 20  # bytes for tokenizer.model, index and journal
@@ -54,11 +54,11 @@ def pull(
     """Fetch and convert the repository OWNER/NAME. `out` and `type` are as in `convert`.
 
     Args:
-        force: replace the output if it exists, and discard another pull's OUT.pull.
+        force: replace the output if it exists, and remove what another pull has in OUT.pull.
         say: gets a line at a time.
 
     Raises as `convert` does, and: StorageError if the hub or the network refuses, IntegrityError if a file is not what
-    the hub lists, UsageError if OUT.pull belongs to another pull.
+    the hub lists, UsageError if OUT.pull belongs to another pull or was not made by one.
     """
     started = time.monotonic()
     recipe, threads = checked_recipe(type), checked_threads(threads)
@@ -68,15 +68,18 @@ def pull(
     check_output(out, (), force=force)
     folder = out.with_name(f"{out.name}.pull")
     hub = Hub(repo, endpoint, retries, _without_network(repo, recipe), say)
+    with storage_errors(out, 0):
+        claim(folder)
     with enough_memory(out, threads), OutputFile(out, 0, folder) as file, file.errors():
         check_output(out, (), force=force)  # again: the last holder of the lock may have made it
-        journal = _begin(hub, folder, file, revision, recipe, force, say)
+        claim(folder)  # again: the last holder of the lock may have removed it
+        journal = begin(hub, folder, file, revision, recipe, force, say)
         work = _Pull(hub, folder, journal, recipe, threads, file, progress)
         work.check_space(say)
         work.shards()
         layout, errors = work.finish()
         file.commit()
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
     seconds = time.monotonic() - started
     return Report(out, layout.size, recipe.name, types_of(layout), errors, len(layout.tensors), threads, seconds)
 
@@ -87,43 +90,6 @@ def _without_network(repo: str, recipe: Recipe) -> str:
         f" pytorch_model*.bin, with their index) of https://huggingface.co/{repo} into a folder, and run here:"
         f" glm-edge convert FOLDER --type {recipe.name}"
     )
-
-
-def _begin(
-    hub: Hub, folder: Path, file: OutputFile, revision: str, recipe: Recipe, force: bool, say: Callable[[str], None]
-) -> Journal:
-    """The journal of an interrupted pull, or a new one."""
-    journal = load(folder)
-    if journal is not None and (journal.repo, journal.revision, journal.recipe) != (hub.repo, revision, recipe.name):
-        if not force:
-            raise UsageError(
-                f"{folder}: has what is done of another pull ({journal.repo}, revision {journal.revision}, type"
-                f" {journal.recipe}); finish that, discard it with --force, or choose another output with --out"
-            )
-        journal = None
-    if journal is None:
-        for path in folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path != file.temporary:
-                path.unlink()
-        file.resize(0)
-        try:
-            listing = hub.listing(revision)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)  # nothing is in it
-            raise
-        journal = Journal(hub.repo, revision, listing.commit, recipe.name, dict(listing.files))
-        journal.save(folder)
-        return journal
-    say(f"{hub.repo}: continuing at {journal.commit[:12]}, {len(journal.tensors)} tensors are done")
-    try:
-        now = hub.listing(revision).commit
-    except StorageError:  # maybe nothing is left to fetch
-        now = journal.commit
-    if now != journal.commit:
-        say(f"{hub.repo}: {revision} is {now[:12]} meanwhile; to begin again with that, remove {folder}")
-    return journal
 
 
 class _Pull:
@@ -144,6 +110,7 @@ class _Pull:
         self._where = folder / hub.repo.split("/")[1]  # the model's name where config.json has none
         self._stored: dict[str, StoredTensor] = {}  # of the shards that are here
         self._bytes: dict[str, int] = {}  # of every shard and tensor: bytes that are done
+        no_link(self._where)
         self._where.mkdir(exist_ok=True)
         where = f"{hub.url} at {journal.commit[:12]}"
         self._plan = make_plan(self._where, journal.files, where, recipe, self._fetch)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--revision", default="main", show_default=True, help="Branch, tag or commit.")
 @out_option
 @click.option(
-    "--force", is_flag=True, help="Replace the output if it exists, and discard another unfinished pull to it."
+    "--force", is_flag=True, help="Replace the output if it exists, and remove what another unfinished pull to it made."
 )
 @threads_option
 def command(repo: str, type_: str, revision: str, out: Path | None, force: bool, threads: int | None) -> None:
