@@ -31,6 +31,7 @@ _LISTED = (
     "tokenizer_config.json",
     *(n for f in FORMATS for n in (f.index, f.single)),
 )
+_TOO_LARGE = 1 << 50  # bytes
 _TEMPORARY = (408, 416, 429, 500, 502, 503, 504)  # statuses for which another attempt may work
 _TOO_MANY = (408, 429)  # statuses for which the client waits as long as the hub says
 
@@ -107,14 +108,16 @@ class Hub:
     def _listing(self, revision: str) -> Listing:
         try:
             info = self._api.model_info(self.repo, revision=revision, files_metadata=True, timeout=30)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:  # JSON of another shape, or deep
             raise self._no_hub() from error
         files = {}
         for entry in info.siblings or ():
+            if not isinstance(entry.rfilename, str):
+                raise self._no_hub()
             if is_allowed(entry.rfilename):
                 sha256, blob = entry.lfs.sha256 if entry.lfs else None, entry.blob_id
                 hashed = re.fullmatch("[0-9a-f]{64}", sha256 or "") or re.fullmatch("[0-9a-f]{40}", blob or "")
-                if not isinstance(entry.size, int) or not hashed:
+                if type(entry.size) is not int or not 0 <= entry.size < _TOO_LARGE or not hashed:
                     raise StorageError(f"{self.url}: does not tell size and hash of {entry.rfilename}; {_OTHER}")
                 files[entry.rfilename] = HubFile(entry.rfilename, entry.size, sha256, blob)
         if not re.fullmatch("[0-9a-f]{40}", info.sha or ""):
@@ -165,6 +168,8 @@ class Hub:
     def _complete(self, file: HubFile, commit: str, part: Path, progress: Callable[[int], None]) -> None:
         """Append to `part` until it has all bytes of the file, or one too many."""
         waits = iter(self._retries)
+        if part.is_symlink():
+            raise UsageError(f"{part}: is a link, to which a pull does not append; remove it")
         part.touch()
         while (have := part.stat().st_size) < file.size:
             failed = StorageError(f"{self.url}: {file.name} ends after {have} of {file.size} bytes; {_LATER}")

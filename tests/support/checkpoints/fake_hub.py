@@ -34,6 +34,8 @@ class Fault:
     code: str = ""  # X-Error-Code of that answer
     cut: int = -1  # bytes after which the connection breaks
     content: bytes | None = None  # sent instead, with its own length
+    location: str = ""  # where it redirects to, with 302
+    length: int = 0  # Content-Length, where it is not the true one
     ranges: bool = True  # whether the file can be asked for in parts
     times: int = 1
 
@@ -49,6 +51,7 @@ class Hub:
     token: str = ""  # asked for where it is set
     endpoint: str = ""
     asked: list[str] = field(default_factory=list)  # "GET NAME" of files, "LIST REVISION"
+    tokens: set[str] = field(default_factory=set)  # all that came
     sent: Counter[str] = field(default_factory=Counter)  # bytes of each file
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -115,6 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
+        self.hub.tokens.add(self.headers.get("Authorization", ""))
         if self.hub.token and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
             return self._refuse(401, "GatedRepo")
         if path.startswith(f"/api/models/{REPO}/revision/"):
@@ -131,20 +135,25 @@ class _Handler(BaseHTTPRequestHandler):
     def _list(self, revision: str) -> None:
         self.hub.asked.append(f"LIST {revision}")
         if fault := self.hub.fault(""):
-            return self._refuse(fault.status, fault.code) if fault.content is None else self._answer(fault.content)
+            if fault.content is None:
+                return self._refuse(fault.status or 302, fault.code, fault.location)
+            return self._answer(fault.content, fault.length)
         if revision not in ("main", self.hub.commit):
             return self._refuse(404, "RevisionNotFound")
         return self._answer(json.dumps(self.hub.listing()).encode())
 
-    def _answer(self, content: bytes) -> None:
+    def _answer(self, content: bytes, length: int = 0) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Content-Length", str(length or len(content)))
         self.end_headers()
         self.wfile.write(content)
+        self.close_connection = length > len(content)
 
-    def _refuse(self, status: int, code: str) -> None:
+    def _refuse(self, status: int, code: str, location: str = "") -> None:
         self.send_response(status)
+        if location:
+            self.send_header("Location", location)
         if code:
             self.send_header("X-Error-Code", code)
             self.send_header("X-Error-Message", "as the test has it")
@@ -168,12 +177,12 @@ class _Handler(BaseHTTPRequestHandler):
         asked = self.headers.get("Range", "") if fault.ranges else ""
         start = int(asked.removeprefix("bytes=").removesuffix("-") or 0)
         self.hub.asked.append(f"GET {name} {start}")
-        if fault.status:
-            return self._refuse(fault.status, fault.code)
+        if fault.status or fault.location:
+            return self._refuse(fault.status or 302, fault.code, fault.location)
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self.send_header("Content-Length", str(len(content) - start))
+        self.send_header("Content-Length", str(fault.length or len(content) - start))
         self.end_headers()
         end = len(content) if fault.cut < 0 else min(len(content), start + fault.cut)
         for at in range(start, end, STEP):
@@ -185,7 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
             except OSError:  # whoever asked has been killed
                 break
             self.hub.sent[name] += len(block)
-        if end < len(content):
+        if end < max(len(content), fault.length):
             self.close_connection = True
         return None
 
