@@ -11,6 +11,7 @@ import click
 
 from ..errors import UsageError
 from ..types import EngineConfig
+from .number import ThreadCount
 from .progress import bar
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _SPARE = 64  # tokens of context beside a prompt: a second turn, an answer's sta
 @click.command("bench")
 @click.option("--model", type=click.Path(path_type=Path), help="The GGUF file.  [default: the demo model]")
 @click.option("--ctx", "n_ctx", type=click.IntRange(256), help="Tokens of context.")
-@click.option("--threads", type=click.IntRange(1, 1024), help="Processors to use; the profile's or all without it.")
+@click.option("--threads", type=ThreadCount(), help="Processors to use; the profile's or all without it.")
 @click.option("--runs", type=click.IntRange(1, 100), help="The table shows medians.  [default: 3; 1 on slow machines]")
 @click.option("--prompt", type=click.IntRange(32), default=512, show_default=True, help="Tokens of the long prompt.")
 @click.option("--tokens", type=click.IntRange(8), default=32, show_default=True, help="Tokens of an answer.")
@@ -170,7 +171,7 @@ def _tune(config: EngineConfig) -> None:
         tuning = in_child(tune, config, tell=shown.update)
     for name, tried in tuning.figures.items():
         click.echo(f"{name}: " + ", ".join(f"{value} {1 / seconds:.2f} tokens/s" for value, seconds in tried.items()))
-    save_profile(profile_path(), tuning.profile, profile_key())
+    save_profile(profile_path(), tuning.profile, profile_key(config.model))
     click.echo(f"saved in {profile_path()}", err=True)
     click.echo(json.dumps({"profile": asdict(tuning.profile), "seconds_per_token": tuning.figures}))
 

@@ -11,14 +11,16 @@ import click
 
 from ..errors import InvalidFileError, RequestError, UsageError
 from ..types import Chunk, Engine, EngineConfig, Message, Request, SamplingParams, Stats
-from .number import Number
+from .number import Number, ThreadCount
 
 _HELP = "/new starts a new conversation, /exit or Ctrl-D leaves; Ctrl-C stops an answer."
 
 
 @click.command("chat")
 @click.option("--model", type=click.Path(path_type=Path), help="The GGUF file.  [default: the demo model]")
-@click.option("--prompt", help="Print the answer to this and exit; - reads it from stdin.")
+@click.option(
+    "--prompt", help="Print the answer to this and exit. Stdin, where it is a pipe or a file, goes before it."
+)
 @click.option("--system", help="Instructions in front of the first question.")
 @click.option("--temperature", type=Number(0, 2), default=0.8, show_default=True, help="0 is greedy.")
 @click.option("--top-p", type=Number(0, 1), default=0.8, show_default=True, help="1 keeps every token.")
@@ -30,7 +32,7 @@ _HELP = "/new starts a new conversation, /exit or Ctrl-D leaves; Ctrl-C stops an
 @click.option("--seed", type=click.IntRange(0), help="Makes answers repeatable.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Longest answer; the context is the limit without it.")
 @click.option("--ctx", "n_ctx", type=click.IntRange(1), help="Tokens of context, prompt and answers together.")
-@click.option("--threads", type=click.IntRange(1, 1024), help="Processors to use; all without it.")
+@click.option("--threads", type=ThreadCount(), help="Processors to use; all without it.")
 @click.option(
     "--cache/--no-cache", default=True, show_default=True, help="Keep computed prompts on disk, for restarts."
 )
@@ -51,14 +53,17 @@ def command(
 ) -> None:
     """Chat with a model in the terminal.
 
-    Answers go to stdout, everything else to stderr. Without a terminal on stdin, all of stdin is one prompt.
+    Answers go to stdout, everything else to stderr. Without a terminal on stdin, all of stdin is one prompt, or the
+    text before that of --prompt: cat FILE | glm-edge chat --prompt 'Summarize this.' In a script whose stdin is
+    something else, add </dev/null.
     """
     from .load import load_engine
     from .model import cache_folder, resolve_model
     from .progress import is_terminal
 
-    if prompt == "-" or (prompt is None and not is_terminal(sys.stdin)):
-        prompt = _read_stdin()
+    if prompt == "-" or not is_terminal(sys.stdin):
+        given = _read_stdin()
+        prompt = given if prompt in (None, "-") else f"{given.rstrip()}\n\n{prompt}" if given.strip() else prompt
     if prompt is not None and not prompt.strip():
         raise UsageError("the prompt is empty: nothing to answer")
     config = EngineConfig(resolve_model(model), n_ctx=n_ctx, n_threads=threads, cache_folder=cache_folder(cache))

@@ -1,14 +1,17 @@
 """The demo model, which runs when the user names no model: the package's demo checkpoint, converted on first use.
 
 The file is in the user's data folder. Its name has a hash of the checkpoint, so a new version of the package makes a
-new file. Two programs that start at once both convert, and the second rename puts the same bytes there.
+new file, and removes the old one. Two programs that start at once both convert, and the second rename puts the same
+bytes there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -38,10 +41,20 @@ def demo_model() -> Path:
             made = _convert(checkpoint, Path(temporary) / target.name)
             made.chmod(0o600)  # who can write it decides what runs here
             os.replace(made, target)
+        _remove_older(folder, target.name)
     except OSError as error:
         advice = "set HOME, or XDG_DATA_HOME on Linux, to a folder you can write, or name a model with --model FILE"
         raise StorageError(f"{target}: cannot put the demo model there: {error.strerror}; {advice}") from error
     return target
+
+
+def _remove_older(folder: Path, current: str) -> None:
+    """Remove the demo models that other versions of the package made: nothing but their exact names."""
+    made = re.compile(re.escape(DEMO_ID) + r"-[0-9a-f]{12}\.gguf")
+    for path in folder.iterdir():
+        if made.fullmatch(path.name) and path.name != current and not path.is_symlink() and path.is_file():
+            with contextlib.suppress(OSError):  # in use, on Windows
+                path.unlink()
 
 
 def banner(n_params: int) -> str:

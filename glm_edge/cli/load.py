@@ -5,12 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import asdict
+from pathlib import Path
 from typing import TypeVar
 
 import click
 
 from ..engine.engine import LlamaEngine
 from ..llama.library import versions
+from ..model.checks import model_sizes
+from ..model.gguf import read_gguf
 from ..system.device import machine
 from ..system.profile import load_profile, profile_path, tuned
 from ..types import EngineConfig
@@ -20,14 +24,15 @@ from .progress import bar
 T = TypeVar("T")
 
 
-def profile_key() -> dict[str, object]:
-    """The conditions of a profile: this kind of machine, and this build of llama.cpp."""
-    return {**machine(), **versions()}
+def profile_key(model: Path) -> dict[str, object]:
+    """The conditions of a profile: this kind of machine, this build of llama.cpp, and a model of these sizes."""
+    return {**machine(), **versions(), "model": asdict(model_sizes(read_gguf(model)))}
 
 
 def with_profile(config: EngineConfig) -> EngineConfig:
     """`config`, its open settings filled in from what `glm-edge bench --tune` has found here."""
-    return tuned(config, load_profile(profile_path(), profile_key()))
+    path = profile_path()
+    return tuned(config, load_profile(path, profile_key(config.model))) if path.exists() else config
 
 
 def load_engine(config: EngineConfig, *, quiet: bool = False) -> LlamaEngine:

@@ -16,6 +16,7 @@ from ..engine.text.prompt import prompt_text, rounds
 from ..errors import InvalidFileError
 from ..system.safe_open import read_file
 from ..types import Message
+from .number import ThreadCount
 
 _FILE_BYTES = 64 << 20  # of prompts, at most
 
@@ -23,7 +24,7 @@ _FILE_BYTES = 64 << 20  # of prompts, at most
 @click.command("warm")
 @click.option("--model", type=click.Path(path_type=Path), required=True, help="The GGUF file.")
 @click.option("--prompts", type=click.Path(path_type=Path), required=True, help="A file of JSON lines.")
-@click.option("--threads", type=click.IntRange(1, 1024), help="Processors to use; all without it.")
+@click.option("--threads", type=ThreadCount(), help="Processors to use; all without it.")
 def command(model: Path, prompts: Path, threads: int | None) -> None:
     """Compute prompts and save them in MODEL.prefixes, to be bundled with the model.
 

@@ -1,7 +1,7 @@
 """The profile: the fastest settings on this machine, as `glm-edge bench --tune` measured them, in a file.
 
-The verbs that load a model read it. It belongs to a kind of machine and a version of llama.cpp; elsewhere it is
-ignored, and `device.py` and the memory plan choose. Options of the user override it.
+The verbs that load a model read it. It belongs to a kind of machine, a version of llama.cpp and a model's sizes;
+elsewhere it is ignored, and `device.py` and the memory plan choose. Options of the user override it.
 """
 
 from __future__ import annotations

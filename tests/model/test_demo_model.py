@@ -146,6 +146,25 @@ def test_two_programs_at_first_use_both_answer_and_leave_one_file(tmp_path: Path
     assert [path.suffix for path in made] == [".gguf"]
 
 
+def test_a_new_version_removes_the_old_ones_model_and_nothing_else(tmp_path: Path) -> None:
+    folders = {name: str(tmp_path) for name in ("XDG_DATA_HOME", "HOME", "LOCALAPPDATA")}
+    code = "from glm_edge.cli.demo import demo_model; print(demo_model())"
+
+    def make() -> Path:
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, **folders}, capture_output=True, text=True, check=True
+        )
+        return Path(done.stdout.strip())
+
+    current = make()
+    names = ["glm-edge-demo-0123456789ab.gguf", "glm-edge-demo-mine.gguf", "glm-edge-demo-0123456789ab.gguf.prefixes"]
+    for name in names:
+        current.with_name(name).write_text("x")
+    current.unlink()
+    make()
+    assert sorted(path.name for path in current.parent.iterdir()) == sorted([current.name, *names[1:]])
+
+
 def test_where_the_file_cannot_be_put_the_error_says_what_to_do(tmp_path: Path) -> None:
     home = tmp_path / "file"
     home.write_bytes(b"")
