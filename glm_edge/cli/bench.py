@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
+from ..system.address_space import require_addresses
 from ..types import EngineConfig
 from .number import ThreadCount
 from .progress import bar
@@ -53,6 +54,7 @@ def command(
     Each run loads the model twice, in processes of their own; where one takes more than a minute, one is enough without
     --runs. Close other programs: they change the figures more than anything else.
     """
+    require_addresses()
     from .load import with_profile
     from .model import resolve_model
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from ..errors import InvalidFileError, RequestError, UsageError
+from ..system.address_space import require_addresses
 from ..types import Chunk, Engine, EngineConfig, Message, Request, SamplingParams, Stats
 from .number import Number, ThreadCount
 
@@ -57,6 +58,7 @@ def command(
     text before that of --prompt: cat FILE | glm-edge chat --prompt 'Summarize this.' In a script whose stdin is
     something else, add </dev/null.
     """
+    require_addresses()
     from .load import load_engine
     from .model import cache_folder, resolve_model
     from .progress import is_terminal

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from glm_edge.system.address_space import require_addresses
+
 from ..convert.recipes import ALIASES, DEFAULT, RECIPES
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ def command(
     CHECKPOINT holds config.json, tokenizer.model and the weights (.safetensors or .bin, floats or int4 or int8), as
     downloaded from Hugging Face. Its Python files are never run.
     """
+    require_addresses()
     from glm_edge.cli.progress import progress_bar
 
     from ..convert.convert import convert

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import InvalidFileError
+from ..system.address_space import require_addresses
 from ..system.safe_open import read_file
 from .number import ThreadCount
 from .progress import progress_bar
@@ -31,6 +32,7 @@ def command(file: Path, model: Path | None, n_ctx: int, threads: int | None) -> 
 
     Lower is better, and only the same text and tokenizer compare. Prints a sentence and one JSON line.
     """
+    require_addresses()
     from ..engine.memory_plan import plan_memory, weights_of
     from ..llama.model import Model
     from ..model.checks import check_model, prefix_ids

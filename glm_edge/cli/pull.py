@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from glm_edge.cli.convert import out_option, summary, threads_option, type_option
+from glm_edge.system.address_space import require_addresses
 
 from .progress import bar
 
@@ -34,6 +35,7 @@ def command(repo: str, type_: str, revision: str, out: Path | None, force: bool,
     REPO is OWNER/NAME, as THUDM/chatglm2-6b. One shard at a time is on the disk, in OUT.pull; the same command
     continues what was interrupted. HF_ENDPOINT sets a mirror, HF_TOKEN a token. Python files are never fetched.
     """
+    require_addresses()
     from glm_edge.convert.pull.pull import pull
 
     with contextlib.ExitStack() as stack:

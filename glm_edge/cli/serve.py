@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ..api.config import ServeConfig
+from ..api.http.limits import Limits
+from ..system.address_space import require_addresses
 from ..types import EngineConfig
 from .number import Number, ThreadCount
 
@@ -99,6 +101,7 @@ def command(
     A key can also be given in GLM_EDGE_API_KEY: other users of the machine can read options, not the environment.
     Ctrl-C lets running answers end; a second one stops at once.
     """
+    require_addresses(threads=max(Limits.threads, slots + queue))
     from ..api.access.keys import Keys, key_file_warnings
     from ..api.serve import serve
     from ..errors import UsageError

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from ..errors import InvalidFileError
+from ..system.address_space import require_addresses
 
 
 @click.command("tokenize")
@@ -18,6 +19,7 @@ def command(model: Path) -> None:
 
     The ids are those of plain text: no control token is added and none is parsed out of the text.
     """
+    require_addresses()
     from ..engine.text.tokenizer import Tokenizer
     from ..llama.model import Model
     from ..model.checks import check_model

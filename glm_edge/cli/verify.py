@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from ..system.address_space import require_addresses
 from .progress import progress_bar
 
 
@@ -26,6 +27,7 @@ def command(file: Path, folders: tuple[Path, ...]) -> None:
     Exits with 3 if its format is broken, with 4 if its content has changed. Prints a sentence and one
     JSON line, with the SHA-256 of every file that the model was made from, as the Hugging Face hub shows it.
     """
+    require_addresses()
     from ..model import keys
     from ..model.checks import golden_texts
     from ..tools.verify import compare_sources, sources, verify

@@ -14,6 +14,7 @@ import click
 
 from ..engine.text.prompt import prompt_text, rounds
 from ..errors import InvalidFileError
+from ..system.address_space import require_addresses
 from ..system.safe_open import read_file
 from ..types import Message
 from .number import ThreadCount
@@ -31,6 +32,7 @@ def command(model: Path, prompts: Path, threads: int | None) -> None:
     A line of PROMPTS is {"system": TEXT}, the beginning of all conversations of an application, or {"messages": [...]},
     a whole conversation as the API takes it. Prompts of fewer than 128 tokens are quick anyway and are not saved.
     """
+    require_addresses()
     from ..engine.prefix_cache.store import LEAST_WRITTEN
     from ..engine.prefix_cache.store_file import bundled_folder
     from ..types import EngineConfig, Request, SamplingParams
