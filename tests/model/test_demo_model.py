@@ -142,8 +142,8 @@ def test_two_programs_at_first_use_both_answer_and_leave_one_file(tmp_path: Path
         assert program.returncode == 0, err
         assert out.strip() == PROMPTS[0][1]
         assert "demo model, 4 million weights" in err
-    made = [path for path in tmp_path.rglob("*") if path.is_file() and "glm-edge" in str(path)]
-    assert [path.suffix for path in made] == [".gguf"]
+    (made,) = tmp_path.rglob("*.gguf")
+    assert list(made.parent.iterdir()) == [made]
 
 
 def test_a_new_version_removes_the_old_ones_model_and_nothing_else(tmp_path: Path) -> None:
