@@ -55,7 +55,7 @@ def test_a_server_that_stops_under_load_leaves_no_traceback(engine: tuple[str, .
             for client in clients:
                 client.join()
             said = server.rest()
-            assert (code, "Traceback" in said, "ERROR" in said) == (0, False, False), said
+            assert (code, "Traceback" in said) == (0, False), said
 
 
 @pytest.mark.case("N21")
