@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -42,13 +43,22 @@ def exit_reason(code: int) -> ExitReason:
 def signals_held_back(*signals: signal.Signals) -> Iterator[None]:
     """Block signals in this thread. A child started meanwhile inherits that: Ctrl-C cannot end it while it starts.
 
-    Does nothing on Windows, which has no signal masks.
+    In the main thread they also wait for the end of the block: the system may give a signal to any other thread, and
+    Python runs its handler in the main one. Does nothing on Windows, which has no signal masks.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    came: list[int] = []
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.signal(number, lambda got, _: came.append(got)) for number in signals}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:
+        for number, handler in handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number in came:
+            signal.raise_signal(number)

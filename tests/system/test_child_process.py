@@ -1,0 +1,29 @@
+"""Signals wait while a child starts, whichever thread the system gives them to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from glm_edge.system.child_process import signals_held_back
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signal masks")
+def test_a_signal_waits_for_the_end_of_the_block_although_another_thread_may_take_it() -> None:
+    over = threading.Event()
+    other = threading.Thread(target=over.wait)  # does not block the signal
+    other.start()
+    reached = False
+    try:
+        with pytest.raises(KeyboardInterrupt), signals_held_back(signal.SIGINT):
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not over.wait(0.2)  # the other thread has it by now
+            reached = True
+    finally:
+        over.set()
+        other.join()
+    assert reached
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
