@@ -16,14 +16,18 @@ def test_a_signal_waits_for_the_end_of_the_block_although_another_thread_may_tak
     over = threading.Event()
     other = threading.Thread(target=over.wait)  # does not block the signal
     other.start()
-    reached = False
-    try:
-        with pytest.raises(KeyboardInterrupt), signals_held_back(signal.SIGINT):
+    reached: list[bool] = []
+
+    def hold_back() -> None:
+        with signals_held_back(signal.SIGINT):
             os.kill(os.getpid(), signal.SIGINT)
-            assert not over.wait(0.2)  # the other thread has it by now
-            reached = True
+            reached.append(not over.wait(0.2))  # the other thread has it by now
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            hold_back()
     finally:
         over.set()
         other.join()
-    assert reached
+    assert reached == [True]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
