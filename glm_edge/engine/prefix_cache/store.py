@@ -11,11 +11,13 @@ Format of the files: `store_file.py`.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ...errors import StorageError
 from .prefix import common_prefix
 from .store_file import SCOPE, CacheBlock, Folder, bundled_folder, key_of
 
@@ -82,13 +84,19 @@ class Store:
             return self._walk(self._root, tokens, 0, scope or _NO_SCOPE)
 
     def load(self, block: CacheBlock) -> memoryview | None:
-        """The state of a block, writable. None where it is broken or gone: then the block is evicted."""
+        """The state of a block, writable. None where it is broken or gone: then the block is evicted.
+
+        None too where it cannot be read now, as without memory: then the block stays.
+        """
         with self._lock:
             block = self._blocks.get(block.key, block)  # it may have been written since `find`
             state = self._states.get(block.key)
         folder = self._bundled if block.bundled else self._folder
         if state is None and folder is not None:
-            state = folder.load(block)
+            try:
+                state = folder.load(block)
+            except (OSError, MemoryError, StorageError):
+                return None
         with self._lock:
             if state is not None:
                 self._touch(block)
@@ -133,17 +141,19 @@ class Store:
             self._shrink()
             self._failed.clear()
             if self._folder is not None and self._writer is None:
-                self._writer = threading.Thread(
+                writer = threading.Thread(
                     target=self._write_all, args=(self._folder,), name="prefix writer", daemon=True
                 )
-                self._writer.start()
+                with contextlib.suppress(RuntimeError):  # no memory for a thread: tried again with the next block
+                    writer.start()
+                    self._writer = writer
             self._lock.notify_all()
             return block.key if block.key in self._blocks else None
 
     def flush(self) -> None:
         """Wait until every block that goes into a file is written."""
         with self._lock:
-            while self._folder is not None and (self._writing or self._unwritten() is not None):
+            while self._writer is not None and (self._writing or self._unwritten() is not None):
                 self._lock.wait()
 
     def close(self) -> None:

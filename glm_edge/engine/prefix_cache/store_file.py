@@ -34,7 +34,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import GlmEdgeError, StorageError
+from ...errors import GlmEdgeError, InvalidFileError, StorageError
 from ...system.atomic_write import TEMPORARY, atomic_write
 from ...system.private import check_folder, folder_key, in_reach_of_others, make_private
 from ...system.safe_open import safe_open
@@ -141,14 +141,14 @@ class Folder:
 
     def _prepare(self) -> bytes:
         """The secret of the folder, which is known to be out of others' reach then. Raises GlmEdgeError, OSError."""
-        self._secret = None
         if self._model is None:
-            self._secret = folder_key(self._path)
+            secret = folder_key(self._path)
         else:
             self._like = self._model.stat() if self._bundled else None
             check_folder(self._path, self._like)
-            self._secret = b""
-        return self._secret
+            secret = b""
+        self._secret = secret  # at once: the engine's thread reads it while the writer's is here
+        return secret
 
     def write(
         self, block: CacheBlock, state: memoryview, spared: Sequence[Path] = ()
@@ -173,17 +173,21 @@ class Folder:
         return None, frozenset(gone)
 
     def load(self, block: CacheBlock) -> memoryview | None:
-        """The state in a block's file; None if a byte of it has changed, or it was written without the secret."""
-        if block.path is None or self._secret is None:
+        """The state in a block's file; None if it is gone, has changed, or was written without the secret.
+
+        Raises StorageError, OSError or MemoryError where it cannot be read now, which says nothing of the file.
+        """
+        secret = self._secret
+        if block.path is None or secret is None:
             return None
-        content = bytearray(block.size)
         try:
             with io.BufferedReader(safe_open(block.path, follow=False)) as source:
+                content = bytearray(block.size)
                 complete = source.readinto(content) == block.size and not source.read(1)
-        except (OSError, GlmEdgeError):
+        except (FileNotFoundError, InvalidFileError):
             return None
         body = memoryview(content)[:-_DIGEST]
-        digest = hashlib.blake2b(body, digest_size=_DIGEST, key=self._secret).digest()
+        digest = hashlib.blake2b(body, digest_size=_DIGEST, key=secret).digest()
         if not complete or not hmac.compare_digest(digest, content[-_DIGEST:]):
             return None
         start = _HEADER.size + 4 * len(block.tokens)

@@ -1,6 +1,8 @@
 """Prefixes outside of the cache: found again after a restart, never a wrong or broken one, never more than allowed."""
 
+import errno
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -341,3 +343,39 @@ def test_conversations_in_turns_are_all_remembered(tiny_f32: Path) -> None:
     again = [list(engine.submit(Request(messages, SamplingParams(0), 3)))[-1].stats for messages in talks]
     engine.close()
     assert [stats and stats.prompt_tokens - stats.cached_tokens for stats in again] == [1] * 6
+
+
+def test_a_block_is_read_while_another_is_written(tmp_path: Path) -> None:
+    """Both use the folder's secret, in two threads."""
+    saved(tmp_path, A)
+    folder = Folder(tmp_path, IDENTITY, 1 << 30)
+    (block,), _ = folder.open()
+    over = threading.Event()
+
+    def write() -> None:
+        while not over.is_set():
+            folder.write(CacheBlock(bytes(32), IDENTITY, 0, B, block.scope), memoryview(b"x"))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        states = [folder.load(block) for _ in range(300)]
+    finally:
+        over.set()
+        writer.join()
+    assert None not in states
+
+
+def test_a_block_that_cannot_be_read_now_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path, A)
+    store = opened(tmp_path)
+    (found,) = store.find(A)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", full)
+        assert store.load(found[0]) is None
+    assert loaded(store, A) == [(b"state 0", len(A))]
+    store.close()
+
+
+def full(*_: object, **__: object) -> int:
+    raise OSError(errno.EMFILE, "too many open files")
