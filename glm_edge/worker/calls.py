@@ -123,7 +123,8 @@ class OpenCalls:
             if opened is None or opened.generation is None:
                 return False
             if isinstance(item, Chunk):
-                self._failed.clear()
+                if item.finish_reason != "cancelled":
+                    self._failed.clear()
             else:
                 del self._open[message.id]
                 if type(item) is EngineError:  # it may be the engine's last one before it exits
@@ -131,14 +132,16 @@ class OpenCalls:
         if isinstance(item, Chunk):
             opened.generation.put(item)
             return False
-        if item is None:
+        whole = item is None and not opened.generation.cancelled
+        if whole:
             self._quarantine.clear(opened.prompt)
+        if item is None:
             opened.generation.finish()
         else:
             opened.generation.fail(item)
         with self._lock:
             self._send_next()
-        return item is None
+        return whole
 
     def advance(self, beat: Beat) -> None:
         """The child has told how far its requests are."""

@@ -58,13 +58,13 @@ class _Child:
         self._closing = False
         self._answers: dict[int, Generation[Chunk]] = {}
         self._waiting: dict[int, Generation[Chunk]] = {}  # those without a chunk
-        self._unwanted: dict[int, threading.Event] = {}  # of each text being tokenized: set when nobody waits for it
+        self._unwanted: dict[int, threading.Event] = {}  # of each call without an answer: set when nobody waits for it
 
     def run(self) -> None:
         _thread(self._beat)
         for message in self._pipes:
             if isinstance(message, Call):
-                if message.do == "tokenize":
+                if message.do != "load":
                     self._unwanted[message.id] = threading.Event()
                 _thread(self._load if message.do == "load" else self._answer, message)
             elif isinstance(message, Cancel):
@@ -115,6 +115,8 @@ class _Child:
             self._pipes.send(reply)
             return
         self._answers[call.id] = self._waiting[call.id] = generation
+        if self._unwanted.pop(call.id).is_set():  # its reader left while it was tokenized
+            generation.cancel()
         self._pipes.send(reply)
         generation.forward(partial(self._pass_on, call.id))
 

@@ -1,7 +1,7 @@
 """Prompts that the engine does not survive: known by the deaths at which they ran alone.
 
-A death at which several prompts ran accuses none of them. A prompt of three such deaths is a suspect: it runs alone for
-a while, so that its next death, or its answer, tells. Only hashes are stored.
+A death at which several prompts ran is recorded against none of them alone. A prompt of three such deaths is a suspect:
+it runs alone for a while, so that its next death, or its answer, tells. Only hashes are stored.
 """
 
 from __future__ import annotations
