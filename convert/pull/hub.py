@@ -116,11 +116,12 @@ class Hub:
                 raise self._no_hub()
             if is_allowed(entry.rfilename):
                 sha256, blob = entry.lfs.sha256 if entry.lfs else None, entry.blob_id
-                hashed = re.fullmatch("[0-9a-f]{64}", sha256 or "") or re.fullmatch("[0-9a-f]{40}", blob or "")
+                # the blob's hash of a file in LFS is that of its pointer
+                hashed = _is_hash(sha256, 64) if entry.lfs else _is_hash(blob, 40)
                 if type(entry.size) is not int or not 0 <= entry.size < _TOO_LARGE or not hashed:
                     raise StorageError(f"{self.url}: does not tell size and hash of {entry.rfilename}; {_OTHER}")
                 files[entry.rfilename] = HubFile(entry.rfilename, entry.size, sha256, blob)
-        if not re.fullmatch("[0-9a-f]{40}", info.sha or ""):
+        if not _is_hash(info.sha, 40):
             raise self._no_hub()
         return Listing(str(info.sha), files)
 
@@ -260,3 +261,8 @@ _LATER = "run the same command later, which continues, or set HF_ENDPOINT to a m
 
 class _TemporaryError(StorageError):
     """A failure of the hub or the network for which another attempt may help."""
+
+
+def _is_hash(value: object, digits: int) -> bool:
+    """Whether a value of the hub's JSON, whatever it is, is a hash in hexadecimal."""
+    return isinstance(value, str) and re.fullmatch(f"[0-9a-f]{{{digits}}}", value) is not None

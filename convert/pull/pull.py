@@ -28,7 +28,7 @@ from ..source.shard import StoredTensor
 from ..source.sources import file_digest, sources_text
 from ..tensors import map_tensors
 from ..write import OutputFile, amount, check_output, check_space, storage_errors
-from .hub import RETRIES, Hub
+from .hub import RETRIES, Hub, is_allowed
 from .journal import Done, Journal
 from .plan import make_plan
 from .workspace import begin, claim, no_link, remove
@@ -149,7 +149,8 @@ class _Pull:
                     if _digest(result.read, placed.size) != done.sha256:
                         del self._journal.tensors[placed.tensor.name]
                         for path in self._where.glob("*.part"):  # the disk has space for one shard
-                            path.unlink()
+                            if is_allowed(path.name.removesuffix(".part")):
+                                path.unlink()
         self._journal.save(self._folder)
         left = self._schedule.to_fetch(self._done())
         self._bytes = {name: 0 if name in left else size for name, size in self._schedule.sizes.items()}

@@ -16,6 +16,7 @@ from glm_edge.errors import StorageError, UsageError
 from glm_edge.system.atomic_write import atomic_write
 
 from ..recipes import Recipe
+from ..source.files import read_small
 from ..write import OutputFile, amount
 from .hub import Hub, is_allowed
 from .journal import NAME, Journal, load
@@ -35,12 +36,21 @@ def claim(folder: Path) -> None:
     if (folder / MARKER).is_file():
         return
     # a pull that was killed before it wrote the marker, or of a version that wrote none
-    others = [path for path in folder.iterdir() if not (_OWN.fullmatch(path.name) and path.lstat().st_size == 0)]
+    others = [path for path in folder.iterdir() if not _is_beginning(path)]
     if others and load(folder) is None:
         raise UsageError(
             f"{folder}: is there already and no pull made it; nothing in it was touched; {_ADVICE}",
         )
     atomic_write(folder / MARKER, [_TEXT])
+
+
+def _is_beginning(path: Path) -> bool:
+    """Whether a pull that was killed at its very start left this file: empty, or the marker before its rename."""
+    if not _OWN.fullmatch(path.name) or path.is_symlink() or path.is_dir():
+        return False
+    size = path.stat().st_size
+    is_marker = path.name.startswith(MARKER) and 0 < size <= len(_TEXT)
+    return size == 0 or (is_marker and _TEXT.startswith(read_small(path, len(_TEXT))))
 
 
 def no_link(path: Path) -> None:

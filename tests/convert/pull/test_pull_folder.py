@@ -136,3 +136,22 @@ def test_links_inside_are_not_written_through(hub: Hub, out: Path, tmp_path: Pat
     with pytest.raises(UsageError, match="is a link"):
         fetch(hub, out)
     assert (contents(elsewhere) if elsewhere.is_dir() else elsewhere.read_bytes()) == before
+
+
+@pytest.mark.parametrize("size", [0, 10, 90])
+def test_a_pull_that_was_killed_at_its_start_is_continued(hub: Hub, out: Path, size: int) -> None:
+    folder = out.with_name(f"{out.name}.pull")
+    folder.mkdir()
+    marker = b"glm-edge pull made this folder, continues with what is in it, and removes it when it is done.\n"
+    (folder / "made-by-glm-edge-pull.x1y2z3.tmp").write_bytes(marker[:size])
+    fetch(hub, out)
+    assert out.exists()
+
+
+def test_a_file_that_only_bears_the_markers_name_is_someones(hub: Hub, out: Path) -> None:
+    folder = out.with_name(f"{out.name}.pull")
+    folder.mkdir()
+    (folder / "made-by-glm-edge-pull.x.tmp").write_text("mine")
+    with pytest.raises(UsageError, match="no pull made it"):
+        fetch(hub, out)
+    assert contents(folder) == {folder / "made-by-glm-edge-pull.x.tmp": b"mine"}

@@ -45,6 +45,8 @@ LISTINGS: dict[str, Callable[[Hub], Fault]] = {
     "size that is a boolean": lambda hub: Fault("", content=listing(hub, size=True)),
     "size that is a text": lambda hub: Fault("", content=listing(hub, size="7")),
     "huge size": lambda hub: Fault("", content=listing(hub, size=1 << 80)),
+    "hash that is a number": lambda hub: Fault("", content=listing(hub, sha256=7, blobId=7)),
+    "hash of a shard that is none": lambda hub: Fault("", content=listing(hub, sha256="zz")),
     "name that is a number": lambda hub: Fault("", content=listing(hub, rfilename=7)),
     "huge length": lambda hub: Fault("", content=b"{}", length=1 << 60),
     "416": lambda hub: Fault("", status=416),
