@@ -25,7 +25,9 @@ _SPARE = 64  # tokens of context beside a prompt: a second turn, an answer's sta
 @click.command("bench")
 @click.option("--model", type=click.Path(path_type=Path), help="The GGUF file.  [default: the demo model]")
 @click.option("--ctx", "n_ctx", type=click.IntRange(256), help="Tokens of context.")
-@click.option("--threads", type=ThreadCount(), help="Processors to use; the profile's or all without it.")
+@click.option(
+    "--threads", type=ThreadCount(), help="Threads that compute.  [default: the profile's, or one for each big core]"
+)
 @click.option("--runs", type=click.IntRange(1, 100), help="The table shows medians.  [default: 3; 1 on slow machines]")
 @click.option("--prompt", type=click.IntRange(32), default=512, show_default=True, help="Tokens of the long prompt.")
 @click.option("--tokens", type=click.IntRange(8), default=32, show_default=True, help="Tokens of an answer.")

@@ -33,7 +33,7 @@ _HELP = "/new starts a new conversation, /exit or Ctrl-D leaves; Ctrl-C stops an
 @click.option("--seed", type=click.IntRange(0), help="Makes answers repeatable.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Longest answer; the context is the limit without it.")
 @click.option("--ctx", "n_ctx", type=click.IntRange(1), help="Tokens of context, prompt and answers together.")
-@click.option("--threads", type=ThreadCount(), help="Processors to use; all without it.")
+@click.option("--threads", type=ThreadCount(), help="Threads that compute.  [default: one for each big core]")
 @click.option(
     "--cache/--no-cache", default=True, show_default=True, help="Keep computed prompts on disk, for restarts."
 )

@@ -17,8 +17,11 @@ def resolve_model(path: Path | None) -> Path:
 
         return demo_model()
     if path.is_dir():
-        hint = "convert it first: glm-edge convert" if (path / "config.json").exists() else "name a GGUF file in it:"
-        raise UsageError(f"--model {path}: is a folder; {hint} {path}")
+        found = sorted(path.glob("*.gguf"))
+        hint = f"name a GGUF file in it, as {found[0] if found else path / 'NAME.gguf'}"
+        if (path / "config.json").exists():
+            hint = f"convert it first: glm-edge convert {path}"
+        raise UsageError(f"--model {path}: is a folder; {hint}")
     if not path.exists():
         raise StorageError(f"--model {path}: there is no such file")
     return path

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     "--api-key-file", type=click.Path(path_type=Path), help="A file with one key a line, read when it changes."
 )
 @click.option("--ctx", "n_ctx", type=click.IntRange(1), help="Tokens of context, prompt and answer together.")
-@click.option("--threads", type=ThreadCount(), help="Processors to use; all without it.")
+@click.option("--threads", type=ThreadCount(), help="Threads that compute.  [default: one for each big core]")
 @click.option("--slots", type=click.IntRange(1, 64), default=4, show_default=True, help="Answers at the same time.")
 @click.option(
     "--queue",

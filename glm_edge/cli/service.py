@@ -23,7 +23,7 @@ def _places(command: Callable[..., Any]) -> Callable[..., Any]:
             "--root",
             type=click.Path(path_type=Path, file_okay=False),
             default="/",
-            help="Write the files below DIR and call no systemd, as for an image.",
+            help="Work below DIR and call no systemd, as for an image.",
             metavar="DIR",
         ),
         click.option("--user", is_flag=True, help="Your own service, without root, instead of the machine's."),

@@ -25,7 +25,7 @@ _FILE_BYTES = 64 << 20  # of prompts, at most
 @click.command("warm")
 @click.option("--model", type=click.Path(path_type=Path), required=True, help="The GGUF file.")
 @click.option("--prompts", type=click.Path(path_type=Path), required=True, help="A file of JSON lines.")
-@click.option("--threads", type=ThreadCount(), help="Processors to use; all without it.")
+@click.option("--threads", type=ThreadCount(), help="Threads that compute.  [default: one for each big core]")
 def command(model: Path, prompts: Path, threads: int | None) -> None:
     """Compute prompts and save them in MODEL.prefixes, to be bundled with the model.
 

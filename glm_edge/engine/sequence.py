@@ -113,7 +113,7 @@ class Sequence:
             self._n_cached = n
 
     def preempt(self) -> None:
-        """Give up its cells: its tokens have to be restored or computed again. Nothing else changes."""
+        """Return its cells: its tokens have to be restored or computed again. Nothing else changes."""
         self.seq_id = -1
         self.n_past = 0
 
