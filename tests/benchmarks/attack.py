@@ -72,11 +72,11 @@ def n2(place: Place) -> Result:
     os.truncate(endless, 1 << 40)
     codes = {}
     for path in (str(pipe), "/dev/zero", str(place.folder), str(endless)):
-        for verb, *options in (("warm", "--prompts", path), ("perplexity", path)):
+        for verb, *options in (("serve", "--port", "0", "--api-key-file", path), ("perplexity", path)):
             code, _, err = place.command(verb, *options, seconds=20)
             codes[f"{verb} {Path(path).name}"] = (code, err.count("\nerror: ") + err.startswith("error: "))
     cache = place.folder / "cache" / "glm-edge" / "prefixes"
-    cache.mkdir(parents=True)
+    cache.mkdir(parents=True, exist_ok=True)
     cache.chmod(0o777)
     with place.serving() as target:
         target.ask(post({**SHORT, "messages": [{"role": "user", "content": "再说一遍。" * 60}]}))
@@ -164,7 +164,9 @@ def n13(place: Place) -> Result:
     """A reader of one byte every 5 s: it has the only place but for a while."""
     with place.serving("--slots", "1") as target, target.connect() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-        sock.sendall(post({**LONG_STORY, "stream": True}))
+        sock.sendall(
+            post({**LONG_STORY, "stream": True, "logprobs": True, "top_logprobs": 20})
+        )  # more than buffers hold
         begin = time.monotonic()
         waited: list[float] = []
         while time.monotonic() < begin + 100 and not waited:
