@@ -78,11 +78,12 @@ def n2(place: Place) -> Result:
     cache = place.folder / "cache" / "glm-edge" / "prefixes"
     cache.mkdir(parents=True, exist_ok=True)
     cache.chmod(0o777)
+    before = set(cache.iterdir())
     with place.serving() as target:
         target.ask(post({**SHORT, "messages": [{"role": "user", "content": "再说一遍。" * 60}]}))
         said = str(cache) in target.text()
     bad = {name: code for name, code in codes.items() if code[0] not in (3, 6) or code[1] != 1}
-    left = list(cache.iterdir())
+    left = set(cache.iterdir()) - before
     return not bad and said and not left, f"not refused in a line: {bad or 'none'}; cache of others said: {said}"
 
 
@@ -262,6 +263,7 @@ def main() -> int:
     args = parser.parse_args()
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (files if files < 0 else min(files, 20_000), files))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: ends with what it started
     failed = 0
     for name in args.rows.split(","):
         with tempfile.TemporaryDirectory(prefix="glm-edge-attack-") as folder:

@@ -183,6 +183,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: ends with what it started
     draw, ends = random.Random(args.seed), Counter[str]()
     with tempfile.TemporaryDirectory(prefix="glm-edge-soak-") as name, small_disk(Path(name) / "cache"):
         server = Server(Path(name))
