@@ -36,7 +36,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from support.server.mixed_client import KEYS, MixedClient
 
 CLIENTS = 8
-WARM_UP = 20.0  # seconds, or a quarter of the run
+WARM_UP = 60.0  # seconds, or a quarter of the run
 
 
 class Server:
