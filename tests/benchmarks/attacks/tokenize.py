@@ -1,6 +1,6 @@
 """How long a one-token chat takes while others send long texts of characters that tokenizers are slow at.
 
-    python tests/benchmarks/tokenize_attack.py MODEL.gguf --program PATH/TO/glm-edge
+    python tests/benchmarks/attacks/tokenize.py MODEL.gguf --program PATH/TO/glm-edge
 
 Starts `glm-edge serve` of any version and asks it over HTTP alone. 0.8 and 1.8 MB of newlines, tabs, emoji and rare
 characters go to /v1/tokenize, /v1/completions and chat, all 24 at once; one chat after the other runs beside them. A

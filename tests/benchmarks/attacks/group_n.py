@@ -1,7 +1,7 @@
 """The attacks on a server and its commands that sockets and a shell can show, against any version of the program.
 
-    python tests/benchmarks/attack.py --python PATH_OF_A_PYTHON_WITH_GLM_EDGE
-    python tests/benchmarks/attack.py --python venv/bin/python --rows N1,N4,slash
+    python tests/benchmarks/attacks/group_n.py --python PATH_OF_A_PYTHON_WITH_GLM_EDGE
+    python tests/benchmarks/attacks/group_n.py --python venv/bin/python --rows N1,N4,slash
 
 One function a row; the letters are those of the tests' markers. Prints for each `held` or `FAILED` with what was seen.
 Exit code 1 if one failed. Runs on the demo model, in temporary folders.
@@ -30,7 +30,7 @@ from pathlib import Path
 
 import psutil
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from support.server.victim import Place, get, post
 
