@@ -1,0 +1,29 @@
+"""What the end of an answer proves about its prompt: only a whole answer ends the suspicion against it."""
+
+from __future__ import annotations
+
+import pytest
+
+from glm_edge.generation import Generation
+from glm_edge.types import Chunk
+from glm_edge.worker.calls import OpenCall, OpenCalls
+from glm_edge.worker.crash_quarantine import CrashQuarantine
+from glm_edge.worker.messages import Call, Item
+
+
+@pytest.mark.case("N3")
+@pytest.mark.parametrize("cancelled", [True, False])
+def test_an_answer_that_its_reader_cancelled_leaves_its_prompt_under_suspicion(cancelled: bool) -> None:
+    quarantine = CrashQuarantine()
+    for _ in range(3):
+        quarantine.record_crash([b"x"])
+    calls = OpenCalls(quarantine)
+    sent: list[object] = []
+    calls.start(sent.append)
+    generation: Generation[Chunk] = Generation()
+    assert calls.enter(OpenCall(Call(1, "submit", None), generation=generation, prompt=b"x"))
+    if cancelled:
+        generation.cancel()
+    assert calls.pass_on(Item(1, None)) is not cancelled
+    assert quarantine.is_suspect(b"x") is cancelled
+    assert generation.get(0) is None
