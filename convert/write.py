@@ -22,6 +22,7 @@ from glm_edge.system.atomic_write import sync_folder
 from glm_edge.system.direct_io import Stage
 from glm_edge.system.file_lock import Lock
 
+RESULT = "result"  # the name of a file under construction in a folder of its own
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
 
 
@@ -92,7 +93,7 @@ class OutputFile:
         self._old: Path | None = None  # a second name of the file that the rename replaces
         self._stem = _stem(path.name)
         self._lock: Lock | None = None
-        self.temporary = path.with_name(f".{self._stem}.{os.getpid()}.tmp") if folder is None else folder / "result"
+        self.temporary = path.with_name(f".{self._stem}.{os.getpid()}.tmp") if folder is None else folder / RESULT
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:

@@ -17,12 +17,11 @@ from glm_edge.system.atomic_write import atomic_write
 
 from ..recipes import Recipe
 from ..source.files import read_small
-from ..write import OutputFile, amount
+from ..write import RESULT, OutputFile, amount
 from .hub import Hub, is_allowed
 from .journal import NAME, Journal, load
 
 MARKER = "made-by-glm-edge-pull"
-RESULT = "result"  # as `write.OutputFile` calls it
 _TEXT = b"glm-edge pull made this folder, continues with what is in it, and removes it when it is done.\n"
 _OWN = re.compile(rf"({re.escape(NAME)}|{MARKER})(\..*\.tmp)?|{RESULT}(\.old)?")
 
