@@ -13,6 +13,7 @@ from glm_edge.system.child_process import signals_held_back
 
 @pytest.mark.skipif(os.name != "posix", reason="needs signal masks")
 def test_a_signal_waits_for_the_end_of_the_block_although_another_thread_may_take_it() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a command run here may have left its own
     over = threading.Event()
     other = threading.Thread(target=over.wait)  # does not block the signal
     other.start()
@@ -26,8 +27,9 @@ def test_a_signal_waits_for_the_end_of_the_block_although_another_thread_may_tak
     try:
         with pytest.raises(KeyboardInterrupt):
             hold_back()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         over.set()
         other.join()
+        signal.signal(signal.SIGINT, before)
     assert reached == [True]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -23,9 +23,15 @@ ALLOWED = {
     ("system/atomic_write.py", "os.open"): (1, "a folder, to sync it"),
     ("system/file_lock.py", "open"): (1, "by the opener below"),
     ("system/file_lock.py", "os.open"): (1, "follows no link; for reading and writing, so a pipe does not block"),
+    ("system/address_space.py", "open"): (1, KERNEL),
     ("system/device.py", "path.read_text"): (1, KERNEL),
     ("tools/doctor/host.py", "(self.root / name).read_text"): (1, KERNEL),
     ("tools/doctor/probe.py", "open"): (1, KERNEL),
+    ("tools/runtime/build.py", "LOCK.read_text"): (2, "a file of the package"),
+    ("tools/runtime/build.py", "(folder / name).write_text"): (1, OURS),
+    ("tools/runtime/build.py", "(libraries / RUNTIME_MARKER).write_text"): (1, OURS),
+    ("tools/runtime/compiler.py", "path.write_text"): (1, OURS),
+    ("llama/kernels.py", "path.read_bytes"): (1, "a library of the runtime, which this process runs"),
     ("worker/child.py", "os.fdopen"): (2, HANDLE),
     ("worker/child.py", "os.open"): (1, "the null device"),
     ("cli/run.py", "os.open"): (1, "the null device"),
@@ -42,14 +48,17 @@ ALLOWED = {
 
 
 def opening_calls() -> Counter[tuple[str, str]]:
+    files = {path.relative_to(PACKAGE).as_posix(): path for path in PACKAGE.rglob("*.py")}
+    # installed, convert lies inside of the package; in an editable installation it lies beside it
+    files |= {f"convert/{path.relative_to(CONVERT).as_posix()}": path for path in CONVERT.rglob("*.py")}
+    files = {name: path for name, path in files.items() if not name.startswith("demo/")}  # the demo's own programs
     found: Counter[tuple[str, str]] = Counter()
-    for root, before in ((PACKAGE, ""), (CONVERT, "convert/")):
-        for path in root.rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-                if isinstance(node, ast.Call):
-                    name = ast.unparse(node.func)
-                    if name.rpartition(".")[2] in OPENING:
-                        found[before + path.relative_to(root).as_posix(), name] += 1
+    for name, path in files.items():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                if called.rpartition(".")[2] in OPENING:
+                    found[name, called] += 1
     return found
 
 
