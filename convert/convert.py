@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -163,18 +164,18 @@ def _write(file: OutputFile, layout: Layout, source: Checkpoint, threads: int, p
     done = len(layout.head)
     # A thread of its own hashes the sources, one block at a time: where SHA-256 is slow, nothing else takes as long.
     with Threads(1, thread_name_prefix="hash") as hashing:
-        hashed: Future[None] | None = None
+        pending: deque[Future[None]] = deque()
         for block, digest in write_blocks(file, sorted(layout.tensors, key=_stored_at), source.folder, threads):
             placed, stored = block.placed, block.placed.tensor.source.parts[0]
-            if hashed is not None:
-                hashing.result(hashed)
-            hashed = hashing.submit(hashes[stored.file.path].add, stored.offset_of(block.start), block.raw)
+            pending.append(hashing.submit(hashes[stored.file.path].add, stored.offset_of(block.start), block.raw))
+            if len(pending) > 2 * threads:
+                hashing.result(pending.popleft())
             if digest is not None:
                 data[placed.tensor.name] = digest
                 done += placed.size
             if progress is not None:
                 progress(done if digest is not None else done + block.stop * placed.row_bytes, layout.size)
-        if hashed is not None:
+        for hashed in pending:
             hashing.result(hashed)
     sizes = {one.path.name: one.size for one in source.files}
     sources = sources_text(sizes, {path.name: one.finish() for path, one in hashes.items()})
