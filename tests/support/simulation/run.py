@@ -192,6 +192,7 @@ class Simulation:
             raise Violation("the engine ended without a fault", str(error))
         self.outcome.events["engine ended"] += 1
         self._check_all_ended()
+        self._let_go()  # judged by what this engine knew
         self._store.close()
         self._open_engine()
 
