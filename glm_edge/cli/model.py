@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import GlmEdgeError, StorageError, UsageError
+from ..errors import GlmEdgeError, InvalidFileError, StorageError
 
 
 def resolve_model(path: Path | None) -> Path:
     """The GGUF file to load: the one named, or the demo model.
 
-    Raises UsageError when a folder was named, StorageError when the file is not there.
+    Raises InvalidFileError when a folder was named, StorageError when the file is not there.
     """
     if path is None:
         from .demo import demo_model
@@ -21,9 +21,9 @@ def resolve_model(path: Path | None) -> Path:
         hint = f"name a GGUF file in it, as {found[0] if found else path / 'NAME.gguf'}"
         if (path / "config.json").exists():
             hint = f"convert it first: glm-edge convert {path}"
-        raise UsageError(f"--model {path}: is a folder; {hint}")
+        raise InvalidFileError(f"{path}: is a folder, not a model file; {hint}")
     if not path.exists():
-        raise StorageError(f"--model {path}: there is no such file")
+        raise StorageError(f"{path}: there is no such file")
     return path
 
 

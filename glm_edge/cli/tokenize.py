@@ -24,8 +24,9 @@ def command(model: Path) -> None:
     from ..llama.model import Model
     from ..model.checks import check_model
     from ..model.gguf import read_gguf
+    from .model import resolve_model
 
-    file = read_gguf(model)
+    file = read_gguf(resolve_model(model))
     check_model(file)
     vocabulary = Model(model, vocab_only=True)
     Tokenizer(vocabulary, file)  # refuses a vocabulary that gives other ids than the converter got

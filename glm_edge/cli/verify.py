@@ -31,9 +31,10 @@ def command(file: Path, folders: tuple[Path, ...]) -> None:
     from ..model import keys
     from ..model.checks import golden_texts
     from ..tools.verify import compare_sources, sources, verify
+    from .model import resolve_model
 
     with progress_bar("verify") as progress:
-        head = verify(file, progress)
+        head = verify(resolve_model(file), progress)
     if folders:
         with progress_bar("sources") as progress:
             compare_sources(head, folders, progress)

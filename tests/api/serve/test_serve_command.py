@@ -47,7 +47,7 @@ def outcome(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
 
 
 def test_a_folder_or_a_missing_file_is_no_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert outcome(capsys, "--model", tmp_path)[0] == 2
+    assert outcome(capsys, "--model", tmp_path)[0] == 3
     code, message = outcome(capsys, "--model", tmp_path / "none.gguf")
     assert code == 6
     assert "none.gguf" in message
