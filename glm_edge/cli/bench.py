@@ -12,7 +12,7 @@ import click
 from ..errors import UsageError
 from ..system.address_space import require_addresses
 from ..types import EngineConfig
-from .number import ThreadCount
+from .number import ThreadCount, WholeNumber
 from .progress import bar
 
 if TYPE_CHECKING:
@@ -24,13 +24,13 @@ _SPARE = 64  # tokens of context beside a prompt: a second turn, an answer's sta
 
 @click.command("bench")
 @click.option("--model", type=click.Path(path_type=Path), help="The GGUF file.  [default: the demo model]")
-@click.option("--ctx", "n_ctx", type=click.IntRange(256), help="Tokens of context.")
+@click.option("--ctx", "n_ctx", type=WholeNumber(256), help="Tokens of context.")
 @click.option(
     "--threads", type=ThreadCount(), help="Threads that compute.  [default: the profile's, or one for each big core]"
 )
-@click.option("--runs", type=click.IntRange(1, 100), help="The table shows medians.  [default: 3; 1 on slow machines]")
-@click.option("--prompt", type=click.IntRange(32), default=512, show_default=True, help="Tokens of the long prompt.")
-@click.option("--tokens", type=click.IntRange(8), default=32, show_default=True, help="Tokens of an answer.")
+@click.option("--runs", type=WholeNumber(1, 100), help="The table shows medians.  [default: 3; 1 on slow machines]")
+@click.option("--prompt", type=WholeNumber(32), default=512, show_default=True, help="Tokens of the long prompt.")
+@click.option("--tokens", type=WholeNumber(8), default=32, show_default=True, help="Tokens of an answer.")
 @click.option("--streams", default="1,2,4,8", show_default=True, help="Answers at the same time; empty for none.")
 @click.option("--bare", is_flag=True, help="Measure a bare llama_decode loop beside the engine.")
 @click.option("--mapped", is_flag=True, help="Map the weights without repacking them, as where memory is short.")

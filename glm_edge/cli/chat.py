@@ -12,7 +12,7 @@ import click
 from ..errors import InvalidFileError, RequestError, UsageError
 from ..system.address_space import require_addresses
 from ..types import Chunk, Engine, EngineConfig, Message, Request, SamplingParams, Stats
-from .number import Number, ThreadCount
+from .number import Number, ThreadCount, WholeNumber
 
 _HELP = "/new starts a new conversation, /exit or Ctrl-D leaves; Ctrl-C stops an answer."
 
@@ -25,14 +25,14 @@ _HELP = "/new starts a new conversation, /exit or Ctrl-D leaves; Ctrl-C stops an
 @click.option("--system", help="Instructions in front of the first question.")
 @click.option("--temperature", type=Number(0, 2), default=0.8, show_default=True, help="0 is greedy.")
 @click.option("--top-p", type=Number(0, 1), default=0.8, show_default=True, help="1 keeps every token.")
-@click.option("--top-k", type=click.IntRange(0), default=0, help="Keeps only the likeliest N tokens; 0 keeps all.")
+@click.option("--top-k", type=WholeNumber(0), default=0, help="Keeps only the likeliest N tokens; 0 keeps all.")
 @click.option(
     "--min-p", type=Number(0, 1), default=0.0, help="Drops what is less likely than this times the likeliest."
 )
 @click.option("--repetition-penalty", type=Number(0.1, 10), default=1.0, help="Above 1, repeats less.")
-@click.option("--seed", type=click.IntRange(0), help="Makes answers repeatable.")
-@click.option("--max-tokens", type=click.IntRange(1), help="Longest answer; the context is the limit without it.")
-@click.option("--ctx", "n_ctx", type=click.IntRange(1), help="Tokens of context, prompt and answers together.")
+@click.option("--seed", type=WholeNumber(0), help="Makes answers repeatable.")
+@click.option("--max-tokens", type=WholeNumber(1), help="Longest answer; the context is the limit without it.")
+@click.option("--ctx", "n_ctx", type=WholeNumber(1), help="Tokens of context, prompt and answers together.")
 @click.option("--threads", type=ThreadCount(), help="Threads that compute.  [default: one for each big core]")
 @click.option(
     "--cache/--no-cache", default=True, show_default=True, help="Keep computed prompts on disk, for restarts."

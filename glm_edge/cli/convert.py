@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from glm_edge.cli.number import WholeNumber
 from glm_edge.system.address_space import require_addresses
 
 from ..convert.recipes import ALIASES, DEFAULT, RECIPES
@@ -40,7 +41,7 @@ def type_option(about: str) -> Callable[[F], F]:
 
 out_option = click.option("--out", type=click.Path(path_type=Path), help=_OUT)
 threads_option = click.option(
-    "--threads", type=click.IntRange(1, 256), help="Threads that quantize.  [default: one for each core]"
+    "--threads", type=WholeNumber(1, 256), help="Threads that quantize.  [default: one for each core]"
 )
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
+from .number import WholeNumber
+
 
 @click.command("doctor")
 @click.option("--model", type=click.Path(path_type=Path), help="The GGUF file.  [default: the demo model]")
-@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="The port to look at.")
+@click.option("--port", type=WholeNumber(1, 65535), default=8000, show_default=True, help="The port to look at.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead.")
 @click.pass_context
 def command(context: click.Context, model: Path | None, port: int, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Numbers as options: click's FloatRange, which lets NaN pass any range, without NaN; and threads."""
+"""Numbers as options: click's ranges, whose errors say in plain words what the option takes; and threads."""
 
 from __future__ import annotations
 
@@ -8,17 +8,34 @@ from typing import Any
 import click
 
 
+class WholeNumber(click.IntRange):
+    """A whole number from `min` on, up to `max` where there is one."""
+
+    name = "n"  # --help shows it as N
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return int(super().convert(value, param, ctx))
+        except click.BadParameter:
+            raise _refusal("a whole number", self.min, self.max, value, param, ctx) from None
+
+
 class Number(click.FloatRange):
-    """A FloatRange that refuses NaN."""
+    """A number from `min` on, up to `max` where there is one. Refuses NaN, which passes click's range."""
+
+    name = "x"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number = float(super().convert(value, param, ctx))
+        try:
+            number = float(super().convert(value, param, ctx))
+        except click.BadParameter:
+            number = math.nan
         if math.isnan(number):
-            self.fail(f"{value!r} is not a number", param, ctx)
+            raise _refusal("a number", self.min, self.max, value, param, ctx)
         return number
 
 
-class ThreadCount(click.IntRange):
+class ThreadCount(WholeNumber):
     """A number of threads that compute. More than there are processors only wait for each other: capped, and said."""
 
     def __init__(self) -> None:
@@ -27,8 +44,21 @@ class ThreadCount(click.IntRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         from ..system.device import processors
 
-        asked = int(super().convert(value, param, ctx))
+        asked = super().convert(value, param, ctx)
         most = processors().logical
         if asked > most:
             click.echo(f"warning: --threads {asked}: this machine has {most} processors; using {most}", err=True)
         return min(asked, most)
+
+
+def _refusal(
+    kind: str,
+    low: float | None,
+    high: float | None,
+    value: object,
+    param: click.Parameter | None,
+    ctx: click.Context | None,
+) -> click.UsageError:
+    limits = f"of at least {low}" if high is None else f"from {low} to {high}"
+    name = param.opts[0] if param is not None else "this option"
+    return click.UsageError(f"{name} takes {kind} {limits}, not {str(value)!r}", ctx)

@@ -13,7 +13,7 @@ from ..api.config import ServeConfig
 from ..api.http.limits import Limits
 from ..system.address_space import require_addresses
 from ..types import EngineConfig
-from .number import Number, ThreadCount
+from .number import Number, ThreadCount, WholeNumber
 
 if TYPE_CHECKING:
     from ..types import Engine
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     "--host", default=ServeConfig.host, show_default=True, help="Address to listen on; beyond loopback needs a key."
 )
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=ServeConfig.port, show_default=True, help="0 takes a free one."
+    "--port", type=WholeNumber(0, 65535), default=ServeConfig.port, show_default=True, help="0 takes a free one."
 )
 @click.option("--api-key", "api_keys", multiple=True, metavar="KEY", help="A key that clients must send; repeatable.")
 @click.option(
     "--api-key-file", type=click.Path(path_type=Path), help="A file with one key a line, read when it changes."
 )
-@click.option("--ctx", "n_ctx", type=click.IntRange(1), help="Tokens of context, prompt and answer together.")
+@click.option("--ctx", "n_ctx", type=WholeNumber(1), help="Tokens of context, prompt and answer together.")
 @click.option("--threads", type=ThreadCount(), help="Threads that compute.  [default: one for each big core]")
-@click.option("--slots", type=click.IntRange(1, 64), default=4, show_default=True, help="Answers at the same time.")
+@click.option("--slots", type=WholeNumber(1, 64), default=4, show_default=True, help="Answers at the same time.")
 @click.option(
     "--queue",
-    type=click.IntRange(0, 1000),
+    type=WholeNumber(0, 1000),
     default=EngineConfig.queue,
     show_default=True,
     help="Requests that may wait.",
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--per-key",
-    type=click.IntRange(1),
+    type=WholeNumber(1),
     metavar="N",
     help="Answers that one key may have at once, waiting ones included.  [default: half, where there are several keys]",
 )

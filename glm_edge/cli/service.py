@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
+from .number import WholeNumber
 from .progress import is_terminal
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def command() -> None:
 @command.command("install")
 @click.option("--model", type=click.Path(path_type=Path), help="The GGUF file.  [default: the demo model]")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Beyond loopback it needs --api-key-file.")
-@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
+@click.option("--port", type=WholeNumber(1, 65535), default=8000, show_default=True)
 @click.option("--api-key-file", type=click.Path(path_type=Path), help="A file with one key a line, of mode 0600.")
 @_places
 @_yes

@@ -26,3 +26,23 @@ def test_a_folder_as_model_is_exit_3_for_every_verb(
     code, message = refused(capsys, *verb.split(), tmp_path)
     assert code == 3
     assert message == f"{tmp_path}: is a folder, not a model file; name a GGUF file in it, as {tmp_path / 'a.gguf'}"
+
+
+@pytest.mark.case("C1")
+@pytest.mark.parametrize(
+    ("option", "value", "takes"),
+    [
+        ("chat --max-tokens", "abc", "a whole number of at least 1"),
+        ("chat --max-tokens", "1.5", "a whole number of at least 1"),
+        ("serve --port", "70000", "a whole number from 0 to 65535"),
+        ("serve --threads", "0", "a whole number from 1 to 1024"),
+        ("serve --grace", "nan", "a number of at least 0"),
+        ("serve --grace", "soon", "a number of at least 0"),
+        ("chat --temperature", "3", "a number from 0 to 2"),
+    ],
+)
+def test_a_wrong_number_is_told_what_the_option_takes(
+    capsys: pytest.CaptureFixture[str], option: str, value: str, takes: str
+) -> None:
+    verb, name = option.split()
+    assert refused(capsys, verb, name, value) == (2, f"{name} takes {takes}, not '{value}' (see glm-edge {verb} --help)")
