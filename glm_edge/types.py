@@ -116,6 +116,10 @@ class Chunk:
     logprobs: tuple[TokenLogprob, ...] = ()  # of the tokens since the last chunk, if the request asks for them
 
 
+# Tokens of the smallest context: the template of one question takes 16 and leaves room for it and an answer.
+LEAST_CTX = 64
+
+
 @dataclass(frozen=True)
 class EngineConfig:
     """The settings of an engine. None means: chosen by the machine and the model."""

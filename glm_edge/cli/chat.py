@@ -11,7 +11,7 @@ import click
 
 from ..errors import InvalidFileError, RequestError, UsageError
 from ..system.address_space import require_addresses
-from ..types import Chunk, Engine, EngineConfig, Message, Request, SamplingParams, Stats
+from ..types import LEAST_CTX, Chunk, Engine, EngineConfig, Message, Request, SamplingParams, Stats
 from .number import Number, ThreadCount, WholeNumber
 
 _HELP = "/new starts a new conversation, /exit or Ctrl-D leaves; Ctrl-C stops an answer."
@@ -32,7 +32,7 @@ _HELP = "/new starts a new conversation, /exit or Ctrl-D leaves; Ctrl-C stops an
 @click.option("--repetition-penalty", type=Number(0.1, 10), default=1.0, help="Above 1, repeats less.")
 @click.option("--seed", type=WholeNumber(0), help="Makes answers repeatable.")
 @click.option("--max-tokens", type=WholeNumber(1), help="Longest answer; the context is the limit without it.")
-@click.option("--ctx", "n_ctx", type=WholeNumber(1), help="Tokens of context, prompt and answers together.")
+@click.option("--ctx", "n_ctx", type=WholeNumber(LEAST_CTX), help="Tokens of context, prompt and answers together.")
 @click.option("--threads", type=ThreadCount(), help="Threads that compute.  [default: one for each big core]")
 @click.option(
     "--cache/--no-cache", default=True, show_default=True, help="Keep computed prompts on disk, for restarts."

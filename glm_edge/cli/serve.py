@@ -12,7 +12,7 @@ import click
 from ..api.config import ServeConfig
 from ..api.http.limits import Limits
 from ..system.address_space import require_addresses
-from ..types import EngineConfig
+from ..types import LEAST_CTX, EngineConfig
 from .number import Number, ThreadCount, WholeNumber
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option(
     "--api-key-file", type=click.Path(path_type=Path), help="A file with one key a line, read when it changes."
 )
-@click.option("--ctx", "n_ctx", type=WholeNumber(1), help="Tokens of context, prompt and answer together.")
+@click.option("--ctx", "n_ctx", type=WholeNumber(LEAST_CTX), help="Tokens of context, prompt and answer together.")
 @click.option("--threads", type=ThreadCount(), help="Threads that compute.  [default: one for each big core]")
 @click.option("--slots", type=WholeNumber(1, 64), default=4, show_default=True, help="Answers at the same time.")
 @click.option(

@@ -18,7 +18,7 @@ from ..errors import OutOfMemoryError, UsageError
 from ..model.checks import context_length, model_sizes
 from ..model.tensors import Sizes
 from ..model.values import GgufFile
-from ..types import EngineConfig, LoadMode
+from ..types import LEAST_CTX, EngineConfig, LoadMode
 from .prefix_cache.store import MEMORY
 
 GIB = 1 << 30
@@ -136,8 +136,10 @@ def compute_bytes(sizes: Sizes, n_ctx: int, n_batch: int, sequences: int, *, fla
 def _lengths(config: EngineConfig, weights: Weights) -> list[int]:
     """Contexts to try, longest first: the one asked for; or the default, its half, and so on."""
     if config.n_ctx is not None:
-        if not 1 <= config.n_ctx <= weights.trained_ctx:
-            raise UsageError(f"--ctx {config.n_ctx}: this model's context is 1 to {weights.trained_ctx} tokens")
+        if not LEAST_CTX <= config.n_ctx <= weights.trained_ctx:
+            raise UsageError(
+                f"--ctx {config.n_ctx}: this model takes {LEAST_CTX} to {weights.trained_ctx} tokens of context"
+            )
         return [config.n_ctx]
     lengths = [min(weights.trained_ctx, _DEFAULT_CTX)]
     while lengths[-1] // 2 >= _SMALLEST_CTX:

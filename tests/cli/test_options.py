@@ -32,6 +32,7 @@ def test_a_folder_as_model_is_exit_3_for_every_verb(
 @pytest.mark.parametrize(
     ("option", "value", "takes"),
     [
+        ("serve --ctx", "10", "a whole number of at least 64"),
         ("chat --max-tokens", "abc", "a whole number of at least 1"),
         ("chat --max-tokens", "1.5", "a whole number of at least 1"),
         ("serve --port", "70000", "a whole number from 0 to 65535"),

@@ -120,7 +120,7 @@ def test_answer_ends_where_the_context_does(tiny_f32: Path) -> None:
 
 @pytest.mark.parametrize("n_ctx", [0, 2049], ids=["none", "more than the model's"])
 def test_context_outside_the_model_is_refused(tiny_f32: Path, n_ctx: int) -> None:
-    with pytest.raises(UsageError, match="1 to 2048"):
+    with pytest.raises(UsageError, match="64 to 2048"):
         LlamaEngine(EngineConfig(tiny_f32, n_threads=1, n_ctx=n_ctx))
 
 

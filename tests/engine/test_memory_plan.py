@@ -74,9 +74,9 @@ def test_what_does_not_fit_is_refused_with_both_numbers(asked: dict[str, object]
         plan_memory(replace(CONFIG, **asked), Q4_0, sequences=18, available=int(gib * GIB))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("n_ctx", [0, 32769])
-def test_context_outside_the_model_is_refused(n_ctx: int) -> None:
-    with pytest.raises(UsageError, match="1 to 32768"):
+@pytest.mark.parametrize("n_ctx", [0, 63, 32769])
+def test_context_outside_the_model_or_too_small_for_an_answer_is_refused(n_ctx: int) -> None:
+    with pytest.raises(UsageError, match="64 to 32768"):
         plan_memory(replace(CONFIG, n_ctx=n_ctx), Q4_0, sequences=1, available=GIB)
 
 
