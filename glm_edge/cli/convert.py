@@ -26,13 +26,24 @@ _TYPES = "\b\nTypes, and the size of ChatGLM2-6B:\n" + "\n".join(
 )
 
 
+class _TypeName(click.types.StringParamType):
+    """A value of --type, in lower case. The short names that llama.cpp's tool takes are taken too, and not listed."""
+
+    name = "type"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        name = str(value).lower()
+        if name not in RECIPES and name not in ALIASES:
+            raise click.UsageError(f"--type takes one of {', '.join(RECIPES)}, not {str(value)!r}", ctx)
+        return name
+
+
 def type_option(about: str) -> Callable[[F], F]:
     """--type, whose help is `about`; `glm-edge pull` has this and the next two as well."""
     return click.option(
         "--type",
         "type_",
-        type=click.Choice([*RECIPES, *ALIASES], case_sensitive=False),
-        metavar="TYPE",
+        type=_TypeName(),
         default=DEFAULT,
         show_default=True,
         help=about,
@@ -66,10 +77,8 @@ def command(
 
     from ..convert.convert import convert
 
-    with progress_bar(type_.lower()) as progress:
-        report = convert(
-            checkpoint, out, type=type_.lower(), lora=lora, force=force, threads=threads, progress=progress
-        )
+    with progress_bar(type_) as progress:
+        report = convert(checkpoint, out, type=type_, lora=lora, force=force, threads=threads, progress=progress)
     _show(report)
     if any(checkpoint.glob("*.safetensors")):  # what is read, where a folder has weights in both formats
         click.echo(

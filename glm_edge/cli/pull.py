@@ -42,7 +42,7 @@ def command(repo: str, type_: str, revision: str, out: Path | None, force: bool,
         report = pull(
             repo,
             out,
-            type=type_.lower(),
+            type=type_,
             revision=revision,
             force=force,
             threads=threads,

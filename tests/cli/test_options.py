@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from glm_edge.cli import glm_edge, run
+from glm_edge.convert.recipes import RECIPES
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
@@ -47,3 +48,11 @@ def test_a_wrong_number_is_told_what_the_option_takes(
 ) -> None:
     verb, name = option.split()
     assert refused(capsys, verb, name, value) == (2, f"{name} takes {takes}, not '{value}' (see glm-edge {verb} --help)")
+
+
+@pytest.mark.parametrize("verb", ["convert", "pull"])
+def test_a_wrong_type_is_told_the_names_and_each_once(capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    code, message = refused(capsys, verb, "--type", "q9", "x")
+    assert code == 2
+    names = message.removeprefix("--type takes one of ").partition(", not 'q9'")[0].split(", ")
+    assert names == list(RECIPES)
