@@ -70,7 +70,8 @@ def command(
     """Turn a ChatGLM2 checkpoint folder into one GGUF file.
 
     CHECKPOINT holds config.json, tokenizer.model and the weights (.safetensors or .bin, floats or int4 or int8), as
-    downloaded from Hugging Face. Its Python files are never run.
+    downloaded from Hugging Face. Its Python files are never run. The output's NAME is the model's in config.json
+    (_name_or_path), as chatglm2-6b, or else the folder's.
     """
     require_addresses()
     from glm_edge.cli.progress import progress_bar

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 def command(repo: str, type_: str, revision: str, out: Path | None, force: bool, threads: int | None) -> None:
     """Fetch a ChatGLM2 checkpoint from the Hugging Face hub and turn it into one GGUF file.
 
-    REPO is OWNER/NAME, as THUDM/chatglm2-6b. One shard at a time is on the disk, in OUT.pull; the same command
-    continues what was interrupted. HF_ENDPOINT sets a mirror, HF_TOKEN a token. Python files are never fetched.
+    REPO is OWNER/NAME, as THUDM/chatglm2-6b; the output has its NAME too. One shard at a time is on the disk, in
+    OUT.pull; the same command continues what was interrupted. HF_ENDPOINT sets a mirror, HF_TOKEN a token. Python files
+    are never fetched.
     """
     require_addresses()
     from glm_edge.convert.pull.pull import pull
