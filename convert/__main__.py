@@ -9,7 +9,7 @@ if importlib.util.find_spec("glm_edge.convert") is None:  # an install gives thi
     sys.modules["glm_edge.convert"] = sys.modules[str(__package__)]
 
 from glm_edge.cli.convert import command
-from glm_edge.cli.run import run
+from glm_edge.cli.run import run, with_debug
 
 if __name__ == "__main__":
-    sys.exit(run(command, sys.argv[1:], prog_name="python -m convert"))
+    sys.exit(run(with_debug(command), sys.argv[1:], prog_name="python -m convert"))

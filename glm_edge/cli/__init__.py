@@ -13,7 +13,7 @@ from typing import cast
 import click
 
 from .. import __version__
-from .run import run
+from .run import run, with_debug
 
 # verb -> (module with `command`, the line that `glm-edge --help` shows)
 _VERBS = {
@@ -41,17 +41,17 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _VERBS:
             return None
-        return cast(click.Command, importlib.import_module(_VERBS[cmd_name][0]).command)
+        return with_debug(cast(click.Command, importlib.import_module(_VERBS[cmd_name][0]).command))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in _VERBS.items()])
 
 
+@with_debug
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="glm-edge")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def glm_edge(debug: bool) -> None:
+def glm_edge() -> None:
     """ChatGLM2-6B on machines without a GPU and without a network."""
 
 

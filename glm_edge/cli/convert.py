@@ -63,7 +63,6 @@ threads_option = click.option(
 @click.option("--lora", type=click.Path(path_type=Path), metavar="DIR", help="PEFT LoRA folder to merge.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @threads_option
-@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 def command(
     checkpoint: Path, type_: str, out: Path | None, lora: Path | None, force: bool, threads: int | None
 ) -> None:

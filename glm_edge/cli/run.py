@@ -11,10 +11,24 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
+from typing import TypeVar
 
 import click
 
 from ..errors import GlmEdgeError, OutOfMemoryError, RequestError, StorageError, UsageError
+
+C = TypeVar("C", bound=click.Command)
+
+
+def with_debug(command: C) -> C:
+    """The command with the option --debug, in its help too, and a group's commands with it. `run` acts on it."""
+    for part in command.commands.values() if isinstance(command, click.Group) else ():
+        with_debug(part)
+    if not any(param.name == "debug" for param in command.params):  # called again where a test runs it twice
+        command.params.append(
+            click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error.")
+        )
+    return command
 
 
 def run(command: click.Command, args: Sequence[str], *, prog_name: str) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import pytest
 
 from glm_edge.cli import glm_edge, run
 from glm_edge.convert.recipes import RECIPES
+from glm_edge.errors import StorageError
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
@@ -56,3 +58,14 @@ def test_a_wrong_type_is_told_the_names_and_each_once(capsys: pytest.CaptureFixt
     assert code == 2
     names = message.removeprefix("--type takes one of ").partition(", not 'q9'")[0].split(", ")
     assert names == list(RECIPES)
+
+
+@pytest.mark.parametrize("verb", ["", *glm_edge.list_commands(click.Context(glm_edge)), "service install"])
+def test_debug_is_an_option_of_every_verb(capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    assert run(glm_edge, [*verb.split(), "--help"], prog_name="glm-edge") == 0
+    assert capsys.readouterr().out.count("--debug") == 1
+
+
+def test_debug_gives_the_traceback_wherever_it_stands(tmp_path: Path) -> None:
+    with pytest.raises(StorageError):
+        run(glm_edge, ["verify", str(tmp_path / "none"), "--debug"], prog_name="glm-edge")
