@@ -63,12 +63,13 @@ def command(
     from .model import cache_folder, resolve_model
     from .progress import is_terminal
 
+    path = resolve_model(model)
     if prompt == "-" or not is_terminal(sys.stdin):
         given = _read_stdin()
         prompt = given if prompt in (None, "-") else f"{given.rstrip()}\n\n{prompt}" if given.strip() else prompt
     if prompt is not None and not prompt.strip():
         raise UsageError("the prompt is empty: nothing to answer")
-    config = EngineConfig(resolve_model(model), n_ctx=n_ctx, n_threads=threads, cache_folder=cache_folder(cache))
+    config = EngineConfig(path, n_ctx=n_ctx, n_threads=threads, cache_folder=cache_folder(cache))
     engine = load_engine(config)
     try:
         sampling = SamplingParams(temperature, top_p, seed, top_k, min_p, repetition_penalty=repetition_penalty)

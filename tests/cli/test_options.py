@@ -31,6 +31,11 @@ def test_a_folder_as_model_is_exit_3_for_every_verb(
     assert message == f"{tmp_path}: is a folder, not a model file; name a GGUF file in it, as {tmp_path / 'a.gguf'}"
 
 
+def test_a_missing_model_is_told_before_an_empty_prompt(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, message = refused(capsys, "chat", "--model", tmp_path / "none.gguf", "--prompt", "")
+    assert (code, message) == (6, f"{tmp_path / 'none.gguf'}: there is no such file")
+
+
 @pytest.mark.case("C1")
 @pytest.mark.parametrize(
     ("option", "value", "takes"),
