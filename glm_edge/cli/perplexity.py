@@ -30,7 +30,8 @@ _FILE_BYTES = 256 << 20  # of text, at most
 def command(file: Path, model: Path | None, n_ctx: int, threads: int | None) -> None:
     """Perplexity of a model on the text FILE, in UTF-8; conversations begin with "[Round 1]".
 
-    Lower is better, and only the same text and tokenizer compare. Prints a sentence and one JSON line.
+    Lower is better. Figures compare only where text and tokenizer are the same. Prints a sentence and one JSON line:
+    the perplexity, its standard error (the sentence's +-) and the number of tokens that were predicted.
     """
     require_addresses()
     from ..engine.memory_plan import plan_memory, weights_of
@@ -58,10 +59,9 @@ def command(file: Path, model: Path | None, n_ctx: int, threads: int | None) -> 
         result = _measure(loaded, text, prefix_ids(header), n_ctx, threads or processors().best)
     finally:
         loaded.close()
-    click.echo(f"{file}: perplexity {result.value:.4f} +- {result.error:.4f} over {result.tokens} tokens")
-    click.echo(
-        json.dumps({"model": path.name, "perplexity": result.value, "error": result.error, "tokens": result.tokens})
-    )
+    click.echo(f"{file}: perplexity {result.value:.4f} +- {result.standard_error:.4f} over {result.tokens} tokens")
+    figures = {"perplexity": result.value, "standard_error": result.standard_error, "tokens": result.tokens}
+    click.echo(json.dumps({"model": path.name, **figures}))
 
 
 def _measure(model: Model, text: str, prefix: tuple[int, ...], n_ctx: int, threads: int) -> Perplexity:

@@ -26,11 +26,11 @@ class Perplexity:
     """The perplexity of a text.
 
     Args:
-        error: standard error of `value`: that of the mean logarithm, times `value`.
+        standard_error: of `value`: that of the mean logarithm, times `value`.
     """
 
     value: float
-    error: float
+    standard_error: float
     tokens: int  # predicted ones
 
 

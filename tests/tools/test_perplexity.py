@@ -38,7 +38,9 @@ def test_figure_is_the_one_of_a_forward_pass_computed_by_hand(
         losses += [-logits[i - 1, ids[i]] for i in range(len(prefix), len(ids))]
     model.close()
     assert got["tokens"] == len(losses)
-    assert got["perplexity"] == pytest.approx(float(np.exp(np.mean(losses))), rel=1e-2)  # the cache is f16
+    value = float(np.exp(np.mean(losses)))
+    assert got["perplexity"] == pytest.approx(value, rel=1e-2)  # the cache is f16
+    assert got["standard_error"] == pytest.approx(value * np.std(losses) / len(losses) ** 0.5, rel=2e-2)
 
 
 def test_windows_of_any_length_cover_every_token(
