@@ -105,10 +105,10 @@ def find_path(root: Schema, fails: Callable[[Schema], bool]) -> str:
     return path
 
 
-def refused(path: str, problem: str) -> RequestError:
+def refused(path: str, problem: str, what: str = "the schema") -> RequestError:
     """The error of a schema that cannot be kept, at a JSON pointer into it."""
-    at = f" {path[:100]}" if path else ""
-    return RequestError(f"response_format: the schema{at} {problem[:160]}", param="response_format")
+    at = f" at {path[:100]}" if path else ""
+    return RequestError(f"response_format: {what}{at} {problem[:160]}", param="response_format")
 
 
 def _children(root: Schema, schema: Schema, path: str) -> Iterator[tuple[Schema, str]]:
@@ -156,7 +156,7 @@ def _check(schema: Schema, path: str) -> None:
         del schema["propertyNames"]
     for name in schema:
         if name not in _KEYWORDS and name not in _NOTES and not name.startswith("x-"):
-            raise refused(f"{path}/{name[:40]}", "is not supported")
+            raise refused(f"{path}/{name[:40]}", "is not supported", what=f"the schema's keyword {name[:40]}")
     if isinstance(schema.get("properties"), dict) and len(schema["properties"]) > _MOST_PROPERTIES:
         raise refused(path, f"has more than {_MOST_PROPERTIES} properties")
     if "format" in schema and schema["format"] not in FORMATS:
