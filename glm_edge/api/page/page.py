@@ -1,8 +1,11 @@
 """The chat page at `/`: `page.html` as it is sent, and the Content-Security-Policy that goes with it.
 
-The page is one file that loads nothing: its script and its style stand in it, and the policy names both by their hash,
-so that no other script or style can run, wherever it came from. Not here: the route (`app.py`), who may come in
-(`access/policy.py`: the page itself is open, it asks for the key that its requests need).
+The page is one file that loads nothing and keeps everything in the browser. It speaks the same HTTP API as every other
+client. Its script and its style stand in it, and the policy names both by their hash, so that no other script or style
+can run, wherever it came from; no attribute in the page may hold either. Text of the user and of the model only ever
+becomes text nodes. The one piece of structure that is read out of it is a ``` fence, which becomes a <pre>. Not here:
+the route (`app.py`), who may come in (`access/policy.py`: the page itself is open, it asks for the key that its
+requests need).
 """
 
 from __future__ import annotations
