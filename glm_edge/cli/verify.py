@@ -40,9 +40,9 @@ def command(file: Path, folders: tuple[Path, ...]) -> None:
             compare_sources(head, folders, progress)
     recipe, version = head.metadata.get(keys.RECIPE), head.metadata.get(keys.VERSION)
     click.echo(
-        f"{file}: unchanged since it was written: {head.size / 1e9:.3f} GB, {len(head.tensors)} tensors,"
-        f" {len(golden_texts(head))} golden texts; {recipe}, by GLM Edge {version}"
-        + (f"; all {len(sources(head))} source files match" if folders else "")
+        f"{file}: unchanged since GLM Edge {version} wrote it: {recipe}, {head.size / 1e9:.3f} GB,"
+        f" {len(head.tensors)} tensors, the right token ids for {len(golden_texts(head))} texts"
+        + (f"; the {len(sources(head))} files that it was made from are unchanged too" if folders else "")
     )
     facts = {"file": file.name, "bytes": head.size, "head_sha256": str(head.metadata[keys.HASHES])[: keys.HASH_DIGITS]}
     click.echo(json.dumps(facts | {"sources": {source.name: source.sha256 for source in sources(head)}}))

@@ -108,8 +108,8 @@ def compare_sources(
         digest = file_digest(path)
         if digest != source.sha256:
             raise IntegrityError(
-                f"{path}: has the SHA-256 {digest[:12]}…, and {file.path.name} was made from {source.sha256[:12]}…;"
-                " download the file again, or convert this one"
+                f"{path}: is not the file that {file.path.name} was made from: its SHA-256 is {digest[:12]}…, the"
+                f" other's {source.sha256[:12]}…; download it again, or convert the checkpoint again"
             )
         done += source.size
         if progress is not None:

@@ -127,11 +127,13 @@ def test_the_files_it_was_made_from_are_named_and_compared(
     shutil.copytree(small_checkpoint, folder)
     arguments = ["verify", str(made), "--sources", str(tmp_path), "--sources", str(folder)]
     assert run(glm_edge, arguments, prog_name="glm-edge") == 0
-    named = json.loads(capsys.readouterr().out.splitlines()[-1])["sources"]
+    sentence, line = capsys.readouterr().out.splitlines()
+    assert sentence.endswith(f"; the {len(list(folder.iterdir()))} files that it was made from are unchanged too")
+    named = json.loads(line)["sources"]
     assert named == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
     change(folder / "pytorch_model.bin", 5000, b"\xaa\x55\xaa")
     assert run(glm_edge, arguments, prog_name="glm-edge") == 4
-    assert f"{folder / 'pytorch_model.bin'}: has the SHA-256" in capsys.readouterr().err
+    assert f"{folder / 'pytorch_model.bin'}: is not the file that x.gguf was made from" in capsys.readouterr().err
     (folder / "config.json").unlink()
     assert run(glm_edge, arguments, prog_name="glm-edge") == 3
     assert "config.json: is missing" in capsys.readouterr().err
