@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ def _places(command: Callable[..., Any]) -> Callable[..., Any]:
             "--root",
             type=click.Path(path_type=Path, file_okay=False),
             default="/",
-            help="Work below DIR and call no systemd, as for an image.",
+            help="Work below DIR and call no systemd, as for an image; --model is the file's name in it.",
             metavar="DIR",
         ),
         click.option("--user", is_flag=True, help="Your own service, without root, instead of the machine's."),
@@ -62,12 +63,12 @@ def install(
     if not loopback and api_key_file is None:
         raise UsageError(f"--host {host} can be reached from other machines: give keys with --api-key-file")
     place = _place(user, root)
-    if place.live:  # else they are files of an image, by the names that they will have there
-        model = None if model is None else resolve_model(model)
-        if api_key_file is not None:
-            read_key_file(api_key_file)
-    file = None if model is None else model.absolute()
-    key_file = None if api_key_file is None else api_key_file.absolute()
+    file = None if model is None else place.name_of(model)
+    if file is not None:
+        resolve_model(place.file_of(file))
+    key_file = None if api_key_file is None else place.name_of(api_key_file)
+    if key_file is not None and place.live:  # an image may get its keys later
+        read_key_file(key_file)
     service = Service(Path(sys.executable).absolute(), file, host, port, key_file, loopback, user)
     if not _carry_out(install_steps(place, service), yes=yes):
         return
@@ -112,7 +113,7 @@ def status(context: click.Context, user: bool, root: Path) -> None:
 def _place(user: bool, root: Path) -> Place:
     from ..tools.service.install import Place
 
-    return Place(root.absolute(), user, Path.home())
+    return Place(Path(os.path.abspath(root)), user, Path.home())
 
 
 def _journal(place: Place) -> str:

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from glm_edge.cli.service import command
-from glm_edge.errors import StorageError, UsageError
+from glm_edge.errors import InvalidFileError, StorageError, UsageError
 from glm_edge.tools.service.unit import Service, unit_text
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="systemd is Linux's")
@@ -86,6 +86,32 @@ def test_beyond_loopback_it_wants_keys(tmp_path: Path) -> None:
     assert "LoadCredential=api-keys:/etc/keys\n" in text
     assert "--api-key-file ${CREDENTIALS_DIRECTORY}/api-keys" in text
     assert "IPAddressDeny" not in text
+
+
+def test_a_model_is_looked_for_below_the_root_and_named_as_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "srv").mkdir()
+    for name in ("m.gguf", "/srv/m.gguf"):
+        done = call(tmp_path, "install", "--yes", "--model", name)
+        assert isinstance(done.exception, StorageError)
+        assert str(done.exception).endswith("m.gguf: there is no such file")
+    assert isinstance(call(tmp_path, "install", "--yes", "--model", "/srv").exception, InvalidFileError)
+    (tmp_path / "srv/m.gguf").touch()
+    monkeypatch.chdir(tmp_path)
+    for name in ("/srv/m.gguf", "srv/m.gguf", "../" + tmp_path.name + "/srv/m.gguf"):
+        assert call(tmp_path, "install", "--yes", "--model", name).exit_code == 0
+        assert "--model /srv/m.gguf" in (tmp_path / UNIT).read_text()
+
+
+@pytest.mark.parametrize("folder", ["tmp", "var/tmp"])
+def test_a_model_that_the_service_would_not_see_is_refused(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / "m.gguf").touch()
+    done = call(tmp_path, "install", "--yes", "--model", f"/{folder}/m.gguf")
+    assert isinstance(done.exception, UsageError)
+    assert f"/{folder}/m.gguf: the service has a /tmp of its own" in str(done.exception)
+    assert not (tmp_path / UNIT).exists()
 
 
 def test_it_starts_when_the_model_is_there_and_drains_when_it_stops() -> None:

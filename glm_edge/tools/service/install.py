@@ -18,6 +18,7 @@ from ...system.safe_open import safe_open
 from .unit import MARK, NAME, UNIT, Service, unit_text
 
 _ROOT = Path("/")
+_HIDDEN = (Path("/tmp"), Path("/var/tmp"))
 _UNIT_BYTES = 1 << 16  # more than a unit of ours has
 _READABLE, _PASSABLE = 0o004, 0o001  # for everybody
 
@@ -56,6 +57,15 @@ class Place:
         """Whether a service manager is to be told."""
         return self.root == _ROOT
 
+    def name_of(self, path: Path) -> Path:
+        """A file's absolute name where the unit runs: a path below the root without the root."""
+        path = Path(os.path.abspath(path))
+        return _ROOT / path.relative_to(self.root) if path.is_relative_to(self.root) else path
+
+    def file_of(self, name: Path) -> Path:
+        """Where the file with an absolute name is now: below the root."""
+        return self.root / name.relative_to(name.anchor)
+
 
 @dataclass(frozen=True)
 class Step:
@@ -73,8 +83,10 @@ def install_steps(place: Place, service: Service) -> list[Step]:
     """
     _check_manager(place)
     _check_ours(place)
-    if place.live and not service.user:
-        _check_readable(service)
+    if not service.user:
+        _check_visible(place, service)
+        if place.live:
+            _check_readable(service)
     steps = [Step(f"write {place.unit}", lambda: _write(place.unit, unit_text(service)))]
     if not place.live:
         return [*steps, Step(f"link {place.link}, so that it starts with the system", lambda: _link(place))]
@@ -137,6 +149,16 @@ def _check_ours(place: Place) -> None:
         return
     if not text.startswith(MARK):
         raise StorageError(f"{place.unit}: was not written by {NAME}; rename it first")
+
+
+def _check_visible(place: Place, service: Service) -> None:
+    """PrivateTmp=, which DynamicUser= brings in any case, hides the files of temporary folders."""
+    for file in (service.model, service.program if place.live else None):
+        if file is not None and any(file.is_relative_to(folder) for folder in _HIDDEN):
+            raise UsageError(
+                f"{file}: the service has a /tmp of its own and does not see this; put the file elsewhere, in /opt or"
+                f" /var/lib/{NAME}"
+            )
 
 
 def _check_readable(service: Service) -> None:
