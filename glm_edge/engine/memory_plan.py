@@ -18,10 +18,10 @@ from ..errors import OutOfMemoryError, UsageError
 from ..model.checks import context_length, model_sizes
 from ..model.tensors import Sizes
 from ..model.values import GgufFile
+from ..system.device import GIB
 from ..types import LEAST_CTX, EngineConfig, LoadMode
 from .prefix_cache.store import MEMORY
 
-GIB = 1 << 30
 # ChatGLM2-6B was aligned for chat at this length. Its position encoding goes further; its answers get worse.
 _DEFAULT_CTX = 8192
 _USEFUL_CTX = 2048  # a shorter one is worse than mapped weights

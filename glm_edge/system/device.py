@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+GIB = 1 << 30  # bytes
 # A core slower than this share of the fastest is a small one. The small cores of Arm's big.LITTLE have 0.2 to 0.6 of
 # the big ones' capacity; cores that differ only by their boost clock have more than 0.9.
 _BIG = 0.75
@@ -192,7 +193,7 @@ def machine() -> dict[str, str | int | float]:
         "physical": cpus.physical,
         "big": cpus.big,
         "quota": cpus.quota or 0.0,  # processors; 0 is none
-        "memory_gib": round(memory_total() / (1 << 30)),
+        "memory_gib": round(memory_total() / GIB),
     }
 
 

@@ -13,12 +13,11 @@ from pathlib import Path
 from ... import __version__
 from ...llama.library import versions
 from ...model.values import TENSOR_TYPES, GgufFile
-from ...system.device import machine
+from ...system.device import GIB, machine
 from ...system.safe_open import safe_open
 from .run import Result
 from .subjects import BenchTask, Figures, threads
 
-_GIB = 1 << 30
 _NAMES = {"engine": "GLM Edge", "llama_cpp": "llama_cpp.Llama"}
 # figure -> how the table calls it and its format; streams and depths come after these
 _ROWS: dict[str, tuple[str, str]] = {
@@ -84,7 +83,7 @@ def table(figures: Mapping[str, Figures], prompt: int) -> str:
         values = [figures[name].get(key) for name in subjects]
         if all(value is None for value in values):
             continue
-        cells = ["" if v is None else format(v / _GIB if key == "peak_bytes" else v, form) for v in values]
+        cells = ["" if v is None else format(v / GIB if key == "peak_bytes" else v, form) for v in values]
         if len(values) == 2 and (first := values[0]) is not None and (second := values[1]):
             cells.append(f"{first / second:.3f}")
         rows.append([title.format(prompt=prompt), *cells])

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ...model.values import TENSOR_TYPES
-from ...system.device import memory_available
-from .host import GIB, Finding, Host
+from ...system.device import GIB, memory_available
+from .host import Finding, Host
 from .memory import memory
 from .model import look_at, model
 from .probe import Probed, probe

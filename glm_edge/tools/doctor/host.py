@@ -16,7 +16,6 @@ from typing import Literal
 from ...system.device import Processors, processors
 
 Level = Literal["ok", "note", "problem"]
-GIB = 1 << 30
 _TIME_ERROR = 5  # not synchronised
 
 

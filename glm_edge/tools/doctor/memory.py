@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...system.device import memory_available, memory_total
-from .host import GIB, Finding, Host
+from ...system.device import GIB, memory_available, memory_total
+from .host import Finding, Host
 
 
 def memory(host: Host) -> list[Finding]:

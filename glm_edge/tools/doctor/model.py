@@ -8,7 +8,8 @@ from ...engine.memory_plan import weights_of
 from ...errors import GlmEdgeError
 from ...model.checks import check_model
 from ...model.gguf import read_gguf
-from .host import GIB, Finding
+from ...system.device import GIB
+from .host import Finding
 from .speeds import Fit, plan_of, work_of_file
 
 _CHECK = "glm-edge verify checks it to the last byte"

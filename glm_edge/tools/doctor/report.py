@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from ...system.device import GIB
 from .host import Finding
 from .speeds import Fit
 
@@ -68,9 +69,9 @@ def _table(types: Sequence[Fit]) -> list[str]:
 def _row(fit: Fit) -> tuple[str, ...]:
     size = f"{fit.size / 1e9:.2f}"
     if fit.plan is None or fit.plan.slow:
-        needs = f"{fit.plan.total / 2**30:.1f}" if fit.plan is not None else "-"
+        needs = f"{fit.plan.total / GIB:.1f}" if fit.plan is not None else "-"
         return fit.name, size, needs, "does not fit" if fit.plan is None else "disk-bound", "-", "-"
     speeds = [
         "-" if rate is None else f"{rate:.2g}" if rate < 10 else f"{rate:.0f}" for rate in (fit.prefill, fit.decode)
     ]
-    return fit.name, size, f"{fit.plan.total / 2**30:.1f}", str(fit.plan.n_ctx), *speeds
+    return fit.name, size, f"{fit.plan.total / GIB:.1f}", str(fit.plan.n_ctx), *speeds

@@ -6,7 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from .host import GIB, Finding, Host
+from ...system.device import GIB
+from .host import Finding, Host
 
 _LITTLE = 1 * GIB  # below which conversations and answers may find no room
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from glm_edge.system.device import GIB
 from glm_edge.tools.doctor.examine import examine
-from glm_edge.tools.doctor.host import GIB, Host
+from glm_edge.tools.doctor.host import Host
 from glm_edge.tools.doctor.report import Diagnosis, as_text
 from support.machines.described import MACHINES, N100, Described
 
