@@ -102,6 +102,7 @@ class _Api:
         g.request_id = f"req_{uuid.uuid4().hex}"
         g.start = time.monotonic()
         g.stream = None
+        g.client_gone = request.environ.get("waitress.client_disconnected", lambda: False)
         origin = request.headers.get("Origin")
         if request.method == "OPTIONS" and origin and "Access-Control-Request-Method" in request.headers:
             self._policy.check_host(request.environ.get("HTTP_HOST"))
@@ -171,8 +172,7 @@ class _Api:
         check_model(call.model, engine.info.id, self._aliases)
         with ExitStack() as stack:
             stack.callback(self._admission.acquire(g.key, others=self._policy.keys.several).release)
-            gone = request.environ.get("waitress.client_disconnected", lambda: False)
-            ids = engine.tokenize(call.text, partial(check_wanted, self._admission, gone))
+            ids = engine.tokenize(call.text, partial(check_wanted, self._admission, g.client_gone))
         return Response(tokenized_json(ids), content_type="application/json")
 
     def _complete(self, call: CompletionCall, prefix: str, write: Callable[[ResponseHead], Serializer]) -> Response:
@@ -206,8 +206,7 @@ class _Api:
         stack.callback(lease.release)
         generation = engine.submit(replace(asked, trim=self._trim, prefix_scope=self._policy.prefix_scope(g.key)))
         lease.accepted = True
-        gone = request.environ.get("waitress.client_disconnected", lambda: False)
-        stream = ResponseStream(generation, asked.n, self._admission, gone, g.request_id)
+        stream = ResponseStream(generation, asked.n, self._admission, g.client_gone, g.request_id)
         g.stream = stream
         stack.callback(stream.close)
         self._metrics.begin(stream)
