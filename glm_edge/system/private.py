@@ -57,18 +57,13 @@ def make_folder(path: Path) -> None:
             folder.mkdir(mode=0o700)
 
 
-def make_private(path: Path) -> None:
-    """As `make_folder`. Raises StorageError too, where there is one that others could have changed."""
-    make_folder(path)
-    check_folder(path)
-
-
 def folder_key(folder: Path) -> bytes:
     """The key of a private folder, KEY_BYTES random bytes in a file of it; folder and key are made if missing.
 
     Raises StorageError or InvalidFileError for a folder or a key file that others could have changed or read, OSError.
     """
-    make_private(folder)
+    make_folder(folder)
+    check_folder(folder)
     path = folder / KEY_NAME
     if not os.path.lexists(path):
         _create(path, secrets.token_bytes(KEY_BYTES))

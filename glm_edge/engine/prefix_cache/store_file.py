@@ -36,7 +36,7 @@ import numpy as np
 
 from ...errors import GlmEdgeError, InvalidFileError, StorageError
 from ...system.atomic_write import TEMPORARY, atomic_write
-from ...system.private import check_folder, folder_key, in_reach_of_others, make_private
+from ...system.private import check_folder, folder_key, in_reach_of_others, make_folder
 from ...system.safe_open import safe_open
 
 _MAGIC = b"GLMEPFX3"
@@ -161,7 +161,7 @@ class Folder:
         gone: set[Path] = set()
         # a full or read-only disk, or a folder in others' reach, costs only the cache
         with contextlib.suppress(OSError, MemoryError, GlmEdgeError):
-            make_private(self._path)
+            make_folder(self._path)
             head = self._head(block, len(state))
             digest = hashlib.blake2b(head, digest_size=_DIGEST, key=self._prepare())
             digest.update(state)
