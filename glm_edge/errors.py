@@ -103,29 +103,25 @@ class RepeatedCrashError(EngineError):
     """The engine died several times while it answered this prompt, so the prompt is refused for a while."""
 
 
-class LoadingError(EngineError):
-    """The model is still being loaded; the request can be sent again in about `retry_after` seconds."""
+class RetryError(GlmEdgeError):
+    """A request that cannot be served now; it can be sent again in about `retry_after` seconds."""
 
     def __init__(self, message: str, *, retry_after: float = 5.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 
 
+class LoadingError(RetryError, EngineError):
+    """The model is still being loaded."""
+
+
 class EngineClosedError(EngineError):
     """The engine is shutting down: it takes no more requests, or has ended this one."""
 
 
-class OverloadedError(EngineError):
-    """Every slot is taken and the queue is full; `retry_after` is an estimate in seconds."""
-
-    def __init__(self, message: str, *, retry_after: float) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
+class OverloadedError(RetryError, EngineError):
+    """Every slot is taken and the queue is full."""
 
 
-class RateLimitError(GlmEdgeError):
-    """One client has as many answers as it may have at once; `retry_after` is an estimate in seconds."""
-
-    def __init__(self, message: str, *, retry_after: float) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
+class RateLimitError(RetryError):
+    """One client has as many answers as it may have at once."""
