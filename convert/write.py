@@ -21,9 +21,9 @@ from glm_edge.errors import StorageError, UsageError
 from glm_edge.system.atomic_write import sync_folder
 from glm_edge.system.direct_io import Stage
 from glm_edge.system.file_lock import Lock
+from glm_edge.system.safe_open import BINARY, NO_FOLLOW
 
 RESULT = "result"  # the name of a file under construction in a folder of its own
-_BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
 
 
 def check_output(path: Path, inputs: tuple[Path, ...], *, force: bool) -> None:
@@ -126,9 +126,9 @@ class OutputFile:
 
     def _open(self) -> int:
         if self._folder is None:
-            return os.open(self.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+            return os.open(self.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
         self._folder.mkdir(exist_ok=True)
-        return os.open(self.temporary, os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | _BINARY, 0o666)
+        return os.open(self.temporary, os.O_WRONLY | os.O_CREAT | NO_FOLLOW | BINARY, 0o666)
 
     def write(self, data: bytes | memoryview) -> None:
         """Append all of `data`."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from glm_edge.errors import StorageError
+from glm_edge.system.safe_open import NO_FOLLOW
 
 _TAKEN = (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
 _UNKNOWN = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
@@ -34,8 +35,7 @@ else:
 
 
 def _open_no_link(path: str, flags: int) -> int:
-    """Open without following a link, which would make us write into another file."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    return os.open(path, flags | NO_FOLLOW, 0o666)
 
 
 class Lock:

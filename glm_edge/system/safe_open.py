@@ -14,6 +14,10 @@ from pathlib import Path
 
 from ..errors import InvalidFileError, StorageError
 
+# Flags of os.open that not every system has.
+BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)  # follow no link: it would lead to another file
+
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -36,9 +40,7 @@ def safe_open(path: Path, *, follow: bool = True) -> io.FileIO:
     try:
         # before opening, because opening a device can have effects, and after, because the name may get another file
         _refuse_other_kinds(path, path.stat().st_mode if follow else path.lstat().st_mode)
-        flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-        if not follow:
-            flags |= getattr(os, "O_NOFOLLOW", 0)
+        flags = os.O_RDONLY | BINARY | getattr(os, "O_CLOEXEC", 0) | (0 if follow else NO_FOLLOW)
         # O_NONBLOCK: do not wait for a pipe
         file = io.FileIO(os.open(path, flags | getattr(os, "O_NONBLOCK", 0)), "rb")
         try:
