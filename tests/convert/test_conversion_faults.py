@@ -156,10 +156,10 @@ def test_an_interrupt_while_weights_are_written_leaves_nothing(small_checkpoint:
 
 # Stops where the file is whole but has no name yet, and says so; a signal then finds it there.
 CHILD = """
-import os, sys, time
+import os, signal, sys
 def fsync(fd):
     print("ready", flush=True)
-    time.sleep(60)
+    signal.pause()
 os.fsync = fsync
 sys.argv[0] = "convert"
 {start}

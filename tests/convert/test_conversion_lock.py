@@ -27,14 +27,14 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out" / "x.gguf"
 
 
-# Stops in the middle of its work and says so.
+# Stops in the middle of its work, says so, and goes on when its input ends.
 HOLDER = """
-import sys, time
+import sys
 from pathlib import Path
 from glm_edge.convert.convert import convert
 def wait(done, total):
     print("ready", flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 convert(Path(sys.argv[1]), Path(sys.argv[2]), progress=wait)
 """
 
@@ -44,7 +44,7 @@ def test_the_second_conversion_to_an_output_is_exit_6_and_a_killed_one_holds_not
     small_checkpoint: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = [sys.executable, "-c", HOLDER, str(small_checkpoint), str(out)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
         before = sorted(out.parent.iterdir())
@@ -168,7 +168,7 @@ def attempt(k, moment):
         convert(checkpoint, out, type="q4_0", force=True, threads=1)
         os._exit(0)
     if moment is not None:
-        time.sleep(moment)
+        time.sleep(moment)  # any moment: no event stands for it
         os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
     content = out.read_bytes()

@@ -118,7 +118,7 @@ def test_clients_that_give_up_and_try_again_never_hold_more_than_the_capacity() 
             with server.connect() as wire:
                 wire.send(STREAM)
                 most = max(most, engine.live)
-                time.sleep(random.Random(seed).uniform(0.05, 0.2))
+                time.sleep(random.Random(seed).uniform(0.05, 0.2))  # the client's patience
 
     with LiveServer(engine) as server:
         clients = [threading.Thread(target=client, args=(server, n)) for n in range(20)]

@@ -106,7 +106,7 @@ def test_clients_that_give_up_and_try_again_hold_no_more_than_the_capacity_and_l
         for _ in range(3):
             with server.connect() as wire:
                 wire.send(draw.choice([STREAM, WHOLE]))
-                time.sleep(draw.uniform(0.05, 0.3))
+                time.sleep(draw.uniform(0.05, 0.3))  # the client's patience
 
     clients = [threading.Thread(target=client, args=(seed,)) for seed in range(20)]
     for one in clients:

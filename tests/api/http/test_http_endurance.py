@@ -71,7 +71,7 @@ def test_answers_and_cancels_mixed_leave_nothing_behind() -> None:
         if kind == "leave":
             with server.connect() as wire:
                 wire.send(draw.choice([STREAM, post(BODY)]))
-                time.sleep(pause)
+                time.sleep(pause)  # the client's patience
             return True
         reply = server.exchange(STREAM if kind == "stream" else post(BODY))
         return reply.status == 200 and reply.complete and b"4" in reply.body

@@ -191,7 +191,7 @@ def test_a_request_that_takes_too_long_is_closed_though_it_drips(start: bytes, d
                 wire.send(drop)
             except OSError:
                 break
-            time.sleep(0.02)
+            time.sleep(0.02)  # the slow client
         assert time.monotonic() - begin > 0.4
 
 
@@ -202,7 +202,7 @@ def test_an_idle_connection_is_closed_and_a_used_one_is_not() -> None:
         for _ in range(4):
             wire.send(get("/health"))
             assert wire.reply().status == 200
-            time.sleep(0.2)
+            time.sleep(0.2)  # the slow client
         assert wire.closed
         assert time.monotonic() - begin > 1
 

@@ -163,7 +163,7 @@ def test_a_client_that_reads_slowly_gets_everything() -> None:
                 break
             text += content(event) or ""
             if n % 50 == 0:
-                time.sleep(0.2)
+                time.sleep(0.2)  # the slow client
         assert text == "".join(script)
 
 

@@ -46,7 +46,7 @@ random.seed(3)
 kills = rounds = 0
 while kills < 20:
     pid = child()
-    time.sleep(random.uniform(0.02, 0.6) * took)
+    time.sleep(random.uniform(0.02, 0.6) * took)  # any moment: no event stands for it
     ended, status = os.waitpid(pid, os.WNOHANG)
     if not ended:
         os.kill(pid, signal.SIGKILL)

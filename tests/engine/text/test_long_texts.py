@@ -14,7 +14,7 @@ from glm_edge.engine.engine import LlamaEngine
 from glm_edge.errors import ContextLengthError, EngineClosedError
 from glm_edge.types import EngineConfig, Message, Request, SamplingParams
 from support.engines.engine_requests import ask, text
-from support.server.live_server import PATIENCE
+from support.server.live_server import PATIENCE, eventually
 
 N_CTX = 256
 CHARACTERS = {"newlines": "\n", "tabs": "\t", "emoji": "😀", "rare": "\U00020000", "letters": "a"}
@@ -97,8 +97,7 @@ def test_closing_ends_what_is_being_tokenized(config: EngineConfig) -> None:
     def check() -> None:
         if not closing.ident:
             closing.start()
-        while engine.ready:
-            time.sleep(0.001)
+        assert eventually(lambda: not engine.ready)
 
     with pytest.raises(EngineClosedError):
         engine.tokenize("\n" * 100_000, check)

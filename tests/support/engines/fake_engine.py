@@ -169,10 +169,8 @@ class FakeEngine:
         """False when the answer was cancelled, or the engine closed, meanwhile."""
         end = time.monotonic() + (step if isinstance(step, float | int) else 3600)
         while time.monotonic() < end and not (isinstance(step, threading.Event) and step.wait(0.002)):
-            if generation.cancelled or self._closed.is_set():
+            if generation.cancelled or self._closed.wait(0 if isinstance(step, threading.Event) else 0.002):
                 return False
-            if not isinstance(step, threading.Event):
-                time.sleep(0.002)
         return True
 
 

@@ -95,7 +95,7 @@ class MixedClient:
     def vanish(self) -> str:
         """Leave without a look at the answer, after a while or at once."""
         with self._asked(CHAT, self._chat(n=self._draw.choice([1, 3]), max_tokens=400)):
-            time.sleep(self._draw.choice([0, 0, 0.1, 1]))
+            time.sleep(self._draw.choice([0, 0, 0.1, 1]))  # the client's patience
         return "left"
 
     def garbage(self) -> str:
