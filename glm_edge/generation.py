@@ -20,7 +20,7 @@ C = TypeVar("C")
 class Progress:
     """How far a request without text is: its position in the queue, then the part of its prompt that is read."""
 
-    place: int = 0  # in the queue: 1 is the next; 0 once the engine works on it
+    position: int = 0  # in the queue: 1 is the next; 0 once the engine works on it
     wait_s: float | None = None  # seconds until the engine works on it, by the measured speed; None if none is measured
     done: int = 0  # tokens of the prompt that are in the cache
     total: int = 0  # tokens of the prompt

@@ -1,4 +1,4 @@
-"""What a request is told while it waits: its place, a time that comes true, how much of its prompt is read."""
+"""What a request is told while it waits: its position, a time that comes true, how much of its prompt is read."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def test_a_request_is_told_its_place_and_a_time_that_comes_true(engine: LlamaEng
     generations = [ask(engine, f"question {n}", 150) for n in range(4)]
     assert eventually(lambda: generations[0].started)
     told = [generation.progress for generation in generations]
-    assert [one.place for one in told if one is not None] == [0, 1, 2, 3]
+    assert [one.position for one in told if one is not None] == [0, 1, 2, 3]
     begin = time.monotonic()
     with pytest.raises(OverloadedError) as full:
         ask(engine, "one too many", 150)
     assert ended(generations[0])
-    seconds = time.monotonic() - begin  # until there was a free place
+    seconds = time.monotonic() - begin  # until there was capacity
     assert seconds / MACHINE < full.value.retry_after < MACHINE * seconds + 0.1
     assert all(ended(generation) for generation in generations[1:3])
     assert eventually(lambda: generations[3].started)
@@ -61,7 +61,7 @@ def test_a_long_prompt_is_told_how_much_of_it_is_read(engine: LlamaEngine) -> No
     seen: list[Progress] = []
 
     def nearly_read() -> bool:
-        if (progress := generation.progress) is not None and not progress.place:
+        if (progress := generation.progress) is not None and not progress.position:
             seen.append(progress)
         return bool(seen) and seen[-1].done >= seen[-1].total - 64
 
@@ -77,11 +77,11 @@ def test_cancelled_requests_do_not_count(engine: LlamaEngine) -> None:
     generations = [ask(engine, f"again {n}", 200) for n in range(3)]
     generations[1].cancel()
 
-    def place() -> int:
+    def position() -> int:
         progress = generations[2].progress
-        return -1 if progress is None else progress.place
+        return -1 if progress is None else progress.position
 
-    assert eventually(lambda: place() <= 1)
+    assert eventually(lambda: position() <= 1)
     for generation in generations:
         generation.cancel()
         list(generation)

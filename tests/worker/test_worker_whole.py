@@ -122,19 +122,19 @@ def test_a_prompt_is_on_disk_after_a_restart(config: EngineConfig, tmp_path: Pat
     assert cached == [0, stats.prompt_tokens - 1]
 
 
-def test_who_waits_is_told_the_place_and_who_is_read_how_far(config: EngineConfig) -> None:
+def test_who_waits_is_told_its_position_and_who_is_read_how_far(config: EngineConfig) -> None:
     engine = Worker(partial(crashing.real, replace(config, slots=1)))
     running = engine.submit(Request(QUESTION, SamplingParams(0), None))
     assert running.get(PATIENCE) is not None
     second, third = (engine.submit(Request((Message("user", f"{i} " * 600),), SamplingParams(0), 1)) for i in range(2))
-    for place, generation in enumerate((second, third), 1):
+    for position, generation in enumerate((second, third), 1):
         progress = generation.progress
         assert progress is not None
-        assert (progress.place, generation.started) == (place, False)
+        assert (progress.position, generation.started) == (position, False)
     running.cancel()
     assert eventually(lambda: second.started)
     # between two beats both may have come to their ends
-    assert eventually(lambda: third.started or ((p := third.progress) is not None and p.place < 2))
+    assert eventually(lambda: third.started or ((p := third.progress) is not None and p.position < 2))
     assert list(third)[-1].finish_reason == "length"
     progress = third.progress
     assert progress is not None

@@ -21,7 +21,7 @@ def event(data: Mapping[str, Any]) -> bytes:
 def comment(progress: Progress) -> bytes:
     """How far a request is, for whoever reads a stream's comments: ": queue 2 eta 30" (seconds), ": prefill 96/500"
     (tokens)."""
-    if not progress.place:
+    if not progress.position:
         return f": prefill {progress.done}/{progress.total}\n\n".encode()
     eta = "" if progress.wait_s is None else f" eta {math.ceil(progress.wait_s)}"
-    return f": queue {progress.place}{eta}\n\n".encode()
+    return f": queue {progress.position}{eta}\n\n".encode()

@@ -119,8 +119,8 @@ class FakeEngine:
             waiting = [one for one in self.generations if one in self._live and not one.started]
         if generation not in waiting:
             return None
-        place = waiting.index(generation) + 1
-        return Progress(place, None if self.answer_s is None else self.answer_s * place)
+        position = waiting.index(generation) + 1
+        return Progress(position, None if self.answer_s is None else self.answer_s * position)
 
     def _work(self) -> None:
         while True:
