@@ -53,14 +53,14 @@ class EngineLoop:
         """Raise RequestError where n answers never fit, OverloadedError where they do not now."""
         if n > self._capacity:
             raise RequestError(
-                f"n: {n} answers at once are more than this engine's {self._capacity} slots and queue places",
+                f"n: {n} answers at once exceed this engine's capacity of {self._capacity}, running and queued",
                 param="n",
                 code="invalid_value",
             )
         if len(self._sequences) + n > self._capacity:
             wait = self._eta.next_ends(list(self._sequences), len(self._sequences) + n - self._capacity)
             raise OverloadedError(
-                f"all {self._capacity} slots and queue places are taken; try again later",
+                f"the engine is at its capacity of {self._capacity} answers, running and queued; try again later",
                 retry_after=_RETRY_S if wait is None else wait,
             )
 
@@ -132,7 +132,7 @@ class EngineLoop:
             raise
 
     def leave(self, sequence: Sequence) -> None:
-        """A sequence has ended: its place is free."""
+        """A sequence has ended, which frees capacity."""
         if not sequence.cancelled:
             self._eta.ended(sequence.so_far())
         with self._lock:

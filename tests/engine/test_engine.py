@@ -146,7 +146,7 @@ def test_cancelled_prompt_stops_within_its_batch(engine: LlamaEngine) -> None:
 def test_more_requests_than_places_are_refused_at_once(tiny_f32: Path) -> None:
     engine = LlamaEngine(EngineConfig(tiny_f32, n_threads=1, slots=1, queue=1))
     running = [engine.submit(ask("a", temperature=1, seed=0, max_tokens=None)) for _ in range(2)]
-    with pytest.raises(OverloadedError, match="2 slots and queue places"):
+    with pytest.raises(OverloadedError, match="capacity of 2 answers"):
         engine.submit(ask("b"))
     for generation in running:
         generation.cancel()
