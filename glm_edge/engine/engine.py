@@ -134,9 +134,9 @@ class LlamaEngine:
             raw = request.prompt
             n_ctx, scope = self.info.n_ctx, request.prefix_scope
             prompt = self._tokenizer.prompt(messages, scope, n_ctx) if raw is None else self._tokenizer.raw(raw, n_ctx)
-        room = self._max_new_tokens(request, len(prompt.ids))  # before a schema is compiled for nothing
+        capacity = self._max_new_tokens(request, len(prompt.ids))  # before a schema is compiled for nothing
         made = samplers(request, prompt.ids, n_vocab=self._model.n_vocab, constraints=self._constraints)
-        limit = room if request.max_tokens is None else min(request.max_tokens, room)
+        limit = capacity if request.max_tokens is None else min(request.max_tokens, capacity)
         sequences: list[Sequence] = []
         generation: Generation[Chunk] = Generation(self._loop.on_cancel, lambda: self._loop.progress(sequences[0]))
         for index, sampler in enumerate(made):

@@ -23,9 +23,9 @@ LEAST = 1 << 16  # bytes; shorter reads go through the cache
 
 def aligned(size: int) -> NDArray[np.uint8]:
     """A buffer of `size` bytes whose address is a multiple of ALIGN."""
-    room = np.empty(size + ALIGN, np.uint8)
-    start = -room.ctypes.data % ALIGN
-    return room[start : start + size]
+    space = np.empty(size + ALIGN, np.uint8)
+    start = -space.ctypes.data % ALIGN
+    return space[start : start + size]
 
 
 def read_block(file: io.FileIO, offset: int, size: int) -> NDArray[np.uint8]:
@@ -34,15 +34,15 @@ def read_block(file: io.FileIO, offset: int, size: int) -> NDArray[np.uint8]:
     The result's address is as aligned as `offset` is, up to ALIGN.
     """
     before = offset % ALIGN
-    room = aligned(-(-(before + size) // ALIGN) * ALIGN)
-    block = room[before : before + size]
+    space = aligned(-(-(before + size) // ALIGN) * ALIGN)
+    block = space[before : before + size]
     if_cached = getattr(os, "RWF_NOWAIT", 0)
     done = _at_once(file, block, offset, if_cached) if if_cached else 0
     if done < size and size >= LEAST:
         with bypassing(file.fileno()) as direct:
             skip = (before + done) // ALIGN * ALIGN
             if direct:
-                done = max(done, min(skip + _at_once(file, room[skip:], offset - before + skip) - before, size))
+                done = max(done, min(skip + _at_once(file, space[skip:], offset - before + skip) - before, size))
     file.seek(offset + done)
     while done < size and (count := file.readinto(block[done:].data)):
         done += count
