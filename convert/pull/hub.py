@@ -64,7 +64,7 @@ class Listing:
 
 def is_allowed(name: str) -> bool:
     """Whether a file of this name may be fetched."""
-    return name in _LISTED or any(form.shard.fullmatch(name) for form in FORMATS)
+    return name in _LISTED or any(format.shard.fullmatch(name) for format in FORMATS)
 
 
 class Hub:

@@ -18,7 +18,7 @@ from glm_edge.errors import InvalidFileError
 from ..convert import planned
 from ..layout import Layout
 from ..recipes import Recipe
-from ..source.checkpoint import Format, SourceTensor, form_of, read_index
+from ..source.checkpoint import Format, SourceTensor, format_of, read_index
 from ..source.config import ModelConfig, read_config
 from ..source.files import raise_all
 from ..source.quantized import SCALE
@@ -58,7 +58,7 @@ class Plan:
     """What a pull will make, and from which files."""
 
     config: ModelConfig
-    form: Format
+    format: Format
     weight_map: Mapping[str, str] | None  # tensor or scale -> shard; None if the weights are one file
     sources: Mapping[str, SourceTensor]  # every tensor the checkpoint should have, by name
     layout: Layout
@@ -79,30 +79,30 @@ def make_plan(
     for name in (CONFIG, TOKENIZER, MAY_BE_THERE):
         if name in listed:
             fetch(name)
-    config, form = read_config(where / CONFIG), form_of(listed, address)
+    config, format = read_config(where / CONFIG), format_of(listed, address)
     shapes = {row.source: row.shape for row in expected(config)}
-    weight_map, names, shards = None, list(shapes), [form.single]
-    if form.index in listed:
-        fetch(form.index)
-        weight_map, _ = read_index(where / form.index)
+    weight_map, names, shards = None, list(shapes), [format.single]
+    if format.index in listed:
+        fetch(format.index)
+        weight_map, _ = read_index(where / format.index)
         shards = sorted(set(weight_map.values()))
         unknown = [shard for shard in shards if shard not in listed]
         raise_all(
-            where / form.index, [f"{shard} is not in {address}, or not called as shards are" for shard in unknown]
+            where / format.index, [f"{shard} is not in {address}, or not called as shards are" for shard in unknown]
         )
         scales = {name + SCALE for name in weight_map} if config.quantization_bit else set()
         names = [name for name in weight_map if name not in scales]
     sources = {name: Awaited(name, shapes.get(name, ())) for name in names}
     tensors = map_tensors(config, sources, where)
-    inputs = (CONFIG, TOKENIZER, *([form.index] if weight_map is not None else []), *shards)
+    inputs = (CONFIG, TOKENIZER, *([format.index] if weight_map is not None else []), *shards)
     layout = planned(config, where / TOKENIZER, {name: listed[name].size for name in inputs}, tensors, recipe)
-    homes = {tensor.source.name: _homes(tensor.source.name, weight_map, form) for tensor in tensors}
+    homes = {tensor.source.name: _homes(tensor.source.name, weight_map, format) for tensor in tensors}
     schedule = Schedule(homes, {name: listed[name].size for name in shards})
-    return Plan(config, form, weight_map, sources, layout, schedule, inputs)
+    return Plan(config, format, weight_map, sources, layout, schedule, inputs)
 
 
-def _homes(name: str, weight_map: Mapping[str, str] | None, form: Format) -> frozenset[str]:
+def _homes(name: str, weight_map: Mapping[str, str] | None, format: Format) -> frozenset[str]:
     """The shards that a tensor's parts lie in."""
     if weight_map is None:
-        return frozenset({form.single})
+        return frozenset({format.single})
     return frozenset(weight_map[part] for part in (name, name + SCALE) if part in weight_map)

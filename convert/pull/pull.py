@@ -199,9 +199,9 @@ class _Pull:
                 path.unlink()
 
     def _open(self, name: str, path: Path) -> None:
-        plan, found = self._plan, self._plan.form.open(path)
+        plan, found = self._plan, self._plan.format.open(path)
         if plan.weight_map is not None:
-            raise_all(self._where, misplaced(name, found, plan.weight_map, plan.form.index))
+            raise_all(self._where, misplaced(name, found, plan.weight_map, plan.format.index))
         self._stored |= found
 
     def _convert(self, names: list[str]) -> None:

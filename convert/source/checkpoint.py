@@ -114,12 +114,12 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     config = read_config(config_file.path)
     tokenizer = StableFile.find(inside(folder, "tokenizer.model"))
     refuse_download_error(tokenizer.path, bytes(tokenizer.read(0, min(tokenizer.size, 512))))
-    form = form_of(names, str(folder))
-    if form.index in names:
-        stored, files = _open_sharded(folder, form, names)
+    format = format_of(names, str(folder))
+    if format.index in names:
+        stored, files = _open_sharded(folder, format, names)
     else:
-        path = inside(folder, form.single)
-        stored = form.open(path)
+        path = inside(folder, format.single)
+        stored = format.open(path)
         files = [file_of(path, stored)]
     tensors = dequantized(stored, config.quantization_bit, folder) if config.quantization_bit else stored
     return Checkpoint(folder, config, tokenizer.path, tensors, (*files, tokenizer, config_file))
@@ -130,44 +130,44 @@ def file_of(path: Path, stored: Mapping[str, StoredTensor]) -> StableFile:
     return next((tensor.file for tensor in stored.values()), None) or StableFile.find(path)
 
 
-def form_of(names: Iterable[str], where: str) -> Format:
+def format_of(names: Iterable[str], where: str) -> Format:
     """The format of the weights among files of these names. Raises InvalidFileError where there is none, or two."""
     names = set(names)
-    form = next((form for form in FORMATS if {form.index, form.single} & names), None)
-    if form is None:
-        wanted = ", ".join(f"{form.index} or {form.single}" for form in FORMATS)
+    format = next((format for format in FORMATS if {format.index, format.single} & names), None)
+    if format is None:
+        wanted = ", ".join(f"{format.index} or {format.single}" for format in FORMATS)
         raise InvalidFileError(f"{where}: the weights are missing; there is none of {wanted}")
-    if {form.index, form.single} <= names:
+    if {format.index, format.single} <= names:
         raise InvalidFileError(
-            f"{where}: holds {form.index} and {form.single}; remove the one that does not belong to it"
+            f"{where}: holds {format.index} and {format.single}; remove the one that does not belong to it"
         )
-    return form
+    return format
 
 
-def _open_sharded(folder: Path, form: Format, names: list[str]) -> tuple[dict[str, StoredTensor], list[StableFile]]:
+def _open_sharded(folder: Path, format: Format, names: list[str]) -> tuple[dict[str, StoredTensor], list[StableFile]]:
     """The tensors of all shards, in the order of the shards' names, and the files read."""
-    files = [StableFile.find(inside(folder, form.index))]
+    files = [StableFile.find(inside(folder, format.index))]
     weight_map, total = read_index(files[0].path)
     shards = sorted(set(weight_map.values()))
     tensors: dict[str, StoredTensor] = {}
     problems = [
-        f"{name} is a shard that {form.index} does not list"
+        f"{name} is a shard that {format.index} does not list"
         for name in sorted(names)
-        if form.shard.fullmatch(name) and name not in shards
+        if format.shard.fullmatch(name) and name not in shards
     ]
     for shard in shards:
         try:
-            found = form.open(inside(folder, shard))
+            found = format.open(inside(folder, shard))
         except InvalidFileError as error:
             problems.append(str(error).removeprefix(f"{folder}{os.sep}"))
             continue
         problems += [f"{n} is in {tensors[n].file.path.name} and in {shard}" for n in found if n in tensors]
-        problems += misplaced(shard, found, weight_map, form.index, known=tensors)
+        problems += misplaced(shard, found, weight_map, format.index, known=tensors)
         tensors |= found
         files.append(file_of(folder / shard, found))
     stored = sum(tensor.nbytes for tensor in tensors.values())
     if not problems and total not in (None, stored):
-        problems.append(f"total_size in {form.index} is {shown(total)}, and the tensors have {stored} bytes")
+        problems.append(f"total_size in {format.index} is {shown(total)}, and the tensors have {stored} bytes")
     raise_all(folder, problems)
     return tensors, files
 

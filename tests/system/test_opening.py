@@ -41,8 +41,8 @@ ALLOWED = {
     ("convert/compare.py", "open"): (1, OURS),
     ("convert/pull/hub.py", "open"): (1, OURS),
     ("convert/pull/pull.py", "open"): (1, OURS),
-    ("convert/pull/pull.py", "self._plan.form.open"): (1, "a format's, by safe_open"),
-    ("convert/source/checkpoint.py", "form.open"): (2, "a format's, by safe_open"),
+    ("convert/pull/pull.py", "self._plan.format.open"): (1, "a format's, by safe_open"),
+    ("convert/source/checkpoint.py", "format.open"): (2, "a format's, by safe_open"),
     ("convert/write.py", "os.open"): (2, "for writing; follows no link"),
 }
 
