@@ -15,10 +15,10 @@ from .number import WholeNumber
 from .progress import is_terminal
 
 if TYPE_CHECKING:
-    from ..tools.service.install import Place, Step
+    from ..tools.service.install import Step, UnitLocation
 
 
-def _places(command: Callable[..., Any]) -> Callable[..., Any]:
+def _location_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say whose service is meant."""
     for option in (
         click.option(
@@ -47,7 +47,7 @@ def command() -> None:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Beyond loopback it needs --api-key-file.")
 @click.option("--port", type=WholeNumber(1, 65535), default=8000, show_default=True)
 @click.option("--api-key-file", type=click.Path(path_type=Path), help="A file with one key a line, of mode 0600.")
-@_places
+@_location_options
 @_yes
 def install(
     model: Path | None, host: str, port: int, api_key_file: Path | None, user: bool, root: Path, yes: bool
@@ -62,30 +62,30 @@ def install(
     loopback = host == "localhost" or is_loopback(host)
     if not loopback and api_key_file is None:
         raise UsageError(f"--host {host} can be reached from other machines: give keys with --api-key-file")
-    place = _place(user, root)
-    file = None if model is None else place.name_of(model)
+    location = _location(user, root)
+    file = None if model is None else location.name_of(model)
     if file is not None:
-        resolve_model(place.file_of(file))
-    key_file = None if api_key_file is None else place.name_of(api_key_file)
-    if key_file is not None and place.live:  # an image may get its keys later
+        resolve_model(location.file_of(file))
+    key_file = None if api_key_file is None else location.name_of(api_key_file)
+    if key_file is not None and location.live:  # an image may get its keys later
         read_key_file(key_file)
     service = Service(Path(sys.executable).absolute(), file, host, port, key_file, loopback, user)
-    if not _carry_out(install_steps(place, service), yes=yes):
+    if not _carry_out(install_steps(location, service), yes=yes):
         return
     name = "the demo model" if file is None else file.name
     click.echo(f"installed; it serves {name} at http://{host}:{port} once the model is loaded")
-    if place.live:
-        click.echo(f"watch it with: {_journal(place)}")
+    if location.live:
+        click.echo(f"watch it with: {_journal(location)}")
 
 
 @command.command("remove")
-@_places
+@_location_options
 @_yes
 def remove(user: bool, root: Path, yes: bool) -> None:
     """Stop it and remove it. Models, caches and settings stay."""
     from ..tools.service.install import remove_steps
 
-    steps = remove_steps(_place(user, root))
+    steps = remove_steps(_location(user, root))
     if not steps:
         click.echo("no service is installed")
     elif _carry_out(steps, yes=yes):
@@ -93,31 +93,31 @@ def remove(user: bool, root: Path, yes: bool) -> None:
 
 
 @command.command("status")
-@_places
+@_location_options
 @click.pass_context
 def status(context: click.Context, user: bool, root: Path) -> None:
     """Whether it is installed, and runs. Exits with 1 where it does not run."""
     from ..tools.service.install import state_of
 
-    place = _place(user, root)
-    if not place.unit.exists():
+    location = _location(user, root)
+    if not location.unit.exists():
         click.echo("no service is installed; glm-edge service install installs one")
         context.exit(1)
-    state = state_of(place)
-    click.echo(f"{place.unit}: {state or 'installed, no systemd runs here'}")
-    if place.live and state != "active":
-        click.echo(f"see why with: {_journal(place)}")
+    state = state_of(location)
+    click.echo(f"{location.unit}: {state or 'installed, no systemd runs here'}")
+    if location.live and state != "active":
+        click.echo(f"see why with: {_journal(location)}")
     context.exit(0 if state == "active" else 1)
 
 
-def _place(user: bool, root: Path) -> Place:
-    from ..tools.service.install import Place
+def _location(user: bool, root: Path) -> UnitLocation:
+    from ..tools.service.install import UnitLocation
 
-    return Place(Path(os.path.abspath(root)), user, Path.home())
+    return UnitLocation(Path(os.path.abspath(root)), user, Path.home())
 
 
-def _journal(place: Place) -> str:
-    return f"journalctl {'--user ' if place.user else ''}-u glm-edge -f"
+def _journal(location: UnitLocation) -> str:
+    return f"journalctl {'--user ' if location.user else ''}-u glm-edge -f"
 
 
 def _carry_out(steps: list[Step], *, yes: bool) -> bool:

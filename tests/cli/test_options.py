@@ -54,7 +54,10 @@ def test_a_wrong_number_is_told_what_the_option_takes(
     capsys: pytest.CaptureFixture[str], option: str, value: str, takes: str
 ) -> None:
     verb, name = option.split()
-    assert refused(capsys, verb, name, value) == (2, f"{name} takes {takes}, not '{value}' (see glm-edge {verb} --help)")
+    assert refused(capsys, verb, name, value) == (
+        2,
+        f"{name} takes {takes}, not '{value}' (see glm-edge {verb} --help)",
+    )
 
 
 @pytest.mark.parametrize("verb", ["convert", "pull"])

@@ -24,11 +24,11 @@ _READABLE, _PASSABLE = 0o004, 0o001  # for everybody
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where units go: the machine's or one user's, below a root.
+class UnitLocation:
+    """Where the unit is: among the machine's units or one user's, below a root.
 
     Args:
-        home: the user's home; of no meaning to the system form.
+        home: the user's home; only a user unit is there.
     """
 
     root: Path
@@ -75,64 +75,64 @@ class Step:
     do: Callable[[], None]
 
 
-def install_steps(place: Place, service: Service) -> list[Step]:
+def install_steps(location: UnitLocation, service: Service) -> list[Step]:
     """The steps of an installation, or of an upgrade.
 
     Raises UsageError where the service could not run or the machine has no systemd, StorageError for a unit that is
     not ours.
     """
-    _check_manager(place)
-    _check_ours(place)
+    _check_manager(location)
+    _check_ours(location)
     if not service.user:
-        _check_visible(place, service)
-        if place.live:
+        _check_visible(location, service)
+        if location.live:
             _check_readable(service)
-    steps = [Step(f"write {place.unit}", lambda: _write(place.unit, unit_text(service)))]
-    if not place.live:
-        return [*steps, Step(f"link {place.link}, so that it starts with the system", lambda: _link(place))]
-    lasts = "until you log out (loginctl enable-linger keeps it)" if place.user else "now and at every start"
+    steps = [Step(f"write {location.unit}", lambda: _write(location.unit, unit_text(service)))]
+    if not location.live:
+        return [*steps, Step(f"link {location.link}, so that it starts with the system", lambda: _link(location))]
+    lasts = "until you log out (loginctl enable-linger keeps it)" if location.user else "now and at every start"
     return [
         *steps,
-        Step("tell systemd of it (daemon-reload)", lambda: _systemctl(place, "daemon-reload")),
-        Step(f"start it, {lasts}", lambda: _systemctl(place, "enable", UNIT)),
+        Step("tell systemd of it (daemon-reload)", lambda: _systemctl(location, "daemon-reload")),
+        Step(f"start it, {lasts}", lambda: _systemctl(location, "enable", UNIT)),
         # a start that waits for the model to be loaded would keep the terminal for minutes
-        Step("with the model named, if it ran with another", lambda: _systemctl(place, "--no-block", "restart", UNIT)),
+        Step("restart it, if it ran with another model", lambda: _systemctl(location, "--no-block", "restart", UNIT)),
     ]
 
 
-def remove_steps(place: Place) -> list[Step]:
+def remove_steps(location: UnitLocation) -> list[Step]:
     """The steps of a removal; none where nothing is installed. Models, caches and settings stay.
 
     Raises as `install_steps`.
     """
-    if not place.unit.exists():
+    if not location.unit.exists():
         return []
-    _check_ours(place)
-    take = Step(f"remove {place.unit}", lambda: _remove(place))
-    if not place.live:
+    _check_ours(location)
+    take = Step(f"remove {location.unit}", lambda: _remove(location))
+    if not location.live:
         return [take]
-    _check_manager(place)
+    _check_manager(location)
     return [
-        Step("stop it, when its running answers have ended", lambda: _systemctl(place, "disable", "--now", UNIT)),
+        Step("stop it, when its running answers have ended", lambda: _systemctl(location, "disable", "--now", UNIT)),
         take,
-        Step("tell systemd of it (daemon-reload)", lambda: _systemctl(place, "daemon-reload")),
+        Step("tell systemd of it (daemon-reload)", lambda: _systemctl(location, "daemon-reload")),
     ]
 
 
-def state_of(place: Place) -> str:
+def state_of(location: UnitLocation) -> str:
     """What systemd says of the service in a word (active, activating, failed, inactive); empty where nobody runs it."""
-    if not place.live or not _manager():
+    if not location.live or not _manager():
         return ""
-    done = subprocess.run(_command(place, "is-active", UNIT), capture_output=True, text=True, check=False)
+    done = subprocess.run(_command(location, "is-active", UNIT), capture_output=True, text=True, check=False)
     return done.stdout.strip()
 
 
-def _check_manager(place: Place) -> None:
-    if not place.live:
+def _check_manager(location: UnitLocation) -> None:
+    if not location.live:
         return
     if not _manager():
         raise UsageError("no systemd runs here; start glm-edge serve otherwise, or write the files with --root DIR")
-    if not place.user and os.geteuid() != 0:
+    if not location.user and os.geteuid() != 0:
         raise UsageError("a service of the machine needs root: repeat with sudo, or use --user for your own")
 
 
@@ -141,19 +141,19 @@ def _manager() -> bool:
     return Path("/run/systemd/system").is_dir() and shutil.which("systemctl") is not None
 
 
-def _check_ours(place: Place) -> None:
+def _check_ours(location: UnitLocation) -> None:
     try:
-        with safe_open(place.unit) as file:
+        with safe_open(location.unit) as file:
             text = file.read(_UNIT_BYTES).decode("utf-8", "replace")
     except FileNotFoundError:
         return
     if not text.startswith(MARK):
-        raise StorageError(f"{place.unit}: was not written by {NAME}; rename it first")
+        raise StorageError(f"{location.unit}: was not written by {NAME}; rename it first")
 
 
-def _check_visible(place: Place, service: Service) -> None:
+def _check_visible(location: UnitLocation, service: Service) -> None:
     """PrivateTmp=, which DynamicUser= brings in any case, hides the files of temporary folders."""
-    for file in (service.model, service.program if place.live else None):
+    for file in (service.model, service.program if location.live else None):
         if file is not None and any(file.is_relative_to(folder) for folder in _HIDDEN):
             raise UsageError(
                 f"{file}: the service has a /tmp of its own and does not see this; put the file elsewhere, in /opt or"
@@ -182,23 +182,23 @@ def _write(path: Path, text: str) -> None:
     path.chmod(0o644)
 
 
-def _link(place: Place) -> None:
-    place.link.parent.mkdir(parents=True, exist_ok=True)
-    place.link.unlink(missing_ok=True)
-    place.link.symlink_to(Path("..") / UNIT)
+def _link(location: UnitLocation) -> None:
+    location.link.parent.mkdir(parents=True, exist_ok=True)
+    location.link.unlink(missing_ok=True)
+    location.link.symlink_to(Path("..") / UNIT)
 
 
-def _remove(place: Place) -> None:
-    place.link.unlink(missing_ok=True)
-    place.unit.unlink()
+def _remove(location: UnitLocation) -> None:
+    location.link.unlink(missing_ok=True)
+    location.unit.unlink()
 
 
-def _systemctl(place: Place, *arguments: str) -> None:
-    done = subprocess.run(_command(place, *arguments), capture_output=True, text=True, check=False)
+def _systemctl(location: UnitLocation, *arguments: str) -> None:
+    done = subprocess.run(_command(location, *arguments), capture_output=True, text=True, check=False)
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise StorageError(f"systemctl {' '.join(arguments)}: {said[-1]}")
 
 
-def _command(place: Place, *arguments: str) -> list[str]:
-    return ["systemctl", *(["--user"] if place.user else []), *arguments]
+def _command(location: UnitLocation, *arguments: str) -> list[str]:
+    return ["systemctl", *(["--user"] if location.user else []), *arguments]

@@ -1,9 +1,9 @@
 """The text of the unit file, for the machine or for one user. Pure.
 
+The system unit runs as a user of its own that systemd makes up (DynamicUser). It sees no home, no devices and, unless
+it listens beyond loopback, no network but loopback. The user unit keeps what needs no privileges. Both forbid memory
+that is writable and executable: llama.cpp makes no code, and libffi's callbacks have had no need of it since 3.4.
 ProcSubset=pid is left out: the memory plan reads /proc/meminfo, the choice of threads /proc/cpuinfo.
-The system form runs as a user of its own that systemd makes up (DynamicUser), sees no home, no devices and, unless it
-listens beyond loopback, no network but loopback. The user form keeps what needs no privileges. Both forbid memory that
-is writable and executable: llama.cpp makes no code, and libffi's callbacks have had no need of it since 3.4.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ class Service:
     Args:
         program: the Python that GLM Edge is installed in, an absolute path.
         model: the GGUF file, an absolute path; None is what `serve` takes by itself.
-        key_file: one key a line; the system form hands it over as a credential, so that root alone can read it.
+        key_file: one key a line. The system unit hands it over as a credential, so that root alone can read it.
         loopback: whether `host` is this machine's own address.
-        user: the form for one user's own service manager.
+        user: whether it is a unit of one user's own service manager.
     """
 
     program: Path
