@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from ..types import LEAST_CTX, EngineConfig
 from .number import Number, ThreadCount, WholeNumber
 
 if TYPE_CHECKING:
+    from ..api.access.keys import Keys
     from ..types import Engine
 
 
@@ -102,32 +104,17 @@ def command(
     Ctrl-C lets running answers end; a second one stops at once.
     """
     require_addresses(threads=max(Limits.threads, slots + queue))
-    from ..api.access.keys import Keys, key_file_warnings
     from ..api.serve import serve
     from ..errors import UsageError
     from ..worker import Worker
-    from .model import cache_folder, cache_secret, resolve_model
+    from .model import cache_folder, resolve_model
 
     if not all(name.strip() for name in aliases):
         raise UsageError("--alias is empty; give the name by which clients may ask for the model")
     folder = cache_folder(cache)
-    keys = Keys.collect(api_keys, api_key_file, os.environ, secret=cache_secret(folder))
-    if api_keys:
-        click.echo(
-            "warning: other users of this machine can see --api-key in the list of processes; give the key in"
-            " GLM_EDGE_API_KEY or --api-key-file",
-            err=True,
-        )
-    for warning in key_file_warnings(api_key_file) if api_key_file else ():
-        click.echo(f"warning: {warning}", err=True)
-    engine = EngineConfig(
-        resolve_model(model),
-        n_ctx=n_ctx,
-        n_threads=threads,
-        slots=slots,
-        queue=queue,
-        cache_folder=folder,
-    )
+    keys = _collect_keys(api_keys, api_key_file, folder)
+    path = resolve_model(model)
+    engine = EngineConfig(path, n_ctx=n_ctx, n_threads=threads, slots=slots, queue=queue, cache_folder=folder)
     config = ServeConfig(
         host,
         port,
@@ -144,6 +131,27 @@ def command(
     )
     load, reload = partial(_load, engine), partial(_load, engine, quiet=True)
     serve(load if in_process else lambda: Worker(load, reload), config)
+
+
+def _collect_keys(given: Sequence[str], file: Path | None, cache: Path | None) -> Keys:
+    """The keys of options, key file and environment; warns where others can read one.
+
+    Args:
+        cache: the folder of computed prompts, whose secret tells the keys apart there.
+    """
+    from ..api.access.keys import Keys, key_file_warnings
+    from .model import cache_secret
+
+    keys = Keys.collect(given, file, os.environ, secret=cache_secret(cache))
+    if given:
+        click.echo(
+            "warning: other users of this machine can see --api-key in the list of processes; give the key in"
+            " GLM_EDGE_API_KEY or --api-key-file",
+            err=True,
+        )
+    for warning in key_file_warnings(file) if file else ():
+        click.echo(f"warning: {warning}", err=True)
+    return keys
 
 
 def _load(config: EngineConfig, *, quiet: bool = False) -> Engine:
