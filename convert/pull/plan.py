@@ -33,7 +33,7 @@ MAY_BE_THERE = "tokenizer_config.json"  # its role tokens show a ChatGLM3 or lat
 
 @dataclass(frozen=True)
 class Awaited:
-    """A tensor that has not been fetched (a SourceTensor without values)."""
+    """A tensor that the checkpoint should have and that is not fetched yet: a SourceTensor without values."""
 
     name: str
     shape: tuple[int, ...]

@@ -29,7 +29,7 @@ _LIMITS = LLParserLimits(max_lexer_states=20_000, max_grammar_size=200_000, verb
 
 
 class Constraint:
-    """What one answer may look like, and how far it has come. Not thread-safe."""
+    """The parser that follows one answer and says which tokens may come next. Not thread-safe."""
 
     def __init__(self, matcher: LLMatcher, n_vocab: int, eos: int) -> None:
         self._matcher = matcher
@@ -60,10 +60,10 @@ class Constraint:
 
 
 class ConstraintCompiler:
-    """Makes constraints for one model's vocabulary, in the threads of those who ask.
+    """The compiler of constraints for one model's vocabulary. It works in the threads of those who ask.
 
-    Its table of tokens is built in a thread of its own as soon as the model is loaded. Schemas are compiled one after
-    the other, so that they take one processor at most from the answers that are being computed.
+    A thread of its own builds the table of tokens as soon as the model is loaded. Schemas are compiled one after the
+    other, so that they take one processor at most from the answers that are being computed.
     """
 
     def __init__(self, model: Model) -> None:
