@@ -43,7 +43,7 @@ def examine(
     types = [timed(fit, probed.rates) for fit in types]
     findings = [
         *runtime(probed, fast=fast(host)),
-        *processor(host),
+        *processor(host, amx="AMX" in probed.kinds.values()),
         *memory(host),
         *_speed(probed, wanted),
         _types(types),
@@ -75,9 +75,7 @@ def _speed(probed: Probed, wanted: Sequence[tuple[str, bool]]) -> list[Finding]:
         "measured": len(probed.rates),
         "wanted": len(wanted),
     }
-    return [
-        Finding("bandwidth", "ok", f"weights are read at up to {read[best] / 1e9:.1f} GB/s (as {best})", facts=facts)
-    ]
+    return [Finding("bandwidth", "ok", f"up to {read[best] / 1e9:.1f} GB of weights a second (as {best})", facts=facts)]
 
 
 def _types(types: Sequence[Fit]) -> Finding:
@@ -87,7 +85,8 @@ def _types(types: Sequence[Fit]) -> Finding:
     if good:
         return Finding("types", "ok", f"ChatGLM2-6B fits as {', '.join(fit.name for fit in good)}", facts=facts)
     least = min(types, key=lambda fit: fit.size)
-    text = f"ChatGLM2-6B fits in no type: the smallest is {least.size / GIB:.1f} GiB, without its context"
+    size = f"{least.size / GIB:.1f} GiB and the context more"
+    text = f"ChatGLM2-6B fits as none of them: the smallest, {least.name}, takes {size}"
     return Finding(
         "types", "note", text, "close other programs, or use a machine with 8 GB; the demo model runs", facts
     )

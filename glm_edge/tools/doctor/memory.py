@@ -16,7 +16,7 @@ def _memory(host: Host) -> Finding:
     text = f"{total / GIB:.1f} GiB, {available / GIB:.1f} available"
     free = host.number_of("proc/meminfo", "MemAvailable")
     if free is not None and available < 0.9 * free * 1024:
-        text = f"{total / GIB:.1f} GiB, of which the cgroup leaves {available / GIB:.1f}"
+        text = f"{total / GIB:.1f} GiB, of which the container or service may still take {available / GIB:.1f}"
         return Finding("memory", "note", text, "raise its limit: docker run --memory, or MemoryMax= in a unit", facts)
     if available < total / 2:
         return Finding("memory", "note", text, "close other programs", facts)
@@ -52,11 +52,11 @@ def _cgroup(host: Host) -> list[Finding]:
     if not counted:
         return [
             Finding(
-                "cgroups", "note", f"version {version}, memory is not counted: limits of services do nothing",
+                "cgroups", "note", f"version {version}; the system does not count memory, so limits on it do nothing",
                 "add cgroup_enable=memory to /boot/firmware/cmdline.txt and restart", facts,
             )
         ]  # fmt: skip
-    return [Finding("cgroups", "ok", f"version {version}, memory is counted", facts=facts)]
+    return [Finding("cgroups", "ok", f"version {version}; limits on memory work", facts=facts)]
 
 
 def _huge_pages(host: Host) -> list[Finding]:
@@ -66,6 +66,6 @@ def _huge_pages(host: Host) -> list[Finding]:
         return []
     if chosen == "never":
         todo = "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled"
-        return [Finding("huge pages", "note", "off; reading weights is slower", todo, {"enabled": chosen})]
-    who = "for everybody" if chosen == "always" else "for who asks"
-    return [Finding("huge pages", "ok", f"{chosen}, {who}", facts={"enabled": chosen})]
+        return [Finding("huge pages", "note", "off, so weights are read more slowly", todo, {"enabled": chosen})]
+    who = "every program" if chosen == "always" else "programs that ask for them"
+    return [Finding("huge pages", "ok", f"for {who}", facts={"enabled": chosen})]

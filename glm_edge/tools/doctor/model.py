@@ -28,7 +28,7 @@ def look_at(path: Path, available: int) -> tuple[Finding | None, Fit | None]:
 def model(path: Path, fit: Fit, available: int) -> Finding:
     """How the file will run, once its speed is known."""
     facts = {"path": str(path), **fit.facts}
-    text = f"{path.name}, {fit.size / 1e9:.2f} GB: sound by its head"
+    text = f"{path.name}, {fit.size / 1e9:.2f} GB; its head is sound"
     if fit.plan is None:
         todo = "close other programs, or convert to a smaller type"
         return Finding("model", "problem", f"{text}; it does not fit {available / GIB:.1f} GiB of memory", todo, facts)

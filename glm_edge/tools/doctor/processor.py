@@ -28,13 +28,14 @@ def fast(host: Host) -> bool:
     return not found or bool(found & _FAST)
 
 
-def processor(host: Host) -> list[Finding]:
-    return [_features(host), _cores(host), *_load(host), *_clock(host), _throttling(host)]
+def processor(host: Host, *, amx: bool) -> list[Finding]:
+    """Args: amx: whether the runtime has kernels for AMX, which is of no use without them."""
+    return [_features(host, amx), _cores(host), *_load(host), *_clock(host), _throttling(host)]
 
 
-def _features(host: Host) -> Finding:
+def _features(host: Host, amx: bool) -> Finding:
     found = features(host.root)
-    named = [name for key, name in _KNOWN.items() if key in found]
+    named = [name for key, name in _KNOWN.items() if key in found and (amx or name != "AMX")]
     name = _name(host)
     facts = {"name": name, "features": sorted(set(_KNOWN) & found)}
     text = f"{name}: {', '.join(named)}" if named else name
@@ -58,18 +59,18 @@ def _cores(host: Host) -> Finding:
     cpus = host.cpus
     text = f"{cpus.physical} {'core' if cpus.physical == 1 else 'cores'}"
     if cpus.logical > cpus.physical:
-        text += f", {cpus.logical} threads"
+        text += f" with {cpus.logical} hardware threads"
     if cpus.big < cpus.physical:
         text += f", {cpus.big} of them big"
     facts = {"logical": cpus.logical, "physical": cpus.physical, "big": cpus.big, "quota": cpus.quota}
     facts["threads"] = cpus.best
-    computing = f"{cpus.best} {'thread computes' if cpus.best == 1 else 'threads compute'}"
+    runs = f"the model runs on {cpus.best} {'thread' if cpus.best == 1 else 'threads'}"
     if cpus.quota is not None and cpus.quota < cpus.big:
         return Finding(
-            "cores", "note", f"{text}; the cgroup gives time for {cpus.quota:g} of them, {computing}",
-            "give it more: docker run --cpus, or CPUQuota= in a unit", facts,
+            "cores", "note", f"{text}; the container or service may use {cpus.quota:g} of them, so {runs}",
+            "allow more: docker run --cpus, or CPUQuota= in a unit", facts,
         )  # fmt: skip
-    return Finding("cores", "ok", f"{text}; {computing}", facts=facts)
+    return Finding("cores", "ok", f"{text}; {runs}", facts=facts)
 
 
 def _load(host: Host) -> list[Finding]:
@@ -110,15 +111,15 @@ def _throttling(host: Host) -> Finding:
         for name in host.names("sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count")
     )
     facts = {"celsius": hottest, "limit_celsius": limit, "events": events, "firmware": firmware}
-    warm = f"{hottest:.0f} °C" if hottest is not None else "no thermometer"
+    warm = f"{hottest:.0f} °C" if hottest is not None else "and no thermometer"
     now = [text for bit, text in _FIRMWARE.items() if firmware >> bit & 1]
     past = [text for bit, text in _FIRMWARE.items() if firmware >> (bit + 16) & 1]
     if hottest is not None and hottest >= (limit or _HOT) and not now:
-        now = [f"at {limit or _HOT:.0f} °C it slows down"]
+        now = [f"the limit is {limit or _HOT:.0f} °C"]
     cool = "a heat sink and a fan keep the speed; let the air through"
     todo = "use the power supply made for the board" if any("voltage" in text for text in now + past) else cool
     if now:
-        return Finding("throttling", "note", f"slowed down now, {warm}: {', '.join(now)}", todo, facts)
+        return Finding("throttling", "note", f"slows down now, {warm}: {', '.join(now)}", todo, facts)
     if past:
         return Finding("throttling", "note", f"slowed down since its start, now {warm}: {', '.join(past)}", todo, facts)
     if events:

@@ -16,7 +16,7 @@ from .host import Finding
 from .speeds import Fit
 
 _MARKS = {"ok": "ok", "note": "note", "problem": "PROBLEM"}
-_HEAD = ("ChatGLM2-6B as", "GB", "memory, GiB", "context", "reads, tokens/s", "writes, tokens/s")
+_HEAD = ("ChatGLM2-6B as", "file, GB", "memory, GiB", "context", "reads, tokens/s", "writes, tokens/s")
 
 
 @dataclass(frozen=True)

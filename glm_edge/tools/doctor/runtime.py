@@ -40,7 +40,7 @@ def _name(probed: Probed) -> str:
         match[1] for name in probed.libraries if (match := re.match(r"(?:lib)?ggml-cpu-(.+)\.(?:so|dll|dylib)", name))
     ]
     if variants:
-        return f"{version}, portable: variant {variants[0]} of {probed.variants}"
+        return f"{version}, portable: {variants[0]} is in use, one of {probed.variants} variants"
     return f"{version}, built for one kind of processor"
 
 
@@ -51,10 +51,10 @@ def _kernels(probed: Probed, fast: bool) -> Finding:
     if not probed.rates:
         return Finding("kernels", "note", "not measured in time", "close other programs and repeat", facts)
     if repacked:
-        text = f"weights are repacked for this processor ({', '.join(kinds)}): {', '.join(repacked)}"
+        text = f"fast ones for {', '.join(repacked)}, whose weights are repacked ({', '.join(kinds)})"
         return Finding("kernels", "ok", text, facts=facts)
-    text = "no type is repacked for this processor"
+    text = "no fast ones in use: no weights are repacked for this processor"
     if not fast:
         return Finding("kernels", "ok", text, facts=facts)
     todo = "build it on this machine: pip install --force-reinstall --no-binary :all: llama-cpp-python"
-    return Finding("kernels", "note", f"{text}, which could be faster", todo, facts)
+    return Finding("kernels", "note", f"{text}, though it could have them", todo, facts)

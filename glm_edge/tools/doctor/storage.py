@@ -51,7 +51,7 @@ def _kind(host: Host, folder: Path) -> str:
         return "an NVMe disk"
     # a virtual disk calls itself a turning one
     turning = disk.startswith("sd") and host.text(f"sys/block/{disk}/queue/rotational") == "1"
-    return "a turning disk" if turning else "a disk"
+    return "a hard disk" if turning else ""
 
 
 def _folder(host: Host, name: str, path: Path) -> Finding:
