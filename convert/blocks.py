@@ -27,7 +27,8 @@ from .threads import Threads
 from .write import OutputFile
 
 BLOCK_WEIGHTS = 1 << 19  # 2 MiB as float32: long enough to make the calls cheap, short enough for the caches
-MAX_F16 = 65504.0  # the largest weight of a type with float16 scales: of all types but these
+MAX_F16 = 65504.0  # the largest weight that a type with float16 scales can hold
+# The largest weight of the types that have no such scales.
 LIMITS = {"f32": math.inf, "bf16": float(np.uint32(0x7F7F0000).view(np.float32))}
 _ZERO_ALLOWED = frozenset({"bias"})
 

@@ -121,7 +121,7 @@ def merge_lora(source: Checkpoint, folder: Path) -> Checkpoint:
 
 
 def _scaling(config: dict[str, Any], problems: list[str]) -> tuple[int, float]:
-    """(r, the factor of B @ A). Adds a problem, and gives 0, for one that the config does not tell."""
+    """(r, the factor of B @ A). One that the config does not tell is 0, and a problem is added."""
     rank, alpha, root = config.get("r"), config.get("lora_alpha"), config.get("use_rslora", False)
     if not isinstance(root, bool):
         problems.append(f"{CONFIG}: use_rslora is {shown(root)} where true or false is expected")

@@ -133,7 +133,7 @@ class Admission:
             raise RequestError(f"n: a key may have {most} answers at once, not {n}", param="n", code="invalid_value")
         own = [lease for lease in self._leases if lease.key == key]
         if sum(lease.n for lease in own) + n > most:
-            # each takes the mean, so among this many one ends in the mean divided by their number (Little's law)
+            # each takes the mean time, so of this many the next one ends in that time divided by their number
             wait = self._mean_s / len(own) if self._mean_s else _RETRY_S
             raise RateLimitError(
                 f"this key has {most} answers running or waiting, which is its share; wait for one of them",

@@ -1,8 +1,9 @@
 """How far requests are, and how long they will take, estimated from the answers so far.
 
 Any thread may ask while the engine's thread changes the figures. No lock is taken and no step is slowed; an estimate
-may mix the figures of two steps. Nobody knows how long an answer will be. The mean length of the last ones is taken for
-what is left of it, at any point: that is right on average when every token is equally likely to be the last.
+may mix the figures of two steps. Nobody knows how long an answer will be. So what is left of one is assumed to be the
+mean length of the last answers, however much is written. That is right on average if every token is equally likely to
+be the last.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Attention visits every used cell, whoever owns it: with 6,656 cells of others, prefill runs at 0.61 of its speed and
 decode at 0.84 (full size). So the sequence of an ended answer stays in the cache only until another answer begins.
 Unless that one continues it, it is offloaded to the prefix store, which takes 5 ms for 512 tokens, and 31 ms back.
-Prefixes are shared by requests of one scope alone: what is found, and how soon, would tell others what was asked.
+Only requests of one scope share prefixes: how much is found, and how soon, would tell others what was asked.
 Runs in the engine's thread alone. Not here: which answer is computed when (`scheduler.py`).
 """
 
@@ -81,7 +81,7 @@ class KvCache:
         return True
 
     def layout(self, running: Seq[Sequence]) -> list[tuple[int, list[int]]]:
-        """(sequence id, tokens that the cache should hold of it): of running answers, the cached and the free ones."""
+        """(sequence id, tokens it should have in the cache) of every sequence: running, cached and free."""
         cached = [] if self._cached is None else [self._cached[:2]]
         return [*((a.seq_id, a.computed) for a in running), *cached, *((seq_id, []) for seq_id in self._free)]
 
@@ -97,7 +97,7 @@ class KvCache:
         return source, min(length, len(sequence.tokens) - 1)
 
     def _restore(self, sequence: Sequence) -> None:
-        """Restore from the store what it has more of the prompt's beginning than the cache, if that is enough."""
+        """Restore from the store the part of the prompt's beginning that the cache lacks, if it is worth the time."""
         most = len(sequence.tokens) - 1
         found = self._store.find(sequence.tokens, sequence.scope)
         if not found or min(found[-1][1], most) - sequence.n_past < _WORTH_RESTORING:

@@ -31,7 +31,7 @@ class LatencyModel:
         self._asked: dict[int, int] = {}  # how often rows() was asked about a size
 
     def measure(self, n: int, seconds: float) -> None:
-        """A batch of n tokens, none of a prompt, took so long."""
+        """Learn how long a batch of n tokens took, none of them a prompt's."""
         self._samples.setdefault(n, deque(maxlen=_SAMPLES)).append(seconds)
 
     def worth(self, n: int, expected: float) -> float:
@@ -45,7 +45,7 @@ class LatencyModel:
         return expected * one / many
 
     def measure_prompt(self, n: int, seconds: float) -> None:
-        """A batch of n tokens, most of them a prompt's, took so long."""
+        """Learn how long a batch of n tokens took, most of them a prompt's."""
         self.token_s = seconds / n if not self.token_s else 0.7 * self.token_s + 0.3 * seconds / n
 
     def prompt_tokens(self, writing: int, capacity: int) -> int:

@@ -35,7 +35,7 @@ class Lookup:
         self._guess: tuple[int, int] | None = None  # (index, token expected there) of what was not drafted
 
     def draft(self, limit: int) -> list[int]:
-        """Up to `limit` tokens that may come next; none where none are known or verifying them would not pay."""
+        """A draft of the next tokens, at most `limit`; empty where none is known, or where verifying would not pay."""
         end = len(self._tokens)
         if end < _NGRAM:
             return []
@@ -60,7 +60,7 @@ class Lookup:
         return draft
 
     def verified(self, drafted: int, accepted: int) -> None:
-        """Of `drafted` tokens the first `accepted` were what the sampler chose."""
+        """Learn that the sampler chose the first `accepted` of `drafted` tokens."""
         for hit in [True] * accepted + [False] * (drafted > accepted):
             self._learn(hit)
 

@@ -93,7 +93,7 @@ def plan_memory(config: EngineConfig, weights: Weights, *, sequences: int, avail
     """The fastest plan that fits: repacked before mapped, then the longest context, unless one is asked for.
 
     Args:
-        sequences: of the cache that answers use. Each keeps a row of logits, and so does the context's spare one.
+        sequences: how many the cache has for answers. Each keeps a row of logits, and so does the context's spare one.
         available: bytes that this process can take.
 
     Raises OutOfMemoryError when not even mapped weights fit, UsageError for a context the model does not have.

@@ -11,10 +11,10 @@ Nothing here is thread-safe but Model.tokenize and Model.piece.
 
 import os
 
-# llama.cpp's threads meet after every operation, some 600 times a token, and those that come first spin. While another
-# program has the processor of the one they wait for, they slow down both. GCC's OpenMP spins for milliseconds unless it
-# is told otherwise. With 1,000 turns and one other busy program on two cores a token takes 0.56 to 0.83 of the time at
-# full size, a fifth with the demo model; alone on the machine as long as before, or 0.5 ms for 0.3 with the demo model.
-# Here, because OpenMP reads it when the library is loaded, and this file runs before any that loads it.
+# llama.cpp's threads meet after every operation, some 600 times a token. Those that come first spin, by default for
+# milliseconds with GCC's OpenMP. If another program has the processor of the last one, the spinning slows both down.
+# 1,000 turns are enough. Beside one other busy program on two cores a token then takes 0.56 to 0.83 of the time at full
+# size, and a fifth with the demo model. Alone on the machine it takes as long as before (demo: 0.5 ms, was 0.3).
+# Set here, because OpenMP reads it when the library is loaded, and this file runs before any that loads it.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -154,7 +154,7 @@ class Context:
         return memoryview(buffer).cast("B")
 
     def restore(self, sequence: int, state: memoryview, start: int, end: int) -> bool:
-        """Add positions start..end of a writable state to a sequence; where it does not go in, False and no change."""
+        """Add positions start..end of a writable state to a sequence. False, and no change, where it does not fit."""
         buffer = (ctypes.c_uint8 * len(state)).from_buffer(state)
         fits = ll.llama_state_seq_set_data(self._ctx, buffer, len(state), self._spare) == len(state)
         if fits:

@@ -69,7 +69,7 @@ class Products:
         ctypes.memset(self._base, 0x2D, size)  # touched, and neither infinite nor denormal in any type
 
     def seconds_per_weight(self, matrix: Matrix, tokens: int, *, size: int) -> float:
-        """Seconds that one weight takes, and each further one, in a graph of about `size` bytes of such matrices.
+        """Seconds a weight takes, on average over a graph of about `size` bytes of such matrices.
 
         Each call takes the next part of the buffer, so that the weights come from memory and not out of a cache.
 

@@ -1,8 +1,8 @@
 """TextSlicer: cuts a long text into slices whose token ids, one after the other, are those of the whole.
 
-llama.cpp's SentencePiece tokenizer joins two neighbours only if the vocabulary has their joined text. So where two
-characters are side by side in no piece, nothing is joined over them: a text can be cut there, exactly. ChatGLM2's
-64,789 pieces have 22,754 such pairs, so most places of most texts will do.
+llama.cpp's SentencePiece tokenizer joins two neighbours only if the vocabulary has their joined text. So a text can be
+cut between two characters that no piece has side by side: the ids stay the same. ChatGLM2's 64,789 pieces have only
+22,754 pairs of neighbours, so most texts can be cut nearly anywhere.
 
 Slices bound two things. A call takes quadratic time in characters without a piece, because llama.cpp reserves the exact
 size again for each byte token (40,000 newlines took 0.1 to 0.2 s, 900,000 minutes). And nothing can stop a call.

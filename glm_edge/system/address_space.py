@@ -1,7 +1,7 @@
 """The limit on this process's addresses (`ulimit -v`): whether the native libraries can be loaded under it.
 
-Without addresses numpy's OpenBLAS exits by itself, shared libraries cannot be mapped, which Python reports as a broken
-installation, and some library aborts. None of it can be caught, so it is asked for beforehand.
+Where addresses run out, OpenBLAS ends the process, another library aborts it, and Python reports libraries that cannot
+be mapped as a broken installation. None of that can be caught, so the space is checked beforehand.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Folders and files that are the user's alone: whether others may have changed them, and the key that proves it.
 
-What the user's programs keep in a cache folder is believed later. So the folder must be out of others' reach, and what
-is in it carries a digest that only a holder of the folder's key can make: for the day when the folder was copied,
-restored or unpacked by someone else. Windows has no modes of this kind; there the user's profile is private by itself.
+Programs believe later what they have put into a cache folder. So the folder must be out of others' reach. Its files
+also carry a digest that only a holder of the folder's key can make, because someone else may have copied, restored or
+unpacked the folder. Windows has no modes of this kind; there the user's profile is private by itself.
 """
 
 from __future__ import annotations

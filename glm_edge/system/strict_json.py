@@ -1,9 +1,9 @@
 """JSON as RFC 8259 has it and no further: bytes in, Python values out, JsonError for everything else.
 
 Python's parser takes more than the standard allows (NaN, repeated keys, lone surrogates, UTF-16) and fails in its own
-ways (RecursionError on depth, infinity out of 1e999). Two programs that read one text differently are a way around
-whatever the first one checked, so none of that passes. The HTTP API reads bodies with it, and the converter reads the
-files of a checkpoint. Not here: what the values mean, and a limit on the size.
+ways (RecursionError on depth, infinity out of 1e999). Where two programs read one text differently, the second may get
+what the first would have refused; so none of that passes. The HTTP API reads bodies with it, and the converter reads
+the files of a checkpoint. Not here: what the values mean, and a limit on the size.
 """
 
 from __future__ import annotations

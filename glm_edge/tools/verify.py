@@ -87,11 +87,6 @@ def _is_source(entry: object) -> bool:
     return False
 
 
-def _are_hashes(text: str, count: int) -> bool:
-    """Whether `text` is `count` hashes in hexadecimal, joined."""
-    return re.fullmatch(f"[0-9a-f]{{{HASH_DIGITS * count}}}", text) is not None
-
-
 def compare_sources(
     file: GgufFile, folders: Sequence[Path], progress: Callable[[int, int], None] | None = None
 ) -> None:

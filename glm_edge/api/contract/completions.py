@@ -82,6 +82,6 @@ def parse_tokenize(body: Any) -> TokenizeCall:
 
 
 def tokenized_json(ids: Sequence[int]) -> str:
-    """The body that answers it."""
+    """The body of the response to POST /v1/tokenize."""
     parts = (strict_json.dumps(ids[n : n + _IDS])[1:-1] for n in range(0, len(ids), _IDS))
     return f'{{"ids":[{",".join(parts)}]}}'

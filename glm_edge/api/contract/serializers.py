@@ -237,5 +237,5 @@ def _top_logprob(token: TokenLogprob) -> ChatTopLogprob:
 
 
 def _finite(logprob: float) -> float:
-    """As the contract writes a logarithm of what is hardly possible."""
+    """The logarithm, or the least that the contract has: JSON has no infinity."""
     return max(logprob, LEAST_LOGPROB)

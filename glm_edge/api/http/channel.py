@@ -129,9 +129,10 @@ class Channel(HTTPChannel):
         return bool(self.requests or self.total_outbufs_len)
 
     def importance(self, now: float) -> tuple[bool, float] | None:
-        """Sorts connections: the least makes room first. Those that owe a request, then idle ones, the oldest first.
+        """A key to sort connections by; the least is closed first, where others wait for a connection.
 
-        None: a request is being answered, and the connection stays.
+        First come those that owe a request, then idle ones, the oldest of each first. None where a request is being
+        answered: that connection stays.
         """
         owes = self._reading and now - self._since > _FAIR_S
         return None if self.busy else (not owes, max(self._since, self._sent))
@@ -145,7 +146,7 @@ class Channel(HTTPChannel):
         result = super().received(data)
         self._reading = self.request is not None
         if len(self.requests) > self.adj.channel_request_lookahead or self._ahead > 2 * self.adj.max_request_body_size:
-            self.handle_close()  # to stop reading is no way out: the client could leave unnoticed then
+            self.handle_close()  # only to stop reading would not do: a client that leaves would not be noticed
         return result
 
     def send(self, data: bytes, do_close: bool = True) -> int:

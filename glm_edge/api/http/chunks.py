@@ -1,4 +1,4 @@
-"""Reads a chunked body, strictly: one way to end a line, nothing in a trailer that means something in a header.
+"""Reads a chunked body, strictly: lines end in one way, and no trailer has a name that means something in a header.
 
 waitress's own reader takes bare line feeds in size lines and trailers of any kind. A front server that reads those
 differently sees other requests on the connection than we do. Rules: RFC 9112, 7.1; RFC 9110, 6.5.1.

@@ -105,10 +105,10 @@ class Store:
         return state
 
     def end(self, tokens: Sequence[int], scope: bytes = b"") -> tuple[bytes, int, int]:
-        """Where `tokens` leave what is stored: (key, position, longest).
+        """How far `tokens` are stored: (key, position, longest).
 
-        A new block begins at `position` and continues the block `key`, the last whole one that is not partial. In all,
-        the first `longest` tokens are stored.
+        Their first `longest` tokens are stored. A new block begins at `position`, after the block `key`: the last one
+        that matches whole and is not partial.
         """
         found = self.find(tokens, scope)
         key, end = self._root, 0

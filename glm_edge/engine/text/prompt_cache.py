@@ -22,7 +22,7 @@ class PromptTokenCache:
         self._lock = threading.Lock()
 
     def remember(self, text: str, ids: list[int], scope: bytes = b"") -> None:
-        """`text`: a whole prompt with its answer, as the client saw it; `ids`: those that the model read and wrote."""
+        """Remember that a prompt with its answer, in `text` as the client saw it, has the `ids` of the model."""
         with self._lock:
             self._ids[scope, text] = ids
             self._ids.move_to_end((scope, text))

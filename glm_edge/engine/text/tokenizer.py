@@ -76,8 +76,8 @@ class Tokenizer:
     def remember(self, prompt: Prompt, ids: list[int], shown: str, scope: bytes = b"") -> None:
         """Remember an ended answer: `ids` are the prompt's and the answer's, `shown` is the text that the reader has.
 
-        Only if both are the same text, white space at the ends aside: after a stop string, a placeholder or half a
-        character they are not.
+        Does nothing where the ids have another text, white space at the ends aside, as after a stop string, a
+        placeholder or half a character.
         """
         written = b"".join(self._model.piece(token) for token in ids[len(prompt.ids) :])
         if shown and written.decode("utf-8", "replace").strip() == shown:

@@ -64,7 +64,7 @@ def _run(task: BenchTask, run: int, *, compare: bool, tell: Callable[[float], ob
             ("engine", measure_restart),
         ]
         if compare:
-            # first in every second run: neither subject always runs after the other
+            # in turn, so that neither subject always runs after the other
             subjects.insert(0 if run % 2 else 2, ("llama_cpp", measure_llama_cpp))
         found: dict[str, Figures] = {}
         for name, measure in subjects:

@@ -21,7 +21,7 @@ _TIME_ERROR = 5  # not synchronised
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. A problem is what a chat fails of; a note makes it slower or less sure."""
+    """One thing that was looked at. A problem keeps a chat from working; a note makes it slower or less certain."""
 
     topic: str
     level: Level

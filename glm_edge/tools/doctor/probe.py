@@ -1,8 +1,8 @@
 """The runtime, looked at from a process of its own: what is loaded, and how fast its products are.
 
 A library built for another processor dies at its first instruction, and must not take the doctor with it. The process
-prints a JSON object a line as soon as it knows one, so that a machine that is too slow to measure all in time has told
-what it knows when it is ended. Not here: what follows from the figures (`speeds.py`, `runtime.py`).
+prints each result at once, as one line of JSON. So a machine that is too slow to measure everything in time has told
+some of it when the process is ended. Not here: what follows from the figures (`speeds.py`, `runtime.py`).
 """
 
 from __future__ import annotations

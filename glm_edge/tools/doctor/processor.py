@@ -19,11 +19,11 @@ _SLOW_GOVERNORS = {"powersave", "userspace", "conservative"}
 _OWN_GOVERNORS = {"intel_pstate", "amd-pstate-epp"}
 # Bits of `vcgencmd get_throttled`, now; the same 16 higher: since the start.
 _FIRMWARE = {0: "too little voltage", 1: "a capped clock", 2: "throttling", 3: "the soft limit of temperature"}
-_HOT = 80  # degrees; where nothing says at how many it slows down
+_HOT = 80  # degrees; taken as the limit where the system names none
 
 
 def fast(host: Host) -> bool:
-    """Whether it has what the kernels for repacked weights need; where nobody says, it is taken to."""
+    """Whether it has what the kernels for repacked weights need; assumed where the system does not tell."""
     found = features(host.root)
     return not found or bool(found & _FAST)
 

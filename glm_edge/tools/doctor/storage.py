@@ -9,7 +9,7 @@ from pathlib import Path
 from ...system.device import GIB
 from .host import Finding, Host
 
-_LITTLE = 1 * GIB  # below which conversations and answers may find no room
+_LITTLE = 1 * GIB  # below which there may be no space for cached prompts
 
 
 def storage(host: Host, folders: Mapping[str, Path]) -> list[Finding]:
@@ -49,7 +49,7 @@ def _kind(host: Host, folder: Path) -> str:
         return "an SD card" if host.text(f"sys/block/{disk}/device/type") == "SD" else "an eMMC chip"
     if disk.startswith("nvme"):
         return "an NVMe disk"
-    # a virtual disk calls itself a turning one
+    # virtual disks (vda) say that they rotate, too
     turning = disk.startswith("sd") and host.text(f"sys/block/{disk}/queue/rotational") == "1"
     return "a hard disk" if turning else ""
 

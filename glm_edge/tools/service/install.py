@@ -49,7 +49,7 @@ class UnitLocation:
 
     @property
     def link(self) -> Path:
-        """What makes it start by itself."""
+        """The link by which systemd starts the unit by itself."""
         return self.folder / ("default.target.wants" if self.user else "multi-user.target.wants") / UNIT
 
     @property

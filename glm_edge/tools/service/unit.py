@@ -17,7 +17,7 @@ UNIT = f"{NAME}.service"
 MARK = f"# Written by {NAME} service install; removed by {NAME} service remove."
 GRACE_S = 30  # that running answers have to end
 _STOP_S = GRACE_S + 15  # after which systemd kills it; more than the grace and what comes after it
-_START_S = 1800  # for the slowest card to give the largest file
+_START_S = 1800  # to read the largest file from the slowest card
 _CREDENTIAL = "api-keys"
 
 _EVERYWHERE = """\
