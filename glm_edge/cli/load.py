@@ -68,6 +68,7 @@ def interruptible(load: Callable[[Callable[[float], bool]], T]) -> T:
             return not stopped.is_set()
 
         try:
+            pool.submit(lambda: None).result()  # a pool does not know a thread whose start a signal has interrupted
             loading = pool.submit(load, progress)
             while not wait([loading], timeout=0.2).done:
                 pass
