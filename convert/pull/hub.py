@@ -129,7 +129,7 @@ class Hub:
         """Wait for the next attempt; raise `failed` if there is none."""
         if (seconds := next(waits, None)) is None:
             raise failed
-        self._say(f"{self.url}: no answer, or none to its end; trying again in {seconds:g} s")
+        self._say(f"{self.url}: no answer, or only a part of one; trying again in {seconds:g} s")
         time.sleep(seconds)
 
     def _no_hub(self) -> StorageError:
