@@ -40,7 +40,7 @@ def as_text(report: Diagnosis) -> str:
         lines.append(f"{finding.topic.ljust(width)}  {_MARKS[finding.level].ljust(7)}  {finding.text}")
         if finding.todo:
             lines.append(f"{' ' * width}           -> {finding.todo}")
-    return "\n".join([*lines, "", *_table(report.types), "", report.next])
+    return "\n".join([*lines, "", *_table(report.types), *_legend(report.types), "", report.next])
 
 
 def as_json(report: Diagnosis) -> str:
@@ -64,6 +64,14 @@ def _table(types: Sequence[Fit]) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+def _legend(types: Sequence[Fit]) -> list[str]:
+    """What the dashes of the table mean, where there are any."""
+    slow = any(fit.plan is None or fit.plan.slow for fit in types)
+    late = any(fit.plan is not None and not fit.plan.slow and fit.decode is None for fit in types)
+    why = [*(["the memory is too small"] if slow else []), *(["not measured in time"] if late else [])]
+    return [f"-: {', or '.join(why)}"] if why else []
 
 
 def _row(fit: Fit) -> tuple[str, ...]:

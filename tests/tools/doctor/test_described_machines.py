@@ -181,3 +181,20 @@ def test_the_table_has_every_type_and_the_text_ends_with_what_to_do(tmp_path: Pa
     # 20e9 weights a second, 5.97e9 of them a token, and a few percent for the rest
     assert rows["edge"] == ["edge", "3.58", "3.9", "8192", "13", "3.2"]
     assert lines[-1].startswith("next: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "measured", "legend"),
+    [
+        ("N100", True, ""),
+        ("N100", False, "-: not measured in time"),
+        ("Pi 4", True, "-: the memory is too small"),
+        ("Pi 4", False, "-: the memory is too small, or not measured in time"),
+    ],
+)
+def test_dashes_in_the_table_are_explained(name: str, measured: bool, legend: str, tmp_path: Path) -> None:
+    found = look(MACHINES[name], tmp_path)
+    if not measured:
+        found = replace(found, types=[replace(fit, decode=None, prefill=None) for fit in found.types])
+    line = as_text(found).splitlines()[-3]
+    assert line == legend if legend else line.startswith("f16 ")
