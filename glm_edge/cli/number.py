@@ -11,7 +11,7 @@ import click
 class WholeNumber(click.IntRange):
     """A whole number from `min` on, up to `max` where there is one."""
 
-    name = "n"  # --help shows it as N
+    name = "x"  # as in the ranges of --help: "--port X  [0<=x<=65535]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         try:
