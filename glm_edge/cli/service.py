@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import UsageError
+from ..errors import StorageError, UsageError
 from .number import WholeNumber
 from .progress import is_terminal
 
@@ -65,7 +65,10 @@ def install(
     location = _location(user, root)
     file = None if model is None else location.name_of(model)
     if file is not None:
-        resolve_model(location.file_of(file))
+        path = location.file_of(file)
+        if not location.live and not path.exists():
+            raise StorageError(f"{path}: there is no such file; with --root, --model names a file below it")
+        resolve_model(path)
     key_file = None if api_key_file is None else location.name_of(api_key_file)
     if key_file is not None and location.live:  # an image may get its keys later
         read_key_file(key_file)
