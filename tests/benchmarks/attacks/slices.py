@@ -1,6 +1,6 @@
 """A million random texts, tokenized in small slices by llama.cpp and whole by SentencePiece: are all ids equal?
 
-    python tests/benchmarks/slices.py MODEL.gguf TOKENIZER.model [--texts 1000000]
+    python tests/benchmarks/attacks/slices.py MODEL.gguf TOKENIZER.model [--texts 1000000]
 
 The model must have been converted with that tokenizer.model. Prints the first texts that differ, and one JSON line.
 """
