@@ -16,7 +16,7 @@ from pathlib import Path
 
 import sentencepiece
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from glm_edge.llama.model import Model
 from support.random_texts import random_text
