@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "convert.pull": {"system", "model", "convert.source", "convert.tokenizer", "convert"},
     "llama": {"system", "model"},
     "engine.text": {"model", "llama"},
-    "engine.sampling": {"llama"},
+    "engine.sampling": {"system", "llama"},
     "engine.prefix_cache": {"system"},
     "engine": {"system", "model", "llama", "engine.text", "engine.sampling", "engine.prefix_cache"},
     "worker": {"system"},

@@ -10,7 +10,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as MessageSequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ from ..model.checks import check_model, fingerprint, model_id
 from ..model.gguf import read_gguf
 from ..model.values import GgufFile
 from ..system.device import memory_available, processors
+from ..system.threads import start
 from ..types import Chunk, EngineConfig, Message, ModelInfo, Request
 from .kv_cache import sequence_count
 from .latency import LatencyModel
@@ -56,30 +57,33 @@ class LlamaEngine:
         n_sequences = sequence_count(config.slots)
         self.plan = plan_memory(config, weights_of(file), sequences=n_sequences, available=memory_available())
         self.steps = 0  # graph nodes computed so far
-        self._model = Model(config.model, load_mode=self.plan.load_mode, repack=self.plan.repack, progress=progress)
-        try:
-            self._tokenizer = Tokenizer(self._model, file)
-            self._store = _open_store(config, file, self.plan.prefix_states)
-            self._context = self._open_context(config)
-        except BaseException:
-            self._model.close()
-            raise
-        self._constraints = ConstraintCompiler(self._model)
-        self.info = ModelInfo(model_id(file), config.model, self._model.n_params, self.plan.n_ctx)
-        self._batch = Batch(self.plan.n_batch)
-        scheduler = Scheduler(
-            self._context,
-            self._batch,
-            config.slots,
-            self._store,
-            lookup=config.prompt_lookup,
-            latency=LatencyModel(rows_of_four=self.plan.repack),
-        )
         self._idle = threading.Condition()  # notified when somebody has tokenized
         self._tokenizing = 0  # who tokenizes now; the model is freed when nobody does
-        self._loop = EngineLoop(scheduler, slots=config.slots, queue_size=config.queue)
-        self._thread = threading.Thread(target=self._loop.run, name="engine", daemon=True)
-        self._thread.start()
+        with ExitStack() as made:  # closes what there is, the last first, where the rest cannot be had
+            self._model = Model(config.model, load_mode=self.plan.load_mode, repack=self.plan.repack, progress=progress)
+            made.callback(self._model.close)
+            made.callback(self._wait_for_tokenizing)
+            self._tokenizer = Tokenizer(self._model, file)
+            self._store = _open_store(config, file, self.plan.prefix_states)
+            made.callback(self._store.close)
+            self._context = self._open_context(config)
+            made.callback(self._context.close)
+            self._constraints = ConstraintCompiler(self._model)
+            made.callback(self._constraints.close)
+            batch = Batch(self.plan.n_batch)
+            made.callback(batch.close)
+            scheduler = Scheduler(
+                self._context,
+                batch,
+                config.slots,
+                self._store,
+                lookup=config.prompt_lookup,
+                latency=LatencyModel(rows_of_four=self.plan.repack),
+            )
+            self.info = ModelInfo(model_id(file), config.model, self._model.n_params, self.plan.n_ctx)
+            self._loop = EngineLoop(scheduler, slots=config.slots, queue_size=config.queue)
+            self._thread = start(threading.Thread(target=self._loop.run, name="engine", daemon=True))
+            self._made = made.pop_all()
 
     @property
     def model(self) -> Model:
@@ -213,13 +217,11 @@ class LlamaEngine:
         """End every answer with EngineClosedError and free the model. Safe to call twice."""
         self._loop.stop(EngineClosedError("the engine is shutting down"))
         self._thread.join()
-        self._store.close()
-        self._batch.close()
-        self._context.close()
-        self._constraints.close()
+        self._made.close()
+
+    def _wait_for_tokenizing(self) -> None:
         with self._idle:
             self._idle.wait_for(lambda: not self._tokenizing)
-        self._model.close()
 
     def _on_end(self, sequence: Sequence) -> None:
         """In the engine's thread, before the reader gets the end: remember its token ids for the next round."""

@@ -1,13 +1,22 @@
 """The engine on a real model: its answers, its limits, cancelling, and many requests at once."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
+import llama_cpp
 import pytest
 
 from glm_edge.engine.engine import LlamaEngine
-from glm_edge.errors import ContextLengthError, EngineClosedError, OverloadedError, RequestError, UsageError
+from glm_edge.errors import (
+    ContextLengthError,
+    EngineClosedError,
+    OutOfMemoryError,
+    OverloadedError,
+    RequestError,
+    UsageError,
+)
 from glm_edge.types import Chunk, EngineConfig, JsonFormat, Message, Request, SamplingParams
 
 
@@ -175,3 +184,28 @@ def test_closing_ends_what_runs_and_refuses_what_comes(tiny_f32: Path) -> None:
     with pytest.raises(EngineClosedError):
         engine.submit(ask("b"))
     engine.close()
+
+
+@pytest.mark.parametrize("name", ["constraints", "engine"])
+def test_an_engine_whose_thread_cannot_start_frees_what_it_has_loaded(
+    tiny_f32: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == name:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def counted(function: str, free: Callable[[object], None], handle: object) -> None:
+        freed.append(function)
+        free(handle)
+
+    freed: list[str] = []
+    made = ["llama_batch_free", "llama_free", "llama_model_free"]
+    for function in made:
+        monkeypatch.setattr(llama_cpp, function, partial(counted, function, getattr(llama_cpp, function)))
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(OutOfMemoryError, match=rf"another thread \({name}\).*close other programs"):
+        LlamaEngine(EngineConfig(tiny_f32, n_threads=1))
+    assert freed == (made if name == "engine" else made[1:])

@@ -19,6 +19,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from ...errors import EngineError, RequestError
 from ...llama.model import Model
+from ...system.threads import start
 from ...types import JsonFormat
 from .json_schema import Schema, find_path, grammar, parse_schema, refused
 
@@ -70,8 +71,7 @@ class ConstraintCompiler:
         self._n_vocab, self._eos = model.n_vocab, model.eos
         self._tokenizer: LLTokenizer | None = None
         self._compiling = threading.Lock()
-        self._builder = threading.Thread(target=self._build, args=(model,), name="constraints", daemon=True)
-        self._builder.start()
+        self._builder = start(threading.Thread(target=self._build, args=(model,), name="constraints", daemon=True))
 
     def compile(self, wanted: JsonFormat, n: int) -> list[Constraint]:
         """Return `n` constraints that say the same. Raises RequestError for a schema that cannot be kept."""
