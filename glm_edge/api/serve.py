@@ -22,6 +22,7 @@ from typing import NoReturn
 from ..errors import StorageError, UsageError
 from ..system.notify import notify
 from ..system.private import forbid_core_files
+from ..system.threads import start
 from ..types import Engine
 from . import log
 from .access.policy import AccessPolicy, is_loopback
@@ -84,8 +85,7 @@ class _Run:
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), self._on_signal)
         _say(f"listening at {self._url}, loading the model")
-        loader = threading.Thread(target=self._load_engine, name="loader", daemon=True)
-        loader.start()
+        start(threading.Thread(target=self._load_engine, name="loader", daemon=True))
         while not self._stop and self._failure is None:
             self._server.turn()
             if self._engine is not None and self._engine.ended:

@@ -15,11 +15,11 @@ import sys
 import threading
 import traceback
 from functools import partial
-from typing import Any
 
-from ..errors import EngineError, GlmEdgeError, LoadingError, RequestError, UnsupportedModelError
+from ..errors import EngineError, GlmEdgeError, LoadingError, OutOfMemoryError, RequestError, UnsupportedModelError
 from ..generation import Generation
 from ..system.private import forbid_core_files
+from ..system.threads import start
 from ..types import Chunk, Engine
 from .messages import Beat, Call, Cancel, Close, Failed, Item, Pipes, Reply
 
@@ -61,12 +61,10 @@ class _Child:
         self._unwanted: dict[int, threading.Event] = {}  # of each call without an answer: set when nobody waits for it
 
     def run(self) -> None:
-        _thread(self._beat)
+        start(threading.Thread(target=self._beat, name="heartbeat", daemon=True))
         for message in self._pipes:
             if isinstance(message, Call):
-                if message.do != "load":
-                    self._unwanted[message.id] = threading.Event()
-                _thread(self._load if message.do == "load" else self._answer, message)
+                self._take(message)
             elif isinstance(message, Cancel):
                 self._cancel(message.id)
             elif isinstance(message, Close):
@@ -77,6 +75,20 @@ class _Child:
         if self._engine is not None:
             self._engine.close()
         _leave(0)
+
+    def _take(self, call: Call) -> None:
+        """Answer a call in a thread of its own; with an error where there is none."""
+        loading = call.do == "load"
+        if not loading:
+            self._unwanted[call.id] = threading.Event()
+        do = self._load if loading else self._answer
+        try:
+            start(threading.Thread(target=do, args=(call,), name="load" if loading else "call", daemon=True))
+        except OutOfMemoryError as error:
+            self._unwanted.pop(call.id, None)
+            self._pipes.send(Reply(call.id, None, error))
+            if loading:
+                _leave(1)
 
     def _load(self, call: Call) -> None:
         try:
@@ -164,7 +176,3 @@ def _missing(error: ImportError) -> str:
     if error.name == "llama_cpp":
         return "llama-cpp-python is not installed; pip install llama-cpp-python, or install glm-edge again"
     return f"a library is missing or broken ({error}); install glm-edge again"
-
-
-def _thread(do: Any, argument: object = None) -> None:
-    threading.Thread(target=do, args=() if argument is None else (argument,), daemon=True).start()

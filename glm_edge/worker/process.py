@@ -15,6 +15,7 @@ from typing import Any
 
 from ..errors import EngineError, GlmEdgeError, OutOfMemoryError, UnsupportedModelError
 from ..system.child_process import exit_reason, signals_held_back
+from ..system.threads import start
 from .messages import Beat, Item, Pipes, Reply, encode
 
 _EXIT_S = 5.0  # a process that has closed its end of the pipe is gone in milliseconds
@@ -27,6 +28,8 @@ class Process:
 
     Args:
         patience: seconds without a heartbeat, or without progress while `busy`, after which the child is killed.
+
+    Raises OSError or MemoryError where the system cannot start it, OutOfMemoryError where it has no threads for it.
     """
 
     def __init__(self, patience: float, busy: Callable[[], bool]) -> None:
@@ -44,9 +47,15 @@ class Process:
         self._verdict = ""  # why we killed it
         self._over = threading.Event()
         self.steps = 0
-        self._writer = threading.Thread(target=self._write, name="worker outbox", daemon=True)
-        self._writer.start()
-        threading.Thread(target=self._watch, name="worker watchdog", daemon=True).start()
+        try:
+            self._writer = start(threading.Thread(target=self._write, name="worker outbox", daemon=True))
+            start(threading.Thread(target=self._watch, name="worker watchdog", daemon=True))
+        except BaseException:  # no child without those that write to it and watch it
+            self.kill()
+            self._popen.wait()
+            self._outbox.put(None)
+            self._pipes.close()
+            raise
 
     @property
     def pid(self) -> int:

@@ -22,8 +22,10 @@ from ..errors import (
     IntegrityError,
     InvalidFileError,
     LoadingError,
+    OutOfMemoryError,
 )
 from ..generation import Generation
+from ..system.threads import start
 from ..types import Chunk, Engine, Message, ModelInfo, Request, SamplingParams
 from .calls import OpenCall, OpenCalls
 from .crash_quarantine import CrashQuarantine
@@ -70,8 +72,7 @@ class Worker:
         self._quarantine = CrashQuarantine()
         self._calls = OpenCalls(self._quarantine)
         self._info: Future[ModelInfo] = Future()
-        self._supervisor = threading.Thread(target=self._supervise, name="worker", daemon=True)
-        self._supervisor.start()
+        self._supervisor = start(threading.Thread(target=self._supervise, name="worker", daemon=True))
         try:
             self.info = self._info.result()
         except BaseException:
@@ -184,6 +185,10 @@ class Worker:
             process = Process(self._patience, lambda: self._calls.computed)
         except OSError as error:
             return EngineError(f"the engine's process cannot be started: {error.strerror}")
+        except MemoryError:
+            return OutOfMemoryError("no memory to start the engine's process; close other programs")
+        except OutOfMemoryError as error:
+            return error
         with self._lock:
             self._process = process
             closed = self._closed.is_set()  # close() may have looked for a process when there was none yet

@@ -18,6 +18,7 @@ from glm_edge.errors import (
     EngineError,
     GlmEdgeError,
     LoadingError,
+    OutOfMemoryError,
     OverloadedError,
     RepeatedCrashError,
     RequestError,
@@ -289,4 +290,14 @@ def test_an_error_of_one_answer_ends_only_that() -> None:
         assert isinstance(overloaded, OverloadedError)
         assert overloaded.retry_after == 7.5
         assert text(engine.submit(ask("hi"))) == "ab"
+        assert engine.pid == pid
+
+
+def test_a_call_that_gets_no_thread_in_the_child_ends_alone() -> None:
+    with worker(crashing.no_thread_for_a_call) as engine:
+        pid = engine.pid
+        with pytest.raises(OutOfMemoryError, match=r"another thread \(call\)"):
+            engine.tokenize("x")
+        assert engine.tokenize("x") == [ord("x")]
+        assert text(engine.submit(ask("hi"))) == "你好！"
         assert engine.pid == pid

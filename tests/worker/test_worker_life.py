@@ -157,3 +157,51 @@ def test_a_parent_that_goes_while_it_loads_leaves_nothing_behind() -> None:
         parent.terminate()
         assert parent.wait(PATIENCE) != 0
     assert eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+
+
+THREADS = ["worker outbox", "worker watchdog"]
+
+
+def refuse_thread(monkeypatch: pytest.MonkeyPatch, name: str, times: int) -> list[str]:
+    """Let the system refuse to start threads of this name, so many times; returns the names of those refused."""
+    start, refused = threading.Thread.start, list[str]()
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == name and len(refused) < times:
+            refused.append(name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    return refused
+
+
+def children() -> set[int]:
+    return {child.pid for child in psutil.Process().children()}
+
+
+@pytest.mark.parametrize("thread", [*THREADS, "worker"])
+def test_a_first_child_without_its_threads_is_out_of_memory_and_no_child(
+    monkeypatch: pytest.MonkeyPatch, thread: str
+) -> None:
+    before = children()
+    refuse_thread(monkeypatch, thread, 1)
+    with pytest.raises(OutOfMemoryError, match=rf"another thread \({thread}\)"):
+        Worker(crashing.obeys)
+    assert children() == before
+
+
+@posix
+@pytest.mark.parametrize("thread", THREADS)
+def test_a_later_child_without_its_threads_is_killed_and_another_is_started(
+    monkeypatch: pytest.MonkeyPatch, thread: str
+) -> None:
+    before = children()
+    with worker(crashing.obeys) as engine:
+        dead = engine.pid
+        refused = refuse_thread(monkeypatch, thread, 2)
+        os.kill(dead, signal.SIGKILL)
+        assert eventually(lambda: len(refused) == 2 and engine.pid != dead)
+        assert works_again(engine)
+        assert text(engine.submit(ask("hi"))) == "ab"
+        assert children() == before | {engine.pid}

@@ -114,6 +114,20 @@ def broken() -> Engine:
     return _Broken([EngineError("out of order")])
 
 
+def no_thread_for_a_call() -> Engine:
+    """In a process that gets no thread for its first call after the load."""
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if threading.current_thread() is threading.main_thread():  # which reads the calls
+            threading.Thread.start = start  # type: ignore[method-assign]
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    threading.Thread.start = refuse  # type: ignore[method-assign]
+    return FakeEngine()
+
+
 def never() -> Engine:
     threading.Event().wait()
     raise AssertionError
