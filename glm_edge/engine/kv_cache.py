@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 
+from ..errors import EngineError
 from ..llama.context import Context
 from .prefix_cache.prefix import common_prefix
 from .prefix_cache.store import BLOCK_TOKENS, LEAST_WRITTEN, Store
@@ -124,7 +125,8 @@ class KvCache:
     def _save(self, seq_id: int, tokens: list[int], scope: bytes, least: int) -> bool:
         """Save `tokens`, which are in sequence `seq_id`, into the store if it lacks at least `least` of them.
 
-        Returns whether it lacks fewer than `least` afterwards.
+        Returns whether it lacks fewer than `least` afterwards: not where the store has no room, or where there is no
+        memory for a state or llama.cpp does not give it.
         """
         key: bytes | None
         key, start, known = self._store.end(tokens, scope)
@@ -136,7 +138,11 @@ class KvCache:
                 end = known  # a block ends where conversations part, so that they can share it
             if len(tokens) < end + LEAST_WRITTEN:
                 end = len(tokens)  # one larger block instead of a block and a partial one
-            key = self._store.put(key, start, tokens[start:end], self._context.state(seq_id, start, end), scope)
+            try:
+                state = self._context.state(seq_id, start, end)
+            except (MemoryError, EngineError):  # the cells are still right: nobody's answer ends for it
+                return False
+            key = self._store.put(key, start, tokens[start:end], state, scope)
             start = end
         return key is not None
 

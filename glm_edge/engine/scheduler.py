@@ -234,7 +234,7 @@ class Scheduler:
         if len(self._running) < 2:
             raise EngineError("the cache is full, though the prompt was checked to fit it")
         sequence = self._running[-1]
-        self._cache.preempt(sequence)  # if its state cannot be saved, end_all still reaches it
+        self._cache.preempt(sequence)  # first, so that end_all reaches it whatever happens
         self._running.pop()
         self._waiting.appendleft(sequence)
         self._full = True

@@ -36,8 +36,19 @@ def test_thirty_thousand_steps_keep_every_invariant() -> None:
         turns += simulation.outcome.turns
         events += simulation.outcome.events
     assert turns >= 30_000
-    rare = {"error", "state fails", "restore refused"}
-    every = {"full", "aborted", "slow", "nan", "nan everywhere", "no cells", "whole", "failed", "refused"}
+    rare = {"error", "restore refused"}
+    every = {
+        "state fails",
+        "full",
+        "aborted",
+        "slow",
+        "nan",
+        "nan everywhere",
+        "no cells",
+        "whole",
+        "failed",
+        "refused",
+    }
     leaving = {f"cancel {how}" for how in ("at once", "between batches", "in a batch", "after chunks")}
     assert {name for name, n in events.items() if n >= 20} >= every | leaving, events
     assert rare <= set(events), events
@@ -66,11 +77,12 @@ def test_a_request_of_several_answers_has_one_end_where_one_fails(kind: str) -> 
     assert run(replace(ONE, n=2), faults=((1, Fault(kind)),)).events["failed"] == 1  # type: ignore[arg-type]
 
 
-def test_an_answer_whose_state_cannot_be_saved_when_the_cache_is_full_has_its_end() -> None:
+@pytest.mark.parametrize("part", [0.0, 0.9], ids=["no memory", "too few bytes"])
+def test_answers_whose_states_cannot_be_saved_when_the_cache_is_full_are_whole(part: float) -> None:
     several = [replace(ONE, own=40, seed=seed, family=seed, max_tokens=40) for seed in range(2)]
-    outcome = run(*several, faults=((0, Fault("state fails")),))
+    outcome = run(*several, faults=((0, Fault("state fails", part)),))
     assert outcome.events["no cells"]
-    assert outcome.events["failed"] == 2
+    assert (outcome.events["state fails"], outcome.events["whole"]) == (1, 2)
 
 
 def test_short_prompts_without_end_do_not_stop_a_long_one() -> None:

@@ -38,7 +38,8 @@ class Fault:
     """What goes wrong in one step.
 
     Args:
-        part: 0 to 1; of an aborted batch, the tokens that stay in the cache; of NaN, which output has it.
+        part: 0 to 1; of an aborted batch, the tokens that stay in the cache; of NaN, which output has it; of a state
+            that fails, whether llama.cpp gives too little or there is no memory for it.
     """
 
     kind: FaultKind
@@ -219,8 +220,9 @@ class FakeContext:
         cells = self._sequences[sequence]
         if not 0 <= start < end <= len(cells):
             raise RuleBroken(f"the state of {start}..{end} is taken of a sequence that has {len(cells)}")
+        left = self.fault.part if self.fault is not None else 0.0
         if self._faulty("state fails"):
-            raise EngineError("the simulated llama.cpp gave too few bytes of state")
+            raise MemoryError if left < 0.5 else EngineError("the simulated llama.cpp gave too few bytes of state")
         numbers = array("q", [start])
         for cell in cells[start:end]:
             numbers.extend((cell.token, cell.value))

@@ -34,7 +34,7 @@ from .plan import Arrival, Plan
 
 MODEL = FakeModel()
 _DRAIN = 20_000  # turns after the last arrival; far more than the longest run takes
-_FATAL = {"error", "state fails", "full"}  # faults that may end an engine
+_FATAL = {"error", "full"}  # faults that may end an engine
 
 
 @dataclass
