@@ -13,11 +13,13 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from ...errors import GlmEdgeError, UsageError
+from ...errors import GlmEdgeError, StorageError, UsageError
 from ...system.safe_open import read_file
 
 VARIABLE = "GLM_EDGE_API_KEY"
 ANYONE = b"anyone"
+
+_Stamp = tuple[int, ...] | None  # of a file; see `_stamp`
 
 _FILE_BYTES = 1 << 20  # of a key file, at most
 
@@ -50,11 +52,10 @@ class Keys:
         self._given = [self._digest(_checked(key, "--api-key or " + VARIABLE).encode()) for key in given]
         self._file = file
         self._equal = equal
-        self._stamp: tuple[int, ...] | None = None
-        self._from_file: list[bytes] = []
+        # the file's stamp and its keys: one value, so that no thread has the keys of another stamp
+        self._read: tuple[_Stamp, list[bytes]] = (None, [])
         if file is not None:
-            self._stamp = _stamp(file)
-            self._from_file = [self._digest(key.encode()) for key in read_key_file(file)]
+            self._read = _stamp(file), [self._digest(key.encode()) for key in read_key_file(file)]
         self.required = bool(self._given or file is not None)
 
     @classmethod
@@ -87,12 +88,18 @@ class Keys:
         return len(set(self._current())) > 1
 
     def _current(self) -> list[bytes]:
-        if self._file is not None:
-            stamp = _stamp(self._file)
-            if stamp != self._stamp:
-                self._stamp = stamp
-                self._from_file = [self._digest(key.encode()) for key in _still_valid(self._file)]
-        return self._given + self._from_file
+        if self._file is not None and (stamp := _stamp(self._file)) != self._read[0]:
+            self._read = self._read_again(self._file, stamp)
+        return self._given + self._read[1]
+
+    def _read_again(self, file: Path, stamp: _Stamp) -> tuple[_Stamp, list[bytes]]:
+        """A file that has changed while the server runs: no keys where it went wrong."""
+        try:
+            return stamp, [self._digest(key.encode()) for key in read_key_file(file)]
+        except StorageError:
+            return None, []  # without a stamp: it may be readable at the next request
+        except GlmEdgeError:
+            return stamp, []
 
     def _digest(self, key: bytes) -> bytes:
         """32 bytes for every key, so a comparison tells nothing of its length."""
@@ -122,21 +129,13 @@ def key_file_warnings(path: Path) -> list[str]:
     return warnings
 
 
-def _still_valid(path: Path) -> list[str]:
-    """The keys of a file that has changed while the server runs; none where it went wrong."""
-    try:
-        return read_key_file(path)
-    except GlmEdgeError:
-        return []
-
-
 def _checked(key: str, source: str) -> str:
     if not _KEY.fullmatch(key):
         raise UsageError(f"{source}: a key must be printable ASCII without spaces, and not empty")
     return key
 
 
-def _stamp(path: Path) -> tuple[int, ...] | None:
+def _stamp(path: Path) -> _Stamp:
     """Changes whenever the file does; None while it is missing."""
     try:
         status = path.stat()

@@ -112,6 +112,42 @@ def test_a_file_that_goes_wrong_opens_nothing(tmp_path: Path, how: str) -> None:
     assert accepts(keys, "again")
 
 
+@pytest.mark.case("A4")
+@pytest.mark.skipif(os.name != "posix", reason="limits open files with setrlimit")
+def test_a_changed_file_that_cannot_be_read_now_is_read_by_the_next_request(tmp_path: Path) -> None:
+    import resource
+
+    file = tmp_path / "keys"
+    file.write_text("old\n")
+    keys = Keys(file=file)
+    file.write_text("new-key\n")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        assert not accepts(keys, "old")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert accepts(keys, "new-key")
+
+
+@pytest.mark.case("A4")
+def test_a_read_that_fails_leaves_no_revoked_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "keys"
+    file.write_text("old\n")
+    keys = Keys(file=file)
+    file.write_text("new-key\n")
+
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fstat", no_memory)
+        with pytest.raises(MemoryError):
+            keys.accept(b"Bearer old", None)
+    assert not accepts(keys, "old")
+    assert accepts(keys, "new-key")
+
+
 @pytest.mark.case("C2")
 def test_keys_of_options_environment_and_file_all_open(tmp_path: Path) -> None:
     file = tmp_path / "keys"
