@@ -96,7 +96,9 @@ class Channel(HTTPChannel):
         self._reading = True  # a request has begun, or the first one is waited for
         self._since = self._sent = time.monotonic()  # of `_reading`; of the last byte that the client took
         self._stuck: float | None = None  # since when bytes wait that the client does not take
-        self._delivery = 0.0  # seconds in which bytes of this answer have waited
+        self._answers = 0  # begun; counted in the threads that serve
+        self._counted = 0  # which answer the next figure is of
+        self._delivery = 0.0  # seconds in which bytes have waited since that answer began
         self._expired = self._since  # when `expire` was called last
         self._ahead = 0  # bytes read since the running request
         self._linger_until: float | None = None
@@ -107,8 +109,8 @@ class Channel(HTTPChannel):
         """Close the connection if the client has used up its time. Called from the loop's thread, now and then."""
         if not self.total_outbufs_len:
             self._stuck = None
-        if not self.busy:
-            self._delivery = 0.0
+        if self._counted != self._answers:
+            self._counted, self._delivery = self._answers, 0.0
         if self._linger_until is not None:
             self.will_close = self.will_close or now > self._linger_until
         elif self.total_outbufs_len:
@@ -148,6 +150,11 @@ class Channel(HTTPChannel):
         if len(self.requests) > self.adj.channel_request_lookahead or self._ahead > 2 * self.adj.max_request_body_size:
             self.handle_close()  # only to stop reading would not do: a client that leaves would not be noticed
         return result
+
+    def service(self) -> None:
+        """Answer the next request, in a thread of the server."""
+        self._answers += 1
+        super().service()
 
     def send(self, data: bytes, do_close: bool = True) -> int:
         sent = super().send(data, do_close)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from contextlib import ExitStack
@@ -103,3 +104,17 @@ def test_a_reader_of_little_now_and_then_does_not_hold_its_place_for_ever() -> N
         reader.join()
         assert ended
         assert time.monotonic() - begin > 2.2  # it is not taken for one that has stalled
+
+
+@pytest.mark.case("N13")
+def test_a_client_with_a_request_always_ahead_has_the_whole_time_for_each_answer() -> None:
+    """It paces itself: each answer waits for it for 0.4 of the time that one may, three of them for more."""
+    most, n = 3.0, 3
+    engine = FakeEngine(["x" * 15_000_000])  # more than the system takes
+    with LiveServer(engine, deadlines=Deadlines(delivery=most)) as server, server.connect() as wire:
+        wire.send(WHOLE * n)
+        for _ in range(n):
+            assert wire.socket.recv(1, socket.MSG_PEEK)  # it has begun to wait
+            time.sleep(0.4 * most)
+            reply = wire.reply()
+            assert (reply.status, len(reply.body) > 15_000_000) == (200, True)
