@@ -133,7 +133,7 @@ class EngineLoop:
 
     def leave(self, sequence: Sequence) -> None:
         """A sequence has ended, which frees capacity."""
-        if not sequence.cancelled:
+        if not sequence.cancelled:  # nor failed, which counts as cancelled too
             self._eta.ended(sequence.so_far())
         with self._lock:
             self._sequences.pop(sequence, None)

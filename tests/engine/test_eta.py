@@ -9,10 +9,18 @@ from pathlib import Path
 import pytest
 
 from glm_edge.engine.engine import LlamaEngine
+from glm_edge.engine.kv_cache import sequence_count
+from glm_edge.engine.loop import EngineLoop
+from glm_edge.engine.prefix_cache.store import Store
+from glm_edge.engine.sampling.sampler import Sampler
+from glm_edge.engine.scheduler import Scheduler
+from glm_edge.engine.sequence import GenerationJob, Sequence
+from glm_edge.engine.text.tokenizer import Prompt
 from glm_edge.errors import OverloadedError
 from glm_edge.generation import Generation, Progress
 from glm_edge.types import Chunk, EngineConfig, Message, Request, SamplingParams
 from support.server.live_server import eventually
+from support.simulation.fake_llama import Clock, FakeBatch, FakeContext, FakeModel, Fault
 
 MACHINE = 10  # how much faster or slower a busy machine may become in the middle of a test
 
@@ -85,3 +93,55 @@ def test_cancelled_requests_do_not_count(engine: LlamaEngine) -> None:
     for generation in generations:
         generation.cancel()
         list(generation)
+
+
+@pytest.mark.case("O1")
+def test_an_answer_that_failed_changes_no_estimate() -> None:
+    """Two engines of simulated time; in one, an answer that is long already fails before the others come."""
+    waits = []
+    for fails in (False, True):
+        engine = SimulatedEngine()
+        engine.run(engine.enter(tokens=4))
+        if fails:
+            failing = engine.enter(tokens=60)
+            while len(failing.tokens) < 40:
+                engine.loop.turn()
+            engine.context.fault = Fault("nan everywhere")
+            engine.run(failing)
+            assert failing.failed
+        running, waiting = engine.enter(tokens=60), engine.enter(tokens=60)
+        while not running.shown:
+            engine.loop.turn()
+        waits.append(engine.loop.progress(waiting).wait_s)
+    assert waits[0] is not None
+    assert waits[1] == pytest.approx(waits[0])
+
+
+class SimulatedEngine:
+    """The loop of an engine with one slot over the simulated llama.cpp; each token of an answer takes 3 s."""
+
+    def __init__(self) -> None:
+        clock, self._model = Clock(), FakeModel()
+        sizes = {"n_ctx": 200, "n_sequences": sequence_count(1), "n_outputs": sequence_count(1) + 1}
+        self.context = FakeContext(self._model, clock, **sizes, token_s=1.0, during=lambda: False)
+        store = Store(None, bytes(32), memory=0)
+        scheduler = Scheduler(self.context, FakeBatch(64), 1, store, lookup=False, clock=clock)  # type: ignore[arg-type]
+        self.loop = EngineLoop(scheduler, slots=1, queue_size=4)
+        self._clock = clock
+
+    def enter(self, tokens: int) -> Sequence:
+        """A request for so many tokens."""
+        params = SamplingParams(0, logit_bias={self._model.eos: -100.0})
+        answers: list[Sequence] = []
+        job = GenerationJob(Request((), params), Prompt("", [0, 1, 5, 6]), tokens)
+        generation: Generation[Chunk] = Generation()
+        sampler = Sampler(params)
+        answers.append(
+            Sequence(job, sampler, self._model, generation, answers, self.loop.leave, self._clock)  # type: ignore[arg-type]
+        )
+        self.loop.enter(answers)
+        return answers[0]
+
+    def run(self, answer: Sequence) -> None:
+        while not answer.finished:
+            self.loop.turn()
