@@ -14,6 +14,8 @@ import pytest
 from glm_edge.generation import Generation
 from glm_edge.types import Chunk, Engine, EngineConfig, JsonFormat, Message, Request, SamplingParams
 from glm_edge.worker import Worker
+from glm_edge.worker.messages import Call, Cancel, Item, Reply
+from glm_edge.worker.process import Process
 from support.engines import crashing_engines as crashing
 from support.engines.engine_requests import ask, text, worker
 from support.server.live_server import PATIENCE, eventually
@@ -188,3 +190,24 @@ def test_a_long_text_is_no_reason_to_take_an_engine_for_hung(tmp_path: Path) -> 
             engine.tokenize("x", check)
         assert engine.ready
         assert engine.pid == pid
+
+
+@pytest.mark.case("K2")
+def test_a_cancel_that_comes_while_the_engine_takes_the_request_ends_its_answer(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    child = Process(PATIENCE, lambda: True)  # killed where nothing comes, which ends its messages
+    replies = (message for message in child if isinstance(message, Reply | Item))
+    try:
+        child.send(Call(0, "load", partial(crashing.slow_to_submit, told)))
+        assert next(replies).id == 0
+        child.send(Call(1, "submit", ask("x")))
+        assert eventually(told.exists)
+        child.send(Cancel(1))
+        child.send(Call(2, "tokenize", "x"))
+        assert next(replies).id == 2  # the child reads in order: it knows of the cancel
+        told.unlink()
+        taken, last, end = (next(replies) for _ in range(3))
+        assert (taken.id, last.item.finish_reason, end.item) == (1, "cancelled", None)
+    finally:
+        child.kill()
+        child.end()

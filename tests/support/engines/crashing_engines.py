@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from glm_edge.errors import EngineError, IntegrityError, OverloadedError
-from glm_edge.types import Engine, EngineConfig, Request
+from glm_edge.generation import Generation
+from glm_edge.types import Chunk, Engine, EngineConfig, Request, Stats
 from support.engines.fake_engine import FakeEngine, Step
 
 
@@ -84,6 +85,33 @@ class _Tokenizes(FakeEngine):
 def tokenizes(told: Path) -> Engine:
     """Writes into a file when it begins and when it ends to tokenize."""
     return _Tokenizes(told)
+
+
+class _SlowToSubmit(FakeEngine):
+    """Takes a request when a file is gone."""
+
+    def __init__(self, told: Path) -> None:
+        super().__init__([threading.Event()])
+        self._told = told
+
+    def submit(self, request: Request) -> Generation[Chunk]:
+        self._told.write_text("begun", "utf-8")
+        while self._told.exists():
+            time.sleep(0.005)
+        generation = super().submit(request)
+        threading.Thread(target=self._tell, args=(generation,), daemon=True).start()
+        return generation
+
+    def _tell(self, generation: Generation[Chunk]) -> None:
+        while not generation.cancelled:
+            time.sleep(0.005)
+        generation.put(Chunk("", 0, "cancelled", Stats(1, 0, 0, 0.0, 0.0, 0.0)))
+        generation.finish()
+
+
+def slow_to_submit(told: Path) -> Engine:
+    """Writes a file when it begins to take a request, and goes on when that is removed; ends a cancelled one."""
+    return _SlowToSubmit(told)
 
 
 class _SlowToClose(FakeEngine):
