@@ -154,8 +154,13 @@ class OpenCalls:
         with self._lock:
             self._send_next()
 
-    def lose(self, why: str, *, closed: bool) -> None:
-        """The child is dead: end every call."""
+    def lose(self, why: str, *, back_in: float = 0.0, closed: bool) -> None:
+        """The child is dead: end every call.
+
+        Args:
+            back_in: seconds until the next one is expected to be loaded.
+            closed: whether there is no next one.
+        """
         with self._lock:
             self._send = None
             lost = list(self._open.values())
@@ -168,7 +173,7 @@ class OpenCalls:
         for opened in lost:
             error: EngineError = EngineDiedError(f"the engine died: {why}")
             if opened.sent is None:
-                error = LoadingError("the engine is being restarted; try again later")
+                error = LoadingError("the engine is being restarted; try again later", retry_after=back_in)
             if closed:
                 error = EngineClosedError("the engine is shutting down")
             if opened.generation is None:

@@ -29,14 +29,20 @@ class Process:
     Args:
         patience: seconds without a heartbeat, or without progress while `busy`, after which the child is killed.
 
-    Raises OSError or MemoryError where the system cannot start it, OutOfMemoryError where it has no threads for it.
+    Raises EngineError where the system does not start it, OutOfMemoryError where it has no memory or threads for it.
     """
 
     def __init__(self, patience: float, busy: Callable[[], bool]) -> None:
         # sys.path is handed over: the child finds what we find, and nothing in the current folder
         code = f"import sys; sys.path[:] = {sys.path!r}; from glm_edge.worker.child import main; main()"
-        with signals_held_back(signal.SIGINT, signal.SIGTERM):  # until `main` there ignores them
-            self._popen = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        command = [sys.executable, "-c", code]
+        try:
+            with signals_held_back(signal.SIGINT, signal.SIGTERM):  # until `main` there ignores them
+                self._popen = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        except OSError as error:
+            raise EngineError(f"the engine's process cannot be started: {error.strerror}") from error
+        except MemoryError:
+            raise OutOfMemoryError("no memory to start the engine's process; close other programs") from None
         if self._popen.stdin is None or self._popen.stdout is None:
             raise EngineError("no pipes to the engine's process")
         self._pipes = Pipes(self._popen.stdout, self._popen.stdin)  # type: ignore[arg-type]

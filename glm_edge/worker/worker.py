@@ -22,7 +22,6 @@ from ..errors import (
     IntegrityError,
     InvalidFileError,
     LoadingError,
-    OutOfMemoryError,
 )
 from ..generation import Generation
 from ..system.threads import start
@@ -65,6 +64,7 @@ class Worker:
         self._process: Process | None = None
         self._failure: GlmEdgeError | None = None
         self._served = False  # whether this child has answered a request
+        self._pause = 0.0  # seconds between the last child's end and the next one's start
         self._began = 0.0  # when this child was started, or the next will be
         self._load_s = 0.0  # how long the last load took
         self._ids = itertools.count()
@@ -164,30 +164,24 @@ class Worker:
             raise
 
     def _restart_until_closed(self) -> None:
-        pause = 0.0
         while not self._closed.is_set():
-            self._served = False
             load = self._reload if self._info.done() else self._load
             error = self._live_once(partial(_tested, load) if isinstance(self._failure, IntegrityError) else load)
             if not self._info.done():
                 self._info.set_exception(error)
                 return
             if not self._closed.is_set():
-                pause = 0.0 if self._served else min(_LONGEST_PAUSE_S, max(_SHORTEST_PAUSE_S, 2 * pause))
-                self._began = time.monotonic() + pause
-                _log.error("the engine is started again in %g s: %s", pause, error)
-                self._closed.wait(pause)
+                _log.error("the engine is started again in %g s: %s", self._pause, error)
+                self._closed.wait(self._pause)
 
     def _live_once(self, load: Callable[[], Engine]) -> GlmEdgeError:
         """Start a child and follow it to its end; returns what it ended with."""
+        self._served = False
         self._began = time.monotonic()
         try:
             process = Process(self._patience, lambda: self._calls.computed)
-        except OSError as error:
-            return EngineError(f"the engine's process cannot be started: {error.strerror}")
-        except MemoryError:
-            return OutOfMemoryError("no memory to start the engine's process; close other programs")
-        except OutOfMemoryError as error:
+        except GlmEdgeError as error:
+            self._plan_next()
             return error
         with self._lock:
             self._process = process
@@ -196,8 +190,14 @@ class Worker:
         failed = self._follow(process)
         loaded = self._calls.stop()  # requests from here on are not the dead child's
         death = process.end()
-        self._calls.lose(death.why, closed=self._closed.is_set())
+        self._plan_next()
+        self._calls.lose(death.why, back_in=self._back_in(), closed=self._closed.is_set())
         return failed or (EngineError(f"it died: {death.why}") if loaded else death.while_loading())
+
+    def _plan_next(self) -> None:
+        """When the next child is started: at once after one that served, later and later after others."""
+        self._pause = 0.0 if self._served else min(_LONGEST_PAUSE_S, max(_SHORTEST_PAUSE_S, 2 * self._pause))
+        self._began = time.monotonic() + self._pause
 
     def _follow(self, process: Process) -> GlmEdgeError | None:
         """Handle the child's messages until it is dead; returns what its load or its engine failed with."""

@@ -1,9 +1,10 @@
-"""What the end of an answer proves about its prompt: only a whole answer ends the suspicion against it."""
+"""What the end of an answer proves about its prompt, and what each call learns when the engine dies."""
 
 from __future__ import annotations
 
 import pytest
 
+from glm_edge.errors import EngineDiedError, LoadingError
 from glm_edge.generation import Generation
 from glm_edge.types import Chunk
 from glm_edge.worker.calls import OpenCall, OpenCalls
@@ -27,3 +28,20 @@ def test_an_answer_that_its_reader_cancelled_leaves_its_prompt_under_suspicion(c
     assert calls.pass_on(Item(1, None)) is not cancelled
     assert quarantine.is_suspect(b"x") is cancelled
     assert generation.get(0) is None
+
+
+def test_a_call_that_was_not_sent_learns_when_the_engine_will_be_back() -> None:
+    quarantine = CrashQuarantine()
+    for _ in range(3):
+        quarantine.record_crash([b"x"])
+    calls = OpenCalls(quarantine)
+    calls.start(lambda message: None)
+    generations: list[Generation[Chunk]] = [Generation(), Generation()]
+    for id, generation in enumerate(generations):  # the first runs alone, the other waits for its turn
+        assert calls.enter(OpenCall(Call(id, "submit", None), generation=generation, prompt=b"x"))
+    calls.lose("why", back_in=7.5, closed=False)
+    with pytest.raises(EngineDiedError, match="the engine died: why"):
+        generations[0].get(0)
+    with pytest.raises(LoadingError) as caught:
+        generations[1].get(0)
+    assert caught.value.retry_after == 7.5
