@@ -67,7 +67,7 @@ class Request:
     trim: bool = False  # leave out the oldest rounds when the conversation does not fit, instead of refusing it
     prompt: str | None = None  # text to continue, instead of messages: control ids in front, no round template
     max_length: int | None = None  # tokens of prompt and answer together, as ChatGLM counts; may be below the context
-    prefix_scope: bytes = b""  # 32 bytes or none; only requests of one scope share computed prefixes
+    prefix_scope: bytes = b""  # 32 bytes or none; only requests of one scope share computed prefixes, and quarantines
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class OpenCall:
     done: Future[Any] = field(default_factory=Future)  # the value of the reply
     generation: Generation[Chunk] | None = None  # only of a submit
     progress: Progress | None = None
-    prompt: bytes = b""  # a hash
+    prompt: bytes = b""  # a hash; of a submit
     sent: float | None = None  # when it went to the child
     entered: float = field(default_factory=time.monotonic)
 
@@ -165,11 +165,11 @@ class OpenCalls:
             self._send = None
             lost = list(self._open.values())
             self._open.clear()
-            running = {one.prompt for one in lost if one.generation is not None and one.sent is not None}
-            running |= self._failed
+            sent = [one for one in lost if one.sent is not None]
+            running = {one.prompt for one in sent if one.generation is not None} | self._failed
             self._failed = set()
         if not closed:
-            self._quarantine.record_crash(running)
+            self._quarantine.record_crash(running, beside=any(one.generation is None for one in sent))
         for opened in lost:
             error: EngineError = EngineDiedError(f"the engine died: {why}")
             if opened.sent is None:
@@ -188,14 +188,13 @@ class OpenCalls:
         if self._send is None:
             return
         now = time.monotonic()
-        running = [one for one in self._open.values() if one.generation is not None and one.sent is not None]
+        running = [one for one in self._open.values() if one.sent is not None]
         for opened in self._open.values():
             if opened.sent is not None:
                 continue
-            if opened.generation is not None:
-                if any(self._is_alone(one, now) for one in running) or (running and self._is_alone(opened, now)):
-                    return
-                running.append(opened)
+            if any(self._is_alone(one, now) for one in running) or (running and self._is_alone(opened, now)):
+                return
+            running.append(opened)
             opened.sent = now
             self._send(opened.call)
 

@@ -1,7 +1,8 @@
 """Prompts that the engine does not survive: known by the deaths at which they ran alone.
 
-A death at which several prompts ran is recorded against none of them alone. A prompt of three such deaths is a suspect:
-it runs alone for a while, so that its next death, or its answer, tells. Only hashes are stored.
+A death at which several prompts ran, or a text was tokenized, is recorded against none of them alone. A prompt of three
+such deaths is a suspect: it runs alone for a while, so that its next death, or its answer, tells. Only hashes are
+stored, of a prompt and its scope: each key's clients have their own three deaths.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class _Crash:
     """One death of the engine, as it concerns one prompt."""
 
     at: float
-    alone: bool  # whether no other prompt ran
+    alone: bool  # whether nothing else ran
 
 
 class CrashQuarantine:
@@ -55,11 +56,12 @@ class CrashQuarantine:
         with self._lock:
             return len(self._recent(prompt)) >= _MOST_DEATHS
 
-    def record_crash(self, running: Collection[bytes]) -> None:
-        """The engine died while it answered these prompts, each once."""
+    def record_crash(self, running: Collection[bytes], *, beside: bool = False) -> None:
+        """The engine died while it answered these prompts, each once; `beside`: while it tokenized a text, too."""
+        alone = len(running) == 1 and not beside
         with self._lock:
             for prompt in running:
-                crash = _Crash(self._clock(), len(running) == 1)
+                crash = _Crash(self._clock(), alone)
                 self._crashes[prompt] = [*self._recent(prompt), crash]
 
     def clear(self, prompt: bytes) -> None:

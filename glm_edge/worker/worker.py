@@ -107,7 +107,10 @@ class Worker:
     def submit(self, request: Request) -> Generation[Chunk]:
         """See types.Engine; RepeatedCrashError for a prompt that the engine does not survive."""
         id = next(self._ids)
-        prompt = hashlib.sha256(repr((request.messages, request.prompt)).encode("utf-8", "surrogatepass")).digest()
+        # with the scope: whose request kills, by its schema say, must not get the same text refused to others, or
+        # learn that they asked it
+        text = repr((request.prefix_scope, request.messages, request.prompt))
+        prompt = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
         self._quarantine.check(prompt)
         opened = OpenCall(Call(id, "submit", request), prompt=prompt)
         generation = opened.generation = Generation(lambda: self._calls.cancel(id), lambda: opened.progress)

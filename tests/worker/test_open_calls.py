@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from glm_edge.errors import EngineDiedError, LoadingError
+from glm_edge.errors import EngineDiedError, LoadingError, RepeatedCrashError
 from glm_edge.generation import Generation
 from glm_edge.types import Chunk
 from glm_edge.worker.calls import OpenCall, OpenCalls
@@ -45,3 +45,39 @@ def test_a_call_that_was_not_sent_learns_when_the_engine_will_be_back() -> None:
     with pytest.raises(LoadingError) as caught:
         generations[1].get(0)
     assert caught.value.retry_after == 7.5
+
+
+@pytest.mark.case("N3")
+@pytest.mark.parametrize("beside", [True, False], ids=["beside", "alone"])
+def test_a_death_while_a_text_is_tokenized_too_is_explained_by_no_prompt_alone(beside: bool) -> None:
+    quarantine = CrashQuarantine()
+    calls = OpenCalls(quarantine)
+    for _ in range(3):
+        calls.start(lambda message: None)
+        generation: Generation[Chunk] = Generation()
+        assert calls.enter(OpenCall(Call(1, "submit", None), generation=generation, prompt=b"x"))
+        tokenized = OpenCall(Call(2, "tokenize", "x"))
+        if beside:
+            assert calls.enter(tokenized)
+        calls.lose("why", closed=False)
+    if beside:
+        quarantine.check(b"x")
+    else:
+        with pytest.raises(RepeatedCrashError):
+            quarantine.check(b"x")
+
+
+@pytest.mark.case("N3")
+def test_a_text_is_not_tokenized_beside_a_suspect() -> None:
+    quarantine = CrashQuarantine()
+    for _ in range(3):
+        quarantine.record_crash([b"x", b"y"])
+    calls = OpenCalls(quarantine)
+    sent: list[object] = []
+    calls.start(sent.append)
+    suspect, text = Call(1, "submit", None), Call(2, "tokenize", "x")
+    assert calls.enter(OpenCall(suspect, generation=Generation(), prompt=b"x"))
+    assert calls.enter(OpenCall(text))
+    assert sent == [suspect]
+    calls.pass_on(Item(1, None))
+    assert sent == [suspect, text]

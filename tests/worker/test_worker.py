@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -192,6 +193,21 @@ def test_a_prompt_that_kills_three_times_is_refused_and_others_are_not() -> None
             engine.submit(ask("SIGABRT"))
         assert text(engine.submit(ask("hi"))) == "ab"
         assert engine.pid == survivor
+
+
+@pytest.mark.case("N3", "N9")
+@posix
+def test_a_prompt_that_kills_is_refused_to_its_own_scope_alone() -> None:
+    """Another key's client neither gets it refused nor learns of it; it has three deaths of its own."""
+    one, other = (replace(ask("SIGABRT"), prefix_scope=scope * 32) for scope in (b"1", b"2"))
+    with worker(crashing.obeys) as engine:
+        for request in (one, one, one, other):
+            assert isinstance(failure(engine.submit(request)), EngineDiedError)
+            assert works_again(engine)
+        with pytest.raises(RepeatedCrashError):
+            engine.submit(one)
+        assert isinstance(failure(engine.submit(other)), EngineDiedError)
+        assert works_again(engine)
 
 
 @pytest.mark.case("N3")
