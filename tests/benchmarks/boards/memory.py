@@ -1,6 +1,6 @@
 """What a model does in the memory of a board: each file in memory cgroups of several sizes, and without a limit.
 
-    python tests/benchmarks/boards.py A.gguf B.gguf --limits 2,4,8     # GiB; needs root on Linux
+    python tests/benchmarks/boards/memory.py A.gguf B.gguf --limits 2,4,8     # GiB; needs root on Linux
 
 Every run is a process of its own in a cgroup of its own, version 2 or 1, whichever has the memory controller, and begins
 without a page of the file in memory: pages that another cgroup has read would cost this one nothing. It loads the
