@@ -2,10 +2,10 @@
 
     python tests/benchmarks/boards/memory.py A.gguf B.gguf --limits 2,4,8     # GiB; needs root on Linux
 
-Every run is a process of its own in a cgroup of its own, version 2 or 1, whichever has the memory controller, and begins
+Every run is a process of its own in a cgroup of its own, version 2 or 1, whichever has the memory controller. It begins
 without a page of the file in memory: pages that another cgroup has read would cost this one nothing. It loads the
-model as `chat` does, reads a prompt, writes an answer, and writes a second one: the second shows what is read from the
-disk once warm. Prints a table, then one JSON line. A run that the kernel kills is marked so; it is a defect of the plan.
+model as `chat` does, and twice reads a prompt and writes an answer: the second time shows what is read from the disk
+once warm. Prints a table, then one JSON line. A run that the kernel kills is marked so; it is a defect of the plan.
 """
 
 from __future__ import annotations
