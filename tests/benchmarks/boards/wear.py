@@ -2,7 +2,7 @@
 
     python tests/benchmarks/boards/wear.py MODEL.gguf            # ChatGLM2-6B's own file, or one with fewer layers
 
-The default of 60 rounds is an hour of someone who reads and types while 2 threads write 3 tokens a second. Bytes are the
+60 rounds are an hour of someone who reads and types while 2 threads write 3 tokens a second. Bytes are the
 kernel's account of what this process had written, on the file system of --folder. A state grows with the model's
 layers, so the figures of a model with fewer are scaled up. Prints one line a way, then one JSON line.
 """
