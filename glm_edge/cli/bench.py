@@ -12,6 +12,7 @@ import click
 from ..errors import UsageError
 from ..system.address_space import require_addresses
 from ..types import EngineConfig
+from .model import model_option
 from .number import ThreadCount, WholeNumber
 from .progress import bar
 
@@ -23,7 +24,7 @@ _SPARE = 64  # tokens of context beside a prompt: a second turn, an answer's sta
 
 
 @click.command("bench")
-@click.option("--model", type=click.Path(path_type=Path), help="The GGUF file.  [default: the demo model]")
+@model_option
 @click.option("--ctx", "n_ctx", type=WholeNumber(256), help="Tokens of context.")
 @click.option(
     "--threads", type=ThreadCount(), help="Threads that compute.  [default: the profile's, or one for each big core]"

@@ -12,13 +12,14 @@ import click
 from ..errors import InvalidFileError, RequestError, UsageError
 from ..system.address_space import require_addresses
 from ..types import LEAST_CTX, Chunk, Engine, EngineConfig, Message, Request, SamplingParams, Stats
+from .model import model_option
 from .number import Number, ThreadCount, WholeNumber
 
 _HELP = "/new starts a new conversation, /exit or Ctrl-D leaves; Ctrl-C stops an answer."
 
 
 @click.command("chat")
-@click.option("--model", type=click.Path(path_type=Path), help="The GGUF file.  [default: the demo model]")
+@model_option
 @click.option(
     "--prompt", help="Print the answer to this and exit. Stdin, where it is a pipe or a file, goes before it."
 )

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from .model import model_option
 from .number import WholeNumber
 
 
 @click.command("doctor")
-@click.option("--model", type=click.Path(path_type=Path), help="The GGUF file.  [default: the demo model]")
+@model_option
 @click.option("--port", type=WholeNumber(1, 65535), default=8000, show_default=True, help="The port to look at.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead.")
 @click.pass_context
@@ -21,6 +22,7 @@ def command(context: click.Context, model: Path | None, port: int, as_json: bool
     """
     import platformdirs
 
+    from ..system.default_model import read_default
     from ..tools.doctor import report
     from ..tools.doctor.examine import examine
     from ..tools.doctor.host import Host
@@ -30,6 +32,8 @@ def command(context: click.Context, model: Path | None, port: int, as_json: bool
         "cache": Path(platformdirs.user_cache_dir("glm-edge", appauthor=False)),
         "settings": Path(platformdirs.user_config_dir("glm-edge", appauthor=False)),
     }
+    if model is None and (default := read_default()) is not None:
+        model = default.model
     found = examine(Host(), model, folders, port)
     click.echo(report.as_json(found) if as_json else report.as_text(found))
     context.exit(0 if found.ok else 1)

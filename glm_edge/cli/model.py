@@ -1,21 +1,37 @@
-"""The model file that a command runs: the one named, or the demo model."""
+"""The model file that a command runs: the one named, the default model, or the demo model."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import click
+
 from ..errors import GlmEdgeError, InvalidFileError, StorageError
+
+model_option = click.option(
+    "--model", type=click.Path(path_type=Path), help="The GGUF file.  [default: the default model, or else the demo]"
+)
 
 
 def resolve_model(path: Path | None) -> Path:
-    """The GGUF file to load: the one named, or the demo model.
+    """The GGUF file to load: the one named, else the default model, which a line on stderr says, else the demo model.
 
-    Raises InvalidFileError when a folder was named, StorageError when the file is not there.
+    Raises InvalidFileError when a folder was named or the default names no file, StorageError when the file is not there.
     """
     if path is None:
+        from ..system.default_model import read_default
         from .demo import demo_model
 
-        return demo_model()
+        default = read_default()
+        if default is None:
+            return demo_model()
+        if not default.model.is_file():
+            raise StorageError(
+                f"{default.model}: the default model is gone; put it back, name another with --model FILE, or remove"
+                f" {default.entry} for the demo model"
+            )
+        click.echo(f"the default model: {default.model}", err=True)
+        return default.model
     if path.is_dir():
         found = sorted(path.glob("*.gguf"))
         hint = f"name a GGUF file in it, as {found[0] if found else path / 'NAME.gguf'}"

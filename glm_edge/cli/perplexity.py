@@ -12,6 +12,7 @@ import click
 from ..errors import InvalidFileError
 from ..system.address_space import require_addresses
 from ..system.safe_open import read_file
+from .model import model_option
 from .number import ThreadCount, WholeNumber
 from .progress import progress_bar
 
@@ -24,7 +25,7 @@ _FILE_BYTES = 256 << 20  # of text, at most
 
 @click.command("perplexity")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--model", type=click.Path(path_type=Path), help="The GGUF file.  [default: the demo model]")
+@model_option
 @click.option("--ctx", "n_ctx", type=WholeNumber(64), default=512, show_default=True, help="Tokens of a window.")
 @click.option("--threads", type=ThreadCount(), help="Threads that compute.  [default: one for each big core]")
 def command(file: Path, model: Path | None, n_ctx: int, threads: int | None) -> None:

@@ -14,6 +14,7 @@ from ..api.config import ServeConfig
 from ..api.http.limits import Limits
 from ..system.address_space import require_addresses
 from ..types import LEAST_CTX, EngineConfig
+from .model import model_option
 from .number import Number, ThreadCount, WholeNumber
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @click.command("serve")
-@click.option("--model", type=click.Path(path_type=Path), help="The GGUF file.  [default: the demo model]")
+@model_option
 @click.option(
     "--host", default=ServeConfig.host, show_default=True, help="Address to listen on; beyond loopback needs a key."
 )

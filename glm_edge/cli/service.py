@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import StorageError, UsageError
+from .model import model_option
 from .number import WholeNumber
 from .progress import is_terminal
 
@@ -43,7 +44,7 @@ def command() -> None:
 
 
 @command.command("install")
-@click.option("--model", type=click.Path(path_type=Path), help="The GGUF file.  [default: the demo model]")
+@model_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Beyond loopback it needs --api-key-file.")
 @click.option("--port", type=WholeNumber(1, 65535), default=8000, show_default=True)
 @click.option("--api-key-file", type=click.Path(path_type=Path), help="A file with one key a line, of mode 0600.")
@@ -55,6 +56,7 @@ def install(
     """Install and start it, or change what it serves."""
     from ..api.access.keys import read_key_file
     from ..api.access.policy import is_loopback
+    from ..system.default_model import read_default
     from ..tools.service.install import install_steps
     from ..tools.service.unit import Service
     from .model import resolve_model
@@ -63,6 +65,8 @@ def install(
     if not loopback and api_key_file is None:
         raise UsageError(f"--host {host} can be reached from other machines: give keys with --api-key-file")
     location = _location(user, root)
+    if model is None and location.live and (default := read_default()) is not None:
+        model = default.model  # named, because the service has another config folder
     file = None if model is None else location.name_of(model)
     if file is not None:
         path = location.file_of(file)

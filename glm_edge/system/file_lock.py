@@ -73,7 +73,7 @@ class Lock:
             holder = self._file.read(20)
             who = f"pid {int(holder)}" if holder.isdigit() else "another process"
             raise StorageError(
-                f"{output}: locked by {who}, which is writing it; wait for its end or choose another with --out"
+                f"{output}: locked by {who}, which is writing it; wait for its end or choose another output"
             ) from None
 
     def _is_there(self) -> bool:

@@ -1,0 +1,68 @@
+"""The default model: the file that commands run when none is named, as a path in a file of one line.
+
+A user has one in the config folder, the machine one for all in /etc/glm-edge; the user's goes first. install.sh of a
+bundle writes it. Without any, commands run the demo model.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from ..errors import InvalidFileError, StorageError, UsageError
+from .atomic_write import atomic_write
+from .private import make_folder
+from .safe_open import read_file
+
+_NAME = "default-model"
+_BYTES = 1 << 14
+_EVERYONE = Path("/etc/glm-edge")  # also what the service of `glm-edge service` takes for its config folder
+
+
+@dataclass(frozen=True)
+class DefaultModel:
+    """A default model and the entry that names it."""
+
+    model: Path
+    entry: Path
+
+
+def entry_path(*, everyone: bool = False) -> Path:
+    """The file of this user's entry, or of the machine's."""
+    if everyone:
+        return _EVERYONE / _NAME
+    return Path(platformdirs.user_config_dir("glm-edge", appauthor=False)) / _NAME
+
+
+def read_default() -> DefaultModel | None:
+    """The default model, which may be gone; None where nobody chose one.
+
+    Raises InvalidFileError for an entry that names none, StorageError for one that cannot be read.
+    """
+    for entry in (entry_path(), entry_path(everyone=True)):
+        if not os.path.lexists(entry):
+            continue
+        model = Path(os.fsdecode(read_file(entry, _BYTES).partition(b"\n")[0]))
+        if not model.is_absolute():
+            raise InvalidFileError(f"{entry}: names no model; remove it, or name a model with --model FILE")
+        return DefaultModel(model, entry)
+    return None
+
+
+def write_default(model: Path, entry: Path) -> None:
+    """Make a model the default. Raises UsageError for a path that is no line, StorageError."""
+    text = os.fsencode(model)
+    if not model.is_absolute() or b"\n" in text:
+        raise UsageError(f"{model}: a default model is named by its whole path, without line ends")
+    try:
+        if entry.parent == _EVERYONE:
+            entry.parent.mkdir(mode=0o755, exist_ok=True)
+        else:
+            make_folder(entry.parent)
+        atomic_write(entry, [text + b"\n"])
+        entry.chmod(0o644 if entry.parent == _EVERYONE else 0o600)
+    except OSError as error:
+        raise StorageError(f"{entry}: cannot be written: {error.strerror}") from error
