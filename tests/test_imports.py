@@ -45,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tools.doctor": {"system", "model", "convert", "llama", "engine"},
     "tools.service": {"system"},
     "tools.runtime": {"model"},
+    "tools.bundle": {"system", "model", "engine.prefix_cache", "tools.runtime", "tools.service"},
     "cli": {"*"},
 }
 DOORS = {"convert/__main__.py", "__main__.py"}  # these start the command line and do nothing else

@@ -25,6 +25,7 @@ _VERBS = {
     "perplexity": ("glm_edge.cli.perplexity", "How well a model predicts a text."),
     "bench": ("glm_edge.cli.bench", "Measure speed and memory; --tune finds the fastest settings."),
     "runtime": ("glm_edge.cli.runtime", "Build llama.cpp for every processor of an architecture, as one wheel."),
+    "bundle": ("glm_edge.cli.bundle", "Make a folder with all that a machine without a network needs."),
     "doctor": ("glm_edge.cli.doctor", "What this machine will do, and what stands in its way."),
     "service": ("glm_edge.cli.service", "Serve a model from the machine's start on, by systemd."),
     "warm": ("glm_edge.cli.warm", "Compute prompts beforehand and save them beside the model."),
