@@ -44,8 +44,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tools.bench": {"system", "model", "llama", "engine", "engine.text", "engine.prefix_cache", "tools"},
     "tools.doctor": {"system", "model", "convert", "llama", "engine"},
     "tools.service": {"system"},
-    "tools.runtime": {"model"},
+    "tools.runtime": {"system", "model"},
     "tools.bundle": {"system", "model", "engine.prefix_cache", "tools.runtime", "tools.service"},
+    "tools.bundle.install": {"system"},
     "cli": {"*"},
 }
 DOORS = {"convert/__main__.py", "__main__.py"}  # these start the command line and do nothing else

@@ -30,6 +30,7 @@ ALLOWED = {
     ("tools/bundle/bundle.py", "path.read_text"): (1, "a file of the package"),
     ("tools/bundle/wheels.py", "LOCK.read_text"): (1, "a file of the package"),
     ("tools/bundle/wheels.py", "wanted.write_text"): (1, OURS),
+    ("tools/bundle/install/environment.py", "(folder / 'pyvenv.cfg').write_text"): (1, OURS),
     ("tools/bundle/own_wheel.py", "installed.read_text"): (1, "a file of this installation"),
     ("tools/runtime/build.py", "LOCK.read_text"): (2, "a file of the package"),
     ("tools/runtime/build.py", "(folder / name).write_text"): (1, OURS),

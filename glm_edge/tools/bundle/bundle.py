@@ -26,19 +26,18 @@ from ... import __version__
 from ...engine.prefix_cache.store_file import bundled_folder
 from ...errors import StorageError, UsageError
 from ...model.checks import check_model
-from ...model.ggml import RUNTIME_MARKER
 from ...model.gguf import read_gguf
 from ...system.atomic_write import atomic_write
+from ...system.hashes import sha256_of
 from ...system.private import make_folder
-from ..runtime.build import build
-from ..runtime.build import locked as locked_version
+from ..runtime.build import build, described, description
 from ..service.unit import Service, unit_text
 from .own_wheel import epoch, own_wheel
-from .wheels import PIP, Target, fetch, locked, named, needed, pinned, sha256_of
-from .write import ABOUT, Entry, after, check_out, entry_of, write
+from .wheels import PIP, Target, fetch, glibc_of, locked, named, needed, pinned
+from .write import ABOUT, Entry, after, check_out, check_room, entry_of, write
 
 FILES = Path(__file__).with_name("files")
-LEAST_GLIBC = "2.28"
+LEAST_GLIBC = (2, 28)
 RUNTIME = "llama-cpp-python"
 PREFIX = Path("/opt/glm-edge")  # where install.sh of root puts it
 
@@ -90,6 +89,9 @@ def bundle(task: Task, steps: Steps) -> Made:
     if task.runtime is not None:
         _check_runtime(task.runtime, task)
     make_folder(task.cache)
+    wheels = {wheel for target in task.targets for wheel in locked(target)}
+    size = sum(wheel.size for wheel in wheels) + sum(path.stat().st_size for path in models.values())
+    check_room(task.out, size)
     for target in task.targets:
         with steps(f"fetching for Python {target.python}", "B") as progress:
             fetch(locked(target), target, task.cache, progress)
@@ -106,7 +108,7 @@ def bundle(task: Task, steps: Steps) -> Made:
     with steps("writing", "B") as progress:
         write(task.out, entries, top=f"glm-edge-{__version__}-linux-{task.machine}", time=epoch(), progress=progress)
     warning = f"{runtime.name} was built for one kind of processor; glm-edge runtime builds it for all"
-    warnings = () if is_portable(runtime) else (warning,)
+    warnings = () if described(runtime) else (warning,)
     return Made(len(entries) + 1, sum(entry.size for entry in entries), str(about["glibc"]), warnings)
 
 
@@ -147,9 +149,8 @@ def _check_runtime(wheel: Path, task: Task) -> None:
 
 def _runtime(task: Task, steps: Steps) -> Path:
     """The wheel that an earlier build left in the cache folder, or a new one."""
-    version = locked_version(RUNTIME)
-    for path in sorted(task.cache.glob(f"llama_cpp_python-{version}-*.whl")):
-        if all(target.fits(path.name) for target in task.targets):
+    for path in sorted(task.cache.glob("llama_cpp_python-*.whl")):
+        if described(path) == description(task.machine):
             return path
     with steps("building llama.cpp", " steps") as progress:
         return build(task.machine, task.cache, progress)
@@ -188,10 +189,10 @@ def _unpacked(wheel: Path) -> int:
 
 
 def _glibc(wheels: Sequence[Path]) -> str:
-    """The glibc that the libraries of wheels need, by the versions of its symbols in them."""
-    found = {tuple(map(int, LEAST_GLIBC.split(".")))}
+    """The glibc that wheels need, by their names and by what their libraries ask for."""
+    found = {LEAST_GLIBC}
     for wheel in wheels:
-        found |= {version for version, _ in glibc_versions(wheel)}
+        found |= {glibc_of(wheel.name), *(version for version, _ in glibc_versions(wheel))}
     return ".".join(map(str, max(found)))
 
 
@@ -207,12 +208,6 @@ def glibc_versions(wheel: Path) -> list[tuple[tuple[int, int], str]]:
                 minors = [int(minor) for minor in re.findall(rb"\0GLIBC_2\.(\d+)(?:\.\d+)*(?=\0)", data)]
                 found.append(((2, max(minors, default=0)), entry.filename))
     return found
-
-
-def is_portable(runtime: Path) -> bool:
-    """Whether `glm-edge runtime` built it, for every processor."""
-    with zipfile.ZipFile(runtime) as archive:
-        return any(name.endswith(RUNTIME_MARKER) for name in archive.namelist())
 
 
 def _texts(task: Task) -> list[Entry]:

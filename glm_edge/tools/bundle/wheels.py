@@ -7,9 +7,9 @@ llama-cpp-python, which comes as source only and is built by `tools/runtime`. `t
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -26,6 +26,7 @@ from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from ...errors import InvalidFileError, StorageError, UsageError
+from ...system.hashes import sha256_of
 from ...system.safe_open import safe_open
 
 LOCK = Path(__file__).with_name("wheels.lock")
@@ -36,8 +37,8 @@ PIP = "pip"  # in the lock, but nothing that GLM Edge needs: it installs the oth
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 _NEWEST_GLIBC = 31  # 2.31, of Debian 11: no locked wheel needs more
+_OLD_GLIBC = {"manylinux2014": 17, "manylinux2010": 12, "manylinux1": 5}
 _AT_ONCE = 8  # wheels of one call of pip; what was fetched before an interruption stays
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,7 @@ class Target:
     def platforms(self) -> list[str]:
         """As wheels name them, the newest first."""
         named = [f"manylinux_2_{minor}_{self.machine}" for minor in range(_NEWEST_GLIBC, 4, -1)]
-        old = ["manylinux2014", "manylinux2010", "manylinux1"]
-        return [*named, *(f"{name}_{self.machine}" for name in old), f"linux_{self.machine}"]
+        return [*named, *(f"{name}_{self.machine}" for name in _OLD_GLIBC), f"linux_{self.machine}"]
 
     @property
     def tags(self) -> frozenset[Tag]:
@@ -104,6 +104,17 @@ def locked(target: Target) -> list[LockedWheel]:
     return [wheel for wheel in wheels if target.fits(wheel.name)]
 
 
+def glibc_of(wheel: str) -> tuple[int, int]:
+    """The glibc that pip asks for before it installs a wheel of this file name: (2, 28) for manylinux_2_28."""
+    minors = []
+    for tag in named(wheel)[2]:
+        if match := re.match(r"manylinux_2_(\d+)_", tag.platform):
+            minors.append(int(match[1]))
+        else:
+            minors.append(_OLD_GLIBC.get(tag.platform.partition("_")[0], 0))
+    return 2, min(minors)
+
+
 def named(wheel: str) -> tuple[str, str, frozenset[Tag]]:
     """(package, version, tags) of a wheel's file name. Raises UsageError for what is none."""
     try:
@@ -111,18 +122,6 @@ def named(wheel: str) -> tuple[str, str, frozenset[Tag]]:
     except InvalidWheelFilename:
         raise UsageError(f"{wheel}: is no wheel's file name, as glm-edge runtime gives it") from None
     return name, str(version), tags
-
-
-def sha256_of(path: Path, tell: Callable[[int], None] | None = None) -> str:
-    """In hexadecimal digits. Args: tell: is called with the bytes read so far."""
-    digest, done = hashlib.sha256(), 0
-    with safe_open(path) as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            done += len(chunk)
-            if tell is not None:
-                tell(done)
-    return digest.hexdigest()
 
 
 def fetch(wheels: Sequence[LockedWheel], target: Target, folder: Path, progress: Progress) -> None:

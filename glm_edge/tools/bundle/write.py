@@ -6,6 +6,7 @@ was made before and is ours gives way at the end. Not here: what is in a bundle 
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -17,17 +18,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...errors import GlmEdgeError, StorageError
-from ...system.atomic_write import atomic_write, sync_folder
+from ...system.atomic_write import TEMPORARY, atomic_write, sync_folder
 from ...system.file_lock import Lock
+from ...system.hashes import parts_with_hash, sha256_of
 from ...system.safe_open import read_file, safe_open
-from .wheels import sha256_of
 
 ABOUT = "bundle.json"  # in every bundle: what it is, and by that whose
 SUMS = "SHA256SUMS"
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
-_CHUNK = 1 << 20
 _ABOUT_BYTES = 1 << 16
 _SUMS_BYTES = 1 << 22
 
@@ -42,19 +42,11 @@ class Entry:
     sha256: str
     mode: int = 0o644
 
-    def parts(self) -> Iterator[bytes]:
-        """Its bytes. Raises StorageError where the file behind it no longer has the hash."""
+    def parts(self, tell: Callable[[int], None]) -> Iterator[bytes]:
+        """Its bytes. Raises IntegrityError where the file behind it no longer has the hash."""
         if isinstance(self.content, bytes):
-            yield self.content
-            return
-        digest, left = hashlib.sha256(), self.size
-        with safe_open(self.content) as file:
-            while left and (part := file.read(min(left, _CHUNK))):
-                left -= len(part)
-                digest.update(part)
-                yield part
-        if digest.hexdigest() != self.sha256:
-            raise StorageError(f"{self.content}: has changed while it was read; repeat the command")
+            return iter([self.content])
+        return parts_with_hash(self.content, self.sha256, tell)
 
 
 def entry_of(name: str, content: Path | bytes, sha256: str | None = None, *, mode: int = 0o644) -> Entry:
@@ -92,7 +84,9 @@ def write(out: Path, entries: Sequence[Entry], *, top: str, time: int, progress:
     lock = Lock(out.with_name(f"{out.name}.lock"), out)
     try:
         check_out(out)
-        _check_room(out, every)
+        for left in out.parent.glob(f"{glob.escape(out.name)}.????????{TEMPORARY}"):  # of an archive's maker, killed
+            left.unlink()
+        check_room(out, sum(entry.size for entry in every))
         if out.suffix == ".tar":
             atomic_write(out, _archive(every, top, time, progress))
             out.chmod(0o644)
@@ -136,16 +130,22 @@ def _strange(folder: Path) -> str:
     return next((name for name in names if name not in known), "")
 
 
-def _check_room(out: Path, entries: Sequence[Entry]) -> None:
-    there = _part(out) if out.suffix != ".tar" else None
-    missing = [entry for entry in entries if there is None or not (there / entry.name).exists()]
-    need, free = sum(entry.size + 4096 for entry in missing), shutil.disk_usage(out.parent).free
-    if need > free:
-        raise StorageError(f"{out.parent}: {free / 1e9:.2f} GB are free and the bundle takes {need / 1e9:.2f} GB")
+def check_room(out: Path, size: int) -> None:
+    """Raise StorageError where a bundle of `size` bytes will not fit. What an interrupted run has left counts."""
+    part = _part(out)
+    there = sum(path.stat().st_size for path in part.rglob("*") if path.is_file()) if out.suffix != ".tar" else 0
+    free = shutil.disk_usage(out.parent).free
+    if size - there > free:
+        raise StorageError(f"{out}: {free / 1e9:.2f} GB are free, and the bundle takes {size / 1e9:.2f} GB")
 
 
 def _write_folder(out: Path, entries: Sequence[Entry], time: int, progress: Progress) -> None:
     part = _part(out)
+    old = out.with_name(f"{out.name}.old")
+    if os.path.lexists(old):  # of a run that was killed at its end
+        if old.is_symlink() or not _is_ours(old):
+            raise StorageError(f"{old}: is in the way; move it away")
+        shutil.rmtree(old)
     part.mkdir(exist_ok=True)
     known = {part / entry.name for entry in entries}
     for path in sorted(part.rglob("*"), reverse=True):  # of an earlier run that wanted something else
@@ -159,17 +159,14 @@ def _write_folder(out: Path, entries: Sequence[Entry], time: int, progress: Prog
         path = part / entry.name
         path.parent.mkdir(parents=True, exist_ok=True)
         if not _is_there(path, entry):
-            atomic_write(path, _counted(entry, after(done, total, progress)))
+            atomic_write(path, entry.parts(after(done, total, progress)))
         path.chmod(entry.mode)
         os.utime(path, (time, time))
         done += entry.size
         progress(done, total)
     for folder in (part, *(path for path in part.rglob("*") if path.is_dir())):
         folder.chmod(0o755)
-    old = out.with_name(f"{out.name}.old")
     if out.exists():
-        if os.path.lexists(old):
-            raise StorageError(f"{old}: is in the way; move it away")
         os.rename(out, old)
     os.rename(part, out)
     if old.exists():
@@ -180,14 +177,6 @@ def _is_there(path: Path, entry: Entry) -> bool:
     if path.is_symlink() or not path.is_file():
         return False
     return path.stat().st_size == entry.size and sha256_of(path) == entry.sha256
-
-
-def _counted(entry: Entry, tell: Callable[[int], None]) -> Iterator[bytes]:
-    done = 0
-    for part in entry.parts():
-        yield part
-        done += len(part)
-        tell(done)
 
 
 def after(done: int, total: int, progress: Progress) -> Callable[[int], None]:
@@ -203,7 +192,7 @@ def _archive(entries: Sequence[Entry], top: str, time: int, progress: Progress) 
         yield _header(folder, tarfile.DIRTYPE, 0, 0o755, time)
     for entry in entries:
         yield _header(f"{top}/{entry.name}", tarfile.REGTYPE, entry.size, entry.mode, time)
-        yield from _counted(entry, after(done, total, progress))
+        yield from entry.parts(after(done, total, progress))
         yield bytes(-entry.size % tarfile.BLOCKSIZE)
         done += entry.size
     yield bytes(2 * tarfile.BLOCKSIZE)

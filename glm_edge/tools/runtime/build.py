@@ -17,11 +17,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from ...errors import StorageError, UsageError
+from ...errors import InvalidFileError, StorageError, UsageError
 from ...model.ggml import RUNTIME_MARKER
+from ...system.safe_open import safe_open
 from . import compiler
 
 LOCK = Path(__file__).with_name("requirements.lock")
@@ -59,6 +61,24 @@ def build(machine: str, out: Path, progress: Progress | None = None) -> Path:
         tools = _install_tools(folder)
         wheel = _compile(machine, folder, tools, progress)
         return _finish(wheel, machine, folder, tools, out)
+
+
+def description(machine: str) -> dict[str, str]:
+    """What `build` makes today, as it writes it into the wheel."""
+    zig, source = locked("ziglang"), locked("llama-cpp-python")
+    return {"compiler": f"zig {zig}", "llama_cpp_python": source, "machine": machine}
+
+
+def described(wheel: Path) -> dict[str, str]:
+    """The description in a wheel; empty where `build` did not make it. Raises InvalidFileError for what is no wheel."""
+    try:
+        with safe_open(wheel) as file, zipfile.ZipFile(file) as archive:
+            found = json.loads(archive.read(f"llama_cpp/lib/{RUNTIME_MARKER}"))
+    except KeyError:
+        return {}
+    except (zipfile.BadZipFile, ValueError):
+        raise InvalidFileError(f"{wheel}: is no wheel, or a damaged one") from None
+    return dict(found)
 
 
 def locked(name: str) -> str:
@@ -121,8 +141,7 @@ def _finish(wheel: Path, machine: str, folder: Path, python: Path, out: Path) ->
         # a wheel has no links: each library is there once by its name and once more by its SONAME, where others need it
         if re.search(r"\.so\.\d+\.\d", path.name) or "llama-common" in path.name:
             path.unlink()
-    built = {"compiler": f"zig {locked('ziglang')}", "llama_cpp_python": locked("llama-cpp-python"), "machine": machine}
-    (libraries / RUNTIME_MARKER).write_text(json.dumps(built) + "\n", "utf-8")
+    (libraries / RUNTIME_MARKER).write_text(json.dumps(description(machine)) + "\n", "utf-8")
     environment = {**os.environ, "SOURCE_DATE_EPOCH": _EPOCH}
     (folder / "packed").mkdir()
     _run([*run, "pack", "-d", str(folder / "packed"), str(root)], "pack the wheel", environment)

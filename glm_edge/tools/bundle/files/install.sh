@@ -3,7 +3,7 @@
 #
 # PREFIX is /opt/glm-edge for root, else ~/.local/lib/glm-edge. Needs one of the Pythons that the bundle was made for
 # (PYTHON=/path/to/python3 names one) and the usual small programs, no pip, no venv module and no root. Run again, or out
-# of a newer bundle, it upgrades. The work is done by glm_edge/tools/bundle/install.py in the wheel of GLM Edge.
+# of a newer bundle, it upgrades. The work is done by glm_edge/tools/bundle/install in the wheel of GLM Edge.
 set -eu
 umask 022
 
@@ -20,6 +20,7 @@ prefix=${1-}
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
 
 [ -f "$here/SHA256SUMS" ] || fail 4 "$here/SHA256SUMS: is missing; copy the bundle again"
+command -v sha256sum >/dev/null || fail 5 'no sha256sum: install coreutils'
 echo 'checking the files of the bundle ...'
 if ! said=$(cd -- "$here" && LC_ALL=C sha256sum -c SHA256SUMS 2>/dev/null); then
   bad=$(printf '%s\n' "$said" | while IFS= read -r line; do
@@ -53,11 +54,11 @@ for candidate; do
     *) found="$found${found:+, }$version ($path)" ;;
   esac
 done
-[ -n "$python" ] || fail 5 "this bundle is for Python $wanted; here is ${found:-no Python 3}"
+[ -n "$python" ] || fail 5 "this bundle is for Python $wanted; here is ${found:-none}; install one, or make a bundle for it"
 
 for wheel in "$here"/wheels/glm_edge-*.whl; do
   exec "$python" -I -c 'import sys
 sys.path.insert(0, sys.argv.pop(1))
-from glm_edge.tools.bundle.install import main
+from glm_edge.tools.bundle.install.install import main
 main()' "$wheel" "$here" ${prefix:+"$prefix"}
 done

@@ -43,7 +43,7 @@ for unit in "--user $HOME/.config/systemd/user/glm-edge.service" '  /etc/systemd
   fi
 done
 
-while read -r kind path; do
+while IFS=' ' read -r kind path; do
   case $kind:$path in
     launcher:/*) # the link on the PATH, if it is still ours
       if [ -L "$path" ] && [ "$(readlink -- "$path")" = "$prefix/glm-edge" ]; then rm -f -- "$path"; fi
@@ -51,7 +51,7 @@ while read -r kind path; do
     model:*/../* | model:../* | model:/*) ;;
     model:*)
       if [ ! -L "$prefix/models" ] && [ ! -L "$(dirname -- "$prefix/models/$path")" ]; then
-        rm -f -- "$prefix/models/$path"
+        rm -f -- "$prefix/models/$path" "$prefix/models/$path".????????.tmp
       fi
       ;;
   esac
@@ -60,7 +60,7 @@ done <"$list"
 for folder in "$prefix"/models/*.gguf.prefixes "$prefix/models"; do
   [ -L "$folder" ] || ! [ -d "$folder" ] || rmdir -- "$folder" 2>/dev/null || true
 done
-for folder in "$prefix"/env.*; do # rm follows no links
+for folder in "$prefix"/env.????????; do # rm follows no links
   [ ! -e "$folder" ] || rm -rf -- "$folder"
 done
 rm -f -- "$prefix/env" "$prefix/glm-edge" "$prefix/glm-edge.service" "$prefix/.lock"

@@ -10,7 +10,7 @@ import sysconfig
 from collections.abc import Mapping
 from typing import Any
 
-from ...errors import UnsupportedModelError
+from ....errors import UnsupportedModelError
 
 _MODULES = ("bz2", "ctypes", "sqlite3", "ssl", "zlib")  # what packages of small systems leave out, and ours import
 
