@@ -52,10 +52,10 @@ import sys
 from pathlib import Path
 from glm_edge.errors import GlmEdgeError
 from glm_edge.system.default_model import entry_path, read_default, write_default
-model, everyone, fresh = Path(sys.argv[1]), sys.argv[2] == "everyone", sys.argv[3] == "fresh"
+everyone, fresh, model, *ours = sys.argv[1] == "everyone", sys.argv[2] == "fresh", *map(Path, sys.argv[3:])
 try:
     old = read_default()
-    if fresh or old is None or not old.model.is_file() or model.parent in old.model.parents:
+    if fresh or old is None or not old.model.is_file() or old.model in ours:
         write_default(model, entry_path(everyone=everyone))
     else:
         model = old.model
@@ -224,8 +224,9 @@ def _link(target: Path, path: Path) -> None:
 
 def _set_default(places: Places, model: Path, *, fresh: bool) -> None:
     """Make the model the default, unless the user has chosen one of his own since the first installation."""
-    words = ["everyone" if places.everyone else "user", "fresh" if fresh else "upgrade"]
-    command = [str(places.env / "bin" / "python3"), "-I", "-c", _SET_DEFAULT, str(model), *words]
+    words = ["everyone" if places.everyone else "user", "fresh" if fresh else "upgrade", str(model)]
+    ours = [str(places.models / name) for name in places.listed()["model"]]
+    command = [str(places.env / "bin" / "python3"), "-I", "-c", _SET_DEFAULT, *words, *ours]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no reason was printed"]

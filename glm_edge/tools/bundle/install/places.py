@@ -87,7 +87,8 @@ def check_places(places: Places) -> None:
             raise StorageError(f"{path}: is a link; name the folder it leads to, or put one there")
     if prefix.exists() and not prefix.is_dir():
         raise StorageError(f"{prefix}: is not a folder; name another PREFIX")
-    if prefix.is_dir() and not places.listed() and any(path != places.lock for path in prefix.iterdir()):
+    harmless = (places.lock, places.models)  # left of a removed installation: models of one's own
+    if prefix.is_dir() and not places.listed() and any(path not in harmless for path in prefix.iterdir()):
         raise StorageError(f"{prefix}: has files that install.sh did not put there; name another PREFIX")
     path = places.launcher
     ours = path.is_symlink() and Path(os.readlink(path)).with_name(LIST).is_file()
