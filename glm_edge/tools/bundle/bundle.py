@@ -123,8 +123,9 @@ def _models(paths: Sequence[Path]) -> dict[str, Path]:
         check_model(read_gguf(path))
         found[f"models/{path.name}"] = path
         folder = bundled_folder(path)
-        for prefix in sorted(folder.glob("*.prefix")) if folder.is_dir() else ():
-            found[f"models/{folder.name}/{prefix.name}"] = prefix
+        for prefix in sorted(folder.glob("*.prefix")):
+            if prefix.is_file() and not prefix.is_symlink():  # the engine ignores everything else too
+                found[f"models/{folder.name}/{prefix.name}"] = prefix
     return found
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-_USER = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "--net")
-_ROOT = ("unshare", "--user", "--map-root-user", "--net", "--mount")
+_UNSHARE = shutil.which("unshare") or ""
+_USER = (_UNSHARE, "--user", "--map-user=1000", "--map-group=1000", "--net")
+_ROOT = (_UNSHARE, "--user", "--map-root-user", "--net", "--mount")
 
 
 @cache
 def _works(command: tuple[str, ...]) -> bool:
-    if sys.platform != "linux" or shutil.which("unshare") is None:
+    if sys.platform != "linux" or not _UNSHARE:
         return False
     return subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0
 

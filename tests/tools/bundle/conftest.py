@@ -11,8 +11,7 @@ import platform
 import shutil
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -20,15 +19,9 @@ import pytest
 
 from glm_edge.cli.demo import demo_model
 from glm_edge.errors import StorageError
-from glm_edge.tools.bundle.bundle import Progress, Task, bundle
+from glm_edge.tools.bundle.bundle import Task, bundle
 from glm_edge.tools.bundle.wheels import Target, fetch, locked
-
-HERE = Target(platform.machine(), f"{sys.version_info[0]}.{sys.version_info[1]}")
-
-
-@contextmanager
-def quietly(what: str, unit: str) -> Iterator[Progress]:
-    yield lambda done, total: None
+from support.bundles import HERE, quietly
 
 
 @pytest.fixture(scope="session")

@@ -149,6 +149,13 @@ def test_a_removal_takes_also_what_a_kill_left_and_nothing_of_the_users(made: Pa
     (outside / "kept").write_text("x")
     (home / PREFIX / "env.linkedto").symlink_to(outside)
     (home / ENTRY).write_text(f"{home / PREFIX}/models/x.gguf\n")
+    unit = home / ".config/systemd/user/glm-edge.service"
+    unit.parent.mkdir(parents=True)
+    unit.write_text(f"ExecStart={home / PREFIX}/env/bin/python3 -m glm_edge serve\n")
+    done = run_alone(["sh", made / "uninstall.sh"], home)  # which nobody can stop here
+    assert done.stderr.startswith(f"error: {unit}: the service runs from {home / PREFIX}; first: ")
+    assert (home / PREFIX / "installed.txt").exists()
+    unit.unlink()
     done = run_alone(["sh", made / "uninstall.sh"], home)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"GLM Edge is removed; files of your own stay in {home / PREFIX}\n"

@@ -33,15 +33,21 @@ first=''
 [ -L "$list" ] || ! [ -f "$list" ] || IFS= read -r first <"$list" || true
 [ "$first" = 'GLM Edge installation 1' ] || fail 6 "$prefix: was not made by install.sh; nothing was removed"
 
-# a service that runs from here
-for unit in "--user $HOME/.config/systemd/user/glm-edge.service" '  /etc/systemd/system/glm-edge.service'; do
-  file=/${unit#*/}
-  if [ -f "$file" ] && grep -qF -- "$prefix/env/" "$file"; then
-    # shellcheck disable=SC2086  # nothing, or one word
-    "$prefix/glm-edge" service remove --yes ${unit%%/*} >/dev/null ||
-      fail 6 "$file: the service runs from $prefix; remove it first"
-  fi
-done
+remove_service() { # UNIT [--user], where it runs from here
+  unit=$1
+  shift
+  [ -f "$unit" ] || return 0
+  while IFS= read -r line; do
+    case $line in
+      *"$prefix/env/"*)
+        "$prefix/glm-edge" service remove --yes "$@" >/dev/null 2>&1 && return 0
+        fail 6 "$unit: the service runs from $prefix; first: $prefix/glm-edge service remove${1+ $1}"
+        ;;
+    esac
+  done <"$unit"
+}
+remove_service "$HOME/.config/systemd/user/glm-edge.service" --user
+remove_service /etc/systemd/system/glm-edge.service
 
 while IFS=' ' read -r kind path; do
   case $kind:$path in

@@ -16,7 +16,7 @@ from ....errors import StorageError, UnsupportedModelError
 
 VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
-_TRY = "import glm_edge.cli.chat, glm_edge.cli.load, glm_edge.api.app"  # with them all that is native code
+_TRY = "import glm_edge.cli.load, glm_edge.api.app, glm_edge.convert.convert"  # with them all that is native code
 
 
 def make_environment(folder: Path) -> None:
