@@ -16,7 +16,7 @@ model_option = click.option(
 def resolve_model(path: Path | None) -> Path:
     """The GGUF file to load: the one named, else the default model, which a line on stderr says, else the demo model.
 
-    Raises InvalidFileError when a folder was named or the default names no file, StorageError when the file is not there.
+    Raises InvalidFileError when a folder was named or the default is no path, StorageError when the file is not there.
     """
     if path is None:
         from ..system.default_model import read_default

@@ -34,7 +34,7 @@ from ..runtime.build import build, described, description
 from ..service.unit import Service, unit_text
 from .own_wheel import epoch, own_wheel
 from .wheels import PIP, Target, fetch, glibc_of, locked, named, needed, pinned
-from .write import ABOUT, Entry, after, check_out, check_room, entry_of, write
+from .write import ABOUT, Entry, after, check_out, check_space, entry_of, write
 
 FILES = Path(__file__).with_name("files")
 LEAST_GLIBC = (2, 28)
@@ -91,7 +91,7 @@ def bundle(task: Task, steps: Steps) -> Made:
     make_folder(task.cache)
     wheels = {wheel for target in task.targets for wheel in locked(target)}
     size = sum(wheel.size for wheel in wheels) + sum(path.stat().st_size for path in models.values())
-    check_room(task.out, size)
+    check_space(task.out, size)
     for target in task.targets:
         with steps(f"fetching for Python {target.python}", "B") as progress:
             fetch(locked(target), target, task.cache, progress)

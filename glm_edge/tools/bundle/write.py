@@ -86,7 +86,7 @@ def write(out: Path, entries: Sequence[Entry], *, top: str, time: int, progress:
         check_out(out)
         for left in out.parent.glob(f"{glob.escape(out.name)}.????????{TEMPORARY}"):  # of an archive's maker, killed
             left.unlink()
-        check_room(out, sum(entry.size for entry in every))
+        check_space(out, sum(entry.size for entry in every))
         if out.suffix == ".tar":
             atomic_write(out, _archive(every, top, time, progress))
             out.chmod(0o644)
@@ -130,7 +130,7 @@ def _strange(folder: Path) -> str:
     return next((name for name in names if name not in known), "")
 
 
-def check_room(out: Path, size: int) -> None:
+def check_space(out: Path, size: int) -> None:
     """Raise StorageError where a bundle of `size` bytes will not fit. What an interrupted run has left counts."""
     part = _part(out)
     there = sum(path.stat().st_size for path in part.rglob("*") if path.is_file()) if out.suffix != ".tar" else 0

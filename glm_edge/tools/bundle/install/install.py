@@ -97,7 +97,7 @@ def _install(places: Places) -> None:
     check_machine(about)
     check_places(places)
     fresh, missing = not places.listed(), _missing(places, models)
-    _check_room(places, about, missing)
+    _check_space(places, about, missing)
     with contextlib.ExitStack() as undo:
         _make_folders(places.prefix, undo)
         lock = Lock(places.lock, places.prefix)
@@ -140,7 +140,7 @@ def _missing(places: Places, models: dict[str, str]) -> list[str]:
     return found
 
 
-def _check_room(places: Places, about: dict[str, Any], missing: list[str]) -> None:
+def _check_space(places: Places, about: dict[str, Any], missing: list[str]) -> None:
     sizes = [(places.bundle / "models" / name).stat().st_size for name in missing]
     need = sum(sizes) + about["installed_bytes"][VERSION]
     there = next(path for path in (places.prefix, *places.prefix.parents) if path.exists())
