@@ -9,6 +9,8 @@ from pathlib import Path
 import click
 
 from ..errors import UsageError
+from ..tools.bundle.wheels import PYTHONS
+from ..tools.runtime.compiler import MACHINES
 from .progress import progress_bar
 
 
@@ -24,13 +26,13 @@ from .progress import progress_bar
 @click.option(
     "--for",
     "target",
-    type=click.Choice(["linux-x86_64", "linux-aarch64"]),
+    type=click.Choice([f"linux-{machine}" for machine in MACHINES]),
     help="What it is to run on.  [default: this machine's architecture]",
 )
 @click.option(
     "--python",
     "pythons",
-    type=click.Choice(["3.10", "3.11", "3.12", "3.13"]),
+    type=click.Choice(PYTHONS),
     multiple=True,
     help="A Python that may be there; repeatable.  [default: this one's version]",
 )
@@ -51,7 +53,6 @@ def command(
     import platformdirs
 
     from ..tools.bundle.bundle import Task, bundle
-    from ..tools.bundle.wheels import MACHINES, PYTHONS
     from .model import resolve_model
 
     machine = (target or f"linux-{platform.machine()}").removeprefix("linux-")

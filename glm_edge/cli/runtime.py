@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from ..tools.runtime.compiler import MACHINES
 from .progress import progress_bar
 
 
@@ -14,7 +15,7 @@ from .progress import progress_bar
 @click.option(
     "--for",
     "machine",
-    type=click.Choice(["linux-x86_64", "linux-aarch64"]),
+    type=click.Choice([f"linux-{machine}" for machine in MACHINES]),
     help="What it is to run on.  [default: this machine's architecture]",
 )
 @click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Folder for the wheel.  [default: here]")

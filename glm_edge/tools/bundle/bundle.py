@@ -31,13 +31,14 @@ from ...system.atomic_write import atomic_write
 from ...system.hashes import sha256_of
 from ...system.private import make_folder
 from ..runtime.build import build, described, description
+from ..runtime.compiler import GLIBC
 from ..service.unit import Service, unit_text
 from .own_wheel import epoch, own_wheel
 from .wheels import PIP, Target, fetch, glibc_of, locked, named, needed, pinned
 from .write import ABOUT, Entry, after, check_out, check_space, entry_of, write
 
 FILES = Path(__file__).with_name("files")
-LEAST_GLIBC = (2, 28)
+LEAST_GLIBC = tuple(map(int, GLIBC.split(".")))
 RUNTIME = "llama-cpp-python"
 PREFIX = Path("/opt/glm-edge")  # where install.sh of root puts it
 

@@ -2,7 +2,7 @@
 
 The lock has one line a wheel, SHA-256, bytes and file name, for Python 3.10 to 3.13 on x86-64 and ARM, one version a
 package. What of it a machine needs follows from the names' tags and from the wheels' own requirements. Not in the lock:
-llama-cpp-python, which comes as source only and is built by `tools/runtime`. `tests/benchmarks/lock.py` renews it.
+llama-cpp-python, which comes as source only and is built by `tools/runtime`. `lock.py` renews it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from ...system.hashes import sha256_of
 from ...system.safe_open import safe_open
 
 LOCK = Path(__file__).with_name("wheels.lock")
-MACHINES = ("x86_64", "aarch64")
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 PIP = "pip"  # in the lock, but nothing that GLM Edge needs: it installs the others
 
@@ -144,21 +143,25 @@ def _fetch(wheels: Sequence[LockedWheel], target: Target, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as temporary:
         wanted = Path(temporary) / "wanted.txt"
         wanted.write_text("".join(pinned(wheel.name, wheel.sha256) for wheel in wheels), "utf-8")
-        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet", "download"]
-        command += ["--no-deps", "--only-binary=:all:", "--require-hashes", "-r", str(wanted), "-d", temporary]
-        command += ["--implementation", "cp", "--python-version", target.python]
-        command += [word for platform in target.platforms for word in ("--platform", platform)]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        failed = download(target, Path(temporary), "--require-hashes", "-r", str(wanted))
         for wheel in wheels:
             if not wheel.is_in(Path(temporary)):
-                raise StorageError(f"{wheel.name}: cannot be fetched: {_reason(done.stderr)}")
+                why = failed or "pip brought another file"
+                raise StorageError(f"{wheel.name}: cannot be fetched: {why}; the same command goes on from here")
             os.replace(Path(temporary) / wheel.name, folder / wheel.name)
 
 
-def _reason(said: str) -> str:
-    """pip's own, from its lines."""
-    errors = [line.removeprefix("ERROR: ").strip() for line in said.splitlines() if line.startswith("ERROR: ")]
-    return f"{errors[-1] if errors else 'pip gave another file'}; the same command goes on from here"
+def download(target: Target, folder: Path, *wanted: str) -> str:
+    """Let pip download wheels for a target into a folder; returns why it failed, in a line, or an empty text."""
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet", "download"]
+    command += ["--no-deps", "--only-binary=:all:", "--implementation", "cp", "--python-version", target.python]
+    command += [word for platform in target.platforms for word in ("--platform", platform)]
+    command += ["-d", str(folder), *wanted]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if not done.returncode:
+        return ""
+    lines = done.stderr.strip().splitlines() or [f"pip ended with {done.returncode}"]
+    return next((line for line in reversed(lines) if line.startswith("ERROR: ")), lines[-1]).removeprefix("ERROR: ")
 
 
 def pinned(wheel: str, sha256: str) -> str:
@@ -186,11 +189,11 @@ def needed(wheels: Iterable[Path], root: str, target: Target) -> list[Path]:
         for extra in ("", *wanted.extras):
             if (name, extra) not in seen:
                 seen.add((name, extra))
-                waiting += [(other, path.name) for other in _requirements(path, extra, target)]
+                waiting += [(other, path.name) for other in requirements(path, extra, target)]
     return sorted({found[name] for name, _ in seen})
 
 
-def _requirements(path: Path, extra: str, target: Target) -> Iterator[Requirement]:
+def requirements(path: Path, extra: str, target: Target) -> Iterator[Requirement]:
     """What a wheel needs there, for itself or for one of its extras."""
     about = metadata(path)
     python = about["Requires-Python"] or ""

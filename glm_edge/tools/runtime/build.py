@@ -25,9 +25,9 @@ from ...errors import InvalidFileError, StorageError, UsageError
 from ...model.ggml import RUNTIME_MARKER
 from ...system.safe_open import safe_open
 from . import compiler
+from .compiler import MACHINES
 
 LOCK = Path(__file__).with_name("requirements.lock")
-MACHINES = ("x86_64", "aarch64")
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
 

@@ -10,6 +10,7 @@ import re
 import sys
 from pathlib import Path
 
+MACHINES = ("x86_64", "aarch64")  # what we build for
 GLIBC = "2.28"  # the oldest that the libraries run with: Debian 10, RHEL 8, Raspberry Pi OS of 2020
 
 # Features of -march as GCC and clang name them -> as Zig does. Those of llama.cpp's ARM variants.

@@ -23,7 +23,6 @@ from glm_edge.tools.bundle.bundle import LEAST_GLIBC, glibc_versions
 from glm_edge.tools.bundle.own_wheel import own_wheel
 from glm_edge.tools.bundle.wheels import (
     LOCK,
-    MACHINES,
     PIP,
     PYTHONS,
     LockedWheel,
@@ -35,6 +34,7 @@ from glm_edge.tools.bundle.wheels import (
     needed,
 )
 from glm_edge.tools.runtime.build import locked as runtime_version
+from glm_edge.tools.runtime.compiler import MACHINES
 from support.bundles import HERE, write_wheel
 from support.paths import PROJECT
 
