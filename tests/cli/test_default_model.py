@@ -51,6 +51,7 @@ def test_a_named_model_goes_first(config: Path, model: Path) -> None:
     assert "default model" not in done.stderr
 
 
+@pytest.mark.case("B12")
 def test_every_verb_that_runs_the_demo_by_itself_takes_the_default_first(config: Path, tmp_path: Path) -> None:
     write_default(tmp_path / "gone.gguf", entry_path())
     words = {"perplexity": [str(entry_path())], "chat": ["--prompt", "x"]}
@@ -86,6 +87,7 @@ def test_without_an_entry_there_is_none(config: Path) -> None:
     assert not config.exists()
 
 
+@pytest.mark.case("B12")
 @pytest.mark.parametrize("content", [b"", b"\n", b"models/relative.gguf\n", b"\0\n", b"x" * 100_000])
 def test_an_entry_that_names_no_model_is_refused(config: Path, content: bytes) -> None:
     config.mkdir(parents=True)

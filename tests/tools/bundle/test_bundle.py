@@ -72,6 +72,7 @@ def test_the_unit_serves_the_model_of_roots_installation(made: Path) -> None:
     assert f"--model /opt/glm-edge/models/{model}\n" in text
 
 
+@pytest.mark.case("B10")
 def test_the_same_input_gives_the_same_files_and_the_same_archive(task: Task, made: Path, tmp_path: Path) -> None:
     again = replace(task, out=tmp_path / "elsewhere")
     bundle(again, quietly)
@@ -97,6 +98,7 @@ def test_the_time_of_its_files_can_be_chosen(task: Task, tmp_path: Path, monkeyp
         bundle(replace(task, out=tmp_path / "other"), quietly)
 
 
+@pytest.mark.case("B6")
 def test_it_goes_on_where_it_was_interrupted(task: Task, made: Path, tmp_path: Path) -> None:
     again = replace(task, out=tmp_path / "out")
     part = tmp_path / "out.part"
@@ -124,6 +126,7 @@ def test_it_goes_on_where_it_was_interrupted(task: Task, made: Path, tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
+@pytest.mark.case("B9")
 def test_a_bundle_of_ours_gives_way_to_the_next_one(task: Task, small_gguf: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     bundle(replace(task, out=out), quietly)
@@ -156,6 +159,7 @@ def test_a_models_prefixes_come_with_it_and_nothing_else(task: Task, small_gguf:
     assert [path.name for path in (out / "models" / folder.name).iterdir()] == ["one.prefix"]
 
 
+@pytest.mark.case("B9")
 @pytest.mark.parametrize("name", ["out", "out.tar"])
 def test_what_is_not_ours_is_refused_and_stays(task: Task, tmp_path: Path, name: str) -> None:
     out = tmp_path / name
@@ -178,6 +182,7 @@ def test_what_is_not_ours_is_refused_and_stays(task: Task, tmp_path: Path, name:
         bundle(replace(task, out=tmp_path / "no" / name), quietly)
 
 
+@pytest.mark.case("B3")
 def test_too_little_space_is_told_first(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 10**6))
     with pytest.raises(StorageError, match=r"0\.00 GB are free, and the bundle takes 0\.0\d GB"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from support.machines.alone import as_root, as_user, environment, run_alone
+from support.server.live_server import post
+from support.server.server_process import GREEDY, run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="bundles are for Linux")
 
@@ -48,12 +51,31 @@ def test_it_says_what_it_did_and_ends_with_the_command_that_chats(home: Path) ->
     assert said[-1] == f"chat with it: '{home / LAUNCHER}' chat"
 
 
+@pytest.mark.case("B11")
 def test_a_chat_answers_with_the_default_model_and_without_a_network(home: Path) -> None:
     done = run_alone([home / LAUNCHER, "chat", "--prompt", "你好"], home)
     assert done.returncode == 0, done.stderr
     assert "GLM Edge" in done.stdout
     model = next((home / PREFIX / "models").glob("*.gguf"))
     assert done.stderr.splitlines()[0] == f"the default model: {model}"
+
+
+def test_the_server_answers_too(home: Path) -> None:
+    start = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"
+    words = (str(home / LAUNCHER), "serve", "--port", "0", "--no-cache")
+    folders = {"HOME": str(home), "XDG_CONFIG_HOME": str(home / ".config")}
+    with run("-c", start, *words, **folders) as server:
+        server.said("serving glm-edge-demo")
+        assert server.ask(post(GREEDY))[0] == 200
+
+
+def test_commands_of_the_readme_are_those_that_are_tested_here(made: Path) -> None:
+    text = (made / "README.md").read_text("utf-8")
+    found = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).splitlines()
+    tested = ["sh install.sh", "glm-edge chat", "glm-edge serve", "glm-edge doctor", "sh uninstall.sh"]
+    assert found == tested
+    chinese = (made / "README.zh-CN.md").read_text("utf-8")
+    assert "".join(re.findall(r"```sh\n(.*?)```", chinese, re.DOTALL)).splitlines() == tested
 
 
 def test_a_folder_of_the_user_cannot_take_its_place(home: Path, tmp_path: Path) -> None:
@@ -70,6 +92,7 @@ def test_a_folder_of_the_user_cannot_take_its_place(home: Path, tmp_path: Path) 
     assert done.stdout.startswith("glm-edge, version "), done.stderr
 
 
+@pytest.mark.case("B7")
 def test_an_upgrade_that_fails_leaves_the_old_version_running(
     home: Path, altered: Callable[[str, bytes], Path], made: Path
 ) -> None:
@@ -84,6 +107,7 @@ def test_an_upgrade_that_fails_leaves_the_old_version_running(
     assert run_alone([home / LAUNCHER, "--version"], home).returncode == 0
 
 
+@pytest.mark.case("B8")
 def test_an_upgrade_makes_a_new_environment_and_keeps_the_users_choice(home: Path, made: Path) -> None:
     own = home / PREFIX / "models" / "mine.gguf"
     own.write_text("mine")
@@ -121,6 +145,7 @@ def test_root_installs_for_everyone_and_removes_it(made: Path, tmp_path: Path) -
     assert not (home / "etc" / "glm-edge").exists()
 
 
+@pytest.mark.case("B5")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_told_end_leaves_nothing(made: Path, tmp_path: Path, number: signal.Signals) -> None:
     with started(made, tmp_path / "home") as running:
@@ -132,6 +157,7 @@ def test_a_told_end_leaves_nothing(made: Path, tmp_path: Path, number: signal.Si
     assert not (tmp_path / "home" / ".local").exists()
 
 
+@pytest.mark.case("B6", "B8")
 def test_a_removal_takes_also_what_a_kill_left_and_nothing_of_the_users(made: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     with started(made, home) as running:

@@ -41,6 +41,7 @@ def changed(made: Path, folder: Path, name: str, content: bytes | None) -> Path:
     return copy
 
 
+@pytest.mark.case("B1")
 @pytest.mark.parametrize("content", [None, b"", b"x"], ids=["missing", "empty", "other"])
 @pytest.mark.parametrize("name", ["bundle.json", "uninstall.sh", "model", "SHA256SUMS"])
 def test_a_damaged_file_is_named(made: Path, tmp_path: Path, name: str, content: bytes | None) -> None:
@@ -51,6 +52,7 @@ def test_a_damaged_file_is_named(made: Path, tmp_path: Path, name: str, content:
     assert list(home.iterdir()) == []
 
 
+@pytest.mark.case("B2")
 @pytest.mark.parametrize(
     ("field", "value", "why"),
     [
@@ -78,6 +80,7 @@ def programs(folder: Path, python: str) -> str:
     return str(folder)
 
 
+@pytest.mark.case("B2")
 @pytest.mark.parametrize(("python", "here"), [("3.9", "3.9 ({}/python3)"), ("", "none")], ids=["old", "none"])
 def test_the_wrong_python_is_named(made: Path, tmp_path: Path, python: str, here: str) -> None:
     home, path = tmp_path / "home", programs(tmp_path / "bin", python)
@@ -94,6 +97,7 @@ def test_a_named_python_that_is_none_is_not_replaced_by_another(made: Path, tmp_
     assert "here is none" in refused(install(made, tmp_path / "home", PYTHON="/no/python3"), 5)
 
 
+@pytest.mark.case("B3")
 def test_too_little_space_is_told_before_anything_is_written(made: Path, tmp_path: Path) -> None:
     script = 'mount -t tmpfs -o size=20m none . && cd "$PWD" && sh "$1/install.sh" here; code=$?; ls; exit $code'
     done = run_alone(["sh", "-c", script, "sh", made], tmp_path / "small", before=as_root())
@@ -101,6 +105,7 @@ def test_too_little_space_is_told_before_anything_is_written(made: Path, tmp_pat
     assert "here" not in done.stdout.splitlines()
 
 
+@pytest.mark.case("B4")
 def test_a_folder_of_somebody_else_is_left_alone(made: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     (home / PREFIX).mkdir(parents=True)
@@ -111,6 +116,7 @@ def test_a_folder_of_somebody_else_is_left_alone(made: Path, tmp_path: Path) -> 
     assert not (home / ".local/bin").exists()
 
 
+@pytest.mark.case("B4")
 @pytest.mark.parametrize("place", [PREFIX, f"{PREFIX}/models"])
 def test_a_link_in_its_place_is_not_followed(made: Path, tmp_path: Path, place: str) -> None:
     home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
@@ -124,6 +130,7 @@ def test_a_link_in_its_place_is_not_followed(made: Path, tmp_path: Path, place: 
         assert refused(done, 6) == f"{home / PREFIX}: is a link; name the folder it leads to"
 
 
+@pytest.mark.case("B4")
 @pytest.mark.parametrize("name", [".local/bin/glm-edge", f"{PREFIX}/models/{{}}"], ids=["program", "model"])
 def test_a_file_of_somebody_else_is_not_replaced(made: Path, tmp_path: Path, name: str) -> None:
     home = tmp_path / "home"
