@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from pathlib import Path
@@ -68,7 +69,7 @@ def command(
 
         files = (demo_model(),)
     cache = Path(platformdirs.user_cache_dir("glm-edge", appauthor=False)) / "wheels"
-    task = Task(out, files, machine, tuple(dict.fromkeys(pythons)) or (here,), runtime, cache)
+    task = Task(Path(os.path.abspath(out)), files, machine, tuple(dict.fromkeys(pythons)) or (here,), runtime, cache)
     made = bundle(task, progress_bar)
     for line in made.warnings:
         click.echo(f"warning: {line}", err=True)

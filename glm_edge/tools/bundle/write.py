@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ...errors import GlmEdgeError, StorageError
+from ...errors import GlmEdgeError, StorageError, UsageError
 from ...system.atomic_write import TEMPORARY, atomic_write, sync_folder
 from ...system.file_lock import Lock
 from ...system.hashes import parts_with_hash, sha256_of
@@ -28,6 +28,7 @@ SUMS = "SHA256SUMS"
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
+_COMPRESSED = {".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip"}
 _ABOUT_BYTES = 1 << 16
 _SUMS_BYTES = 1 << 22
 
@@ -57,7 +58,12 @@ def entry_of(name: str, content: Path | bytes, sha256: str | None = None, *, mod
 
 
 def check_out(out: Path) -> None:
-    """Raise StorageError unless a bundle may be written to `out`: nothing is there, or a bundle of ours."""
+    """Raise StorageError unless a bundle may be written to `out`: nothing is there, or a bundle of ours.
+
+    Raises UsageError for the name of a compressed archive.
+    """
+    if not out.name or out.suffix in _COMPRESSED:
+        raise UsageError(f"{out}: name a folder, or a file that ends in .tar: wheels and models do not compress")
     if not out.parent.is_dir():
         raise StorageError(f"{out.parent}: there is no such folder; make it first")
     for path in (out, _part(out)):
@@ -81,7 +87,7 @@ def write(out: Path, entries: Sequence[Entry], *, top: str, time: int, progress:
     """
     sums = "".join(f"{entry.sha256}  {entry.name}\n" for entry in sorted(entries, key=lambda entry: entry.name))
     every = sorted([*entries, entry_of(SUMS, sums.encode())], key=lambda entry: entry.name)
-    lock = Lock(out.with_name(f"{out.name}.lock"), out)
+    lock = Lock(out.with_name(f".{out.name}.glm-edge.lock"), out)
     try:
         check_out(out)
         for left in out.parent.glob(f"{glob.escape(out.name)}.????????{TEMPORARY}"):  # of an archive's maker, killed

@@ -182,6 +182,14 @@ def test_what_is_not_ours_is_refused_and_stays(task: Task, tmp_path: Path, name:
         bundle(replace(task, out=tmp_path / "no" / name), quietly)
 
 
+def test_a_compressed_archive_is_refused_by_its_name(task: Task, tmp_path: Path) -> None:
+    for name in ("out.tar.gz", "out.tgz", "out.zip"):
+        with pytest.raises(UsageError, match="wheels and models do not compress"):
+            bundle(replace(task, out=tmp_path / name), quietly)
+    with pytest.raises(UsageError, match="name a folder"):
+        bundle(replace(task, out=Path("/")), quietly)
+
+
 @pytest.mark.case("B3")
 def test_too_little_space_is_told_first(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 10**6))

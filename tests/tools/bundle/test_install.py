@@ -69,6 +69,13 @@ def test_the_server_answers_too(home: Path) -> None:
         assert server.ask(post(GREEDY))[0] == 200
 
 
+def test_a_bundle_made_there_has_the_same_wheel_of_us(home: Path, made: Path) -> None:
+    code = "import sys; from glm_edge.tools.bundle.own_wheel import own_wheel; sys.stdout.buffer.write(own_wheel()[1])"
+    (wheel,) = (made / "wheels").glob("glm_edge-*.whl")
+    done = subprocess.run([home / PREFIX / "env/bin/python3", "-I", "-c", code], capture_output=True, check=True)
+    assert done.stdout == wheel.read_bytes()
+
+
 def test_commands_of_the_readme_are_those_that_are_tested_here(made: Path) -> None:
     text = (made / "README.md").read_text("utf-8")
     found = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).splitlines()

@@ -155,7 +155,7 @@ def test_two_at_once_do_not_mix(made: Path, tmp_path: Path) -> None:
 
     home = tmp_path / "home"
     (home / PREFIX).mkdir(parents=True)
-    lock = Lock(home / PREFIX / ".lock", home / PREFIX)
+    lock = Lock(home / PREFIX / ".glm-edge.lock", home / PREFIX)
     try:
         assert f"locked by pid {os.getpid()}" in refused(install(made, home), 6)
     finally:

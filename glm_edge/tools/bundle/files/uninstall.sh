@@ -69,7 +69,7 @@ done
 for folder in "$prefix"/env.????????; do # rm follows no links
   [ ! -e "$folder" ] || rm -rf -- "$folder"
 done
-rm -f -- "$prefix/env" "$prefix/glm-edge" "$prefix/glm-edge.service" "$prefix/.lock"
+rm -f -- "$prefix/env" "$prefix/glm-edge" "$prefix/glm-edge.service" "$prefix/.glm-edge.lock"
 
 # settings and caches of who runs this
 config=${XDG_CONFIG_HOME:-$HOME/.config}/glm-edge

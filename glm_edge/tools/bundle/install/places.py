@@ -13,7 +13,7 @@ MARK = "GLM Edge installation 1"  # the first line of a list
 LIST = "installed.txt"
 
 _LIST_BYTES = 1 << 22
-_LOCK = ".lock"
+_LOCK = ".glm-edge.lock"
 
 
 @dataclass(frozen=True)
