@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from glm_edge.convert.convert import convert
+from glm_edge.system.device import processors
 from support.checkpoints.large_vocabulary import write_large_checkpoint
 from support.checkpoints.small_checkpoint import write_checkpoint
 from support.paths import PROJECT
@@ -25,14 +26,21 @@ if TYPE_CHECKING:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Coverage is reported, and has a floor, where the whole suite runs: a part of it says nothing about the whole."""
-    whole = config.args_source == pytest.Config.ArgsSource.TESTPATHS
-    chosen = [
-        config.getoption(name, default=None)
-        for name in ("keyword", "markexpr", "deselect", "lf", "collectonly", "maxfail")
-    ]
     coverage = config.pluginmanager.getplugin("_cov")
-    if coverage is not None and (not whole or any(chosen)):
+    if coverage is not None and not _is_whole(config):
         coverage.options.cov_report, coverage.options.cov_fail_under = {}, None
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """The whole suite runs in several processes; a part of it in this one, where a debugger works."""
+    return min(4, processors().every) if _is_whole(config) else 0
+
+
+def _is_whole(config: pytest.Config) -> bool:
+    chosen = ("keyword", "markexpr", "deselect", "lf", "collectonly", "maxfail")
+    return config.args_source == pytest.Config.ArgsSource.TESTPATHS and not any(
+        config.getoption(name, default=None) for name in chosen
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)
