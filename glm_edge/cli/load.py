@@ -17,6 +17,7 @@ from ..model.checks import model_sizes
 from ..model.gguf import read_gguf
 from ..system.device import machine
 from ..system.profile import load_profile, profile_path, tuned
+from ..system.threads import no_thread
 from ..types import EngineConfig
 from .demo import DEMO_ID, banner
 from .progress import bar
@@ -68,7 +69,10 @@ def interruptible(load: Callable[[Callable[[float], bool]], T]) -> T:
             return not stopped.is_set()
 
         try:
-            pool.submit(lambda: None).result()  # a pool does not know a thread whose start a signal has interrupted
+            try:
+                pool.submit(lambda: None).result()  # a pool does not know a thread whose start a signal has interrupted
+            except RuntimeError:  # as in `start`
+                raise no_thread("load") from None
             loading = pool.submit(load, progress)
             while not wait([loading], timeout=0.2).done:
                 pass

@@ -20,6 +20,7 @@ def bar(what: str | None = None, **options: Any) -> tqdm[Any]:
     """A bar with tqdm's `options`: hidden unless stderr is a terminal, and removed at its end."""
     from tqdm import tqdm
 
+    tqdm.monitor_interval = 0  # no thread that looks after slow bars, and no warning where the system has none for it
     return tqdm(desc=what, disable=not is_terminal(sys.stderr), leave=False, **options)
 
 

@@ -12,8 +12,13 @@ def start(thread: threading.Thread) -> threading.Thread:
     try:
         thread.start()
     except RuntimeError:  # "can't start new thread"; Python has no error of its own for it
-        raise OutOfMemoryError(
-            f"the system has no memory for another thread ({thread.name}), or no more threads; close other programs, or"
-            " raise the limits (ulimit -v, ulimit -u)"
-        ) from None
+        raise no_thread(thread.name) from None
     return thread
+
+
+def no_thread(name: str) -> OutOfMemoryError:
+    """The error for a thread that the system does not start."""
+    return OutOfMemoryError(
+        f"the system has no memory for another thread ({name}), or no more threads; close other programs, or raise the"
+        " limits (ulimit -v, ulimit -u)"
+    )

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+
+from glm_edge.cli.load import interruptible
+from glm_edge.errors import OutOfMemoryError
 
 LIMITS = [60, 80, 100, 120, 140, 160, 180, 200, 240, 280, 320, 360, 400]  # MB
 
@@ -35,3 +39,12 @@ def test_too_few_addresses_are_one_line_and_exit_7(
         assert done.stderr.startswith("error: "), (limit, done.stderr)
         assert done.stderr.count("\n") == 1, (limit, done.stderr)
     assert os.listdir(tmp_path) in ([], ["x.gguf"])
+
+
+def test_a_load_that_gets_no_thread_is_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(OutOfMemoryError, match=r"another thread \(load\)"):
+        interruptible(lambda progress: progress)
