@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +15,11 @@ import llama_cpp as ll
 from ..errors import EngineError, InvalidFileError, OutOfMemoryError, RequestError
 from ..types import LoadMode
 from .library import MAY_REPACK, clear_log, log_excerpt, logged_allocation_failure
-from .slices import SLICE, TextSlicer
+from .slices import SLICE, UNCUT, TextSlicer
 
 _LOAD_MODES = {"none": ll.LLAMA_LOAD_MODE_NONE, "mmap": ll.LLAMA_LOAD_MODE_MMAP, "direct": ll.LLAMA_LOAD_MODE_DIRECT_IO}
+
+_LOOK_S = 0.1  # seconds between two slices without ids
 
 
 class Model:
@@ -68,6 +71,7 @@ class Model:
         self.n_params: int = ll.llama_model_n_params(self.handle)
         self.eos: int = ll.llama_vocab_eos(self.vocab)
         self._pieces: dict[int, bytes] = {}  # those that were asked for
+        self._uncut = threading.Lock()  # held while a slice above UNCUT is tokenized
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of plain text: no special token is added, none is parsed out of the text."""
@@ -76,8 +80,8 @@ class Model:
     def tokenize_slices(self, text: str, size: int = SLICE) -> Iterator[tuple[list[int], int]]:
         """The same ids slice by slice, each with a lower bound on the number of tokens that follow.
 
-        The work is done as the slices are taken. A long text begins with a slice without ids, for its bound. Any number
-        of threads may tokenize at the same time.
+        The work is done as the slices are taken. A long text begins with a slice without ids, for its bound; while it
+        waits for another text's slice above UNCUT, others follow. Any number of threads may tokenize at the same time.
 
         Args:
             size: characters of a slice, where the text can be cut.
@@ -92,7 +96,14 @@ class Model:
         slicer, left, before = self._slicer, len(text), ""
         yield [], -(-left // slicer.longest)
         for part in slicer.slices(text, size):
-            ids = self._tokenize(before + part)
+            uncut = len(part) > UNCUT
+            while uncut and not self._uncut.acquire(timeout=_LOOK_S):
+                yield [], -(-left // slicer.longest)
+            try:
+                ids = self._tokenize(before + part)
+            finally:
+                if uncut:
+                    self._uncut.release()
             left -= len(part)
             yield ids[len(self._separator) if before else 0 :], -(-left // slicer.longest)
             before = slicer.separator  # every slice but the first has no dummy prefix

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -88,6 +89,28 @@ def test_a_text_that_is_not_wanted_any_more_is_given_up(engine: LlamaEngine) -> 
     with pytest.raises(ConnectionAbortedError):
         engine.tokenize("\n" * 100_000, check)
     assert len(checks) == 3
+
+
+@pytest.mark.case("N1")
+def test_a_text_that_cannot_be_cut_waits_for_another_such_and_can_be_given_up_meanwhile(engine: LlamaEngine) -> None:
+    uncut = "ab" * 400_000  # one call of half a second at least, which nothing stops
+
+    def gives_up() -> bool:
+        """Whether it had to wait."""
+        checks = itertools.count()
+
+        def check() -> None:
+            if next(checks) == 2:  # the first before the slice, the others after it, or each 0.1 s while it waits
+                raise ConnectionAbortedError
+
+        try:
+            return len(engine.tokenize(uncut, check)) < 100_000
+        except ConnectionAbortedError:
+            return True
+
+    with ThreadPoolExecutor() as pool:
+        both = [pool.submit(gives_up) for _ in range(2)]
+        assert sorted(one.result(PATIENCE) for one in both) == [False, True]
 
 
 def test_closing_ends_what_is_being_tokenized(config: EngineConfig) -> None:
