@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,10 @@ ENTRY = ".config/glm-edge/default-model"
 @pytest.fixture(scope="module")
 def home(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The home of somebody who has installed the bundle; a test leaves it as it was."""
-    folder = tmp_path_factory.mktemp("homes") / "user of spaces"
+    homes = tmp_path_factory.mktemp("homes")
+    (homes / "disk").mkdir()
+    (homes / "home").symlink_to("disk")  # as where homes are on another disk
+    folder = homes / "home" / "user of spaces"
     done = run_alone(["sh", made / "install.sh"], folder)
     assert done.returncode == 0, done.stderr
     (folder / "said").write_text(done.stdout)
@@ -45,7 +49,7 @@ def environments(home: Path) -> list[Path]:
 
 def test_it_says_what_it_did_and_ends_with_the_command_that_chats(home: Path) -> None:
     said = (home / "said").read_text().splitlines()
-    model = next((home / PREFIX / "models").glob("*.gguf"))
+    model = next((home / PREFIX).resolve().glob("models/*.gguf"))
     assert f"the default model: {model}" in said
     assert any(line.startswith("runtime ") for line in said)  # doctor
     assert said[-1] == f"chat with it: '{home / LAUNCHER}' chat"
@@ -56,7 +60,7 @@ def test_a_chat_answers_with_the_default_model_and_without_a_network(home: Path)
     done = run_alone([home / LAUNCHER, "chat", "--prompt", "你好"], home)
     assert done.returncode == 0, done.stderr
     assert "GLM Edge" in done.stdout
-    model = next((home / PREFIX / "models").glob("*.gguf"))
+    model = next((home / PREFIX).resolve().glob("models/*.gguf"))
     assert done.stderr.splitlines()[0] == f"the default model: {model}"
 
 
@@ -74,6 +78,20 @@ def test_a_bundle_made_there_has_the_same_wheel_of_us(home: Path, made: Path) ->
     (wheel,) = (made / "wheels").glob("glm_edge-*.whl")
     done = subprocess.run([home / PREFIX / "env/bin/python3", "-I", "-c", code], capture_output=True, check=True)
     assert done.stdout == wheel.read_bytes()
+
+
+@pytest.mark.case("B8")
+def test_a_removal_leaves_nothing_of_ours_and_all_of_the_users(home: Path) -> None:
+    shutil.copytree(home, home.with_name("kept"), symlinks=True, copy_function=os.link)
+    own = [f"{PREFIX}/models/mine.gguf", ".local/share/glm-edge/conversations/one.json", "said"]
+    for name in own:
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text("mine")
+    done = run_alone(["sh", home / PREFIX / "uninstall.sh"], home)
+    assert done.returncode == 0, done.stderr
+    assert files_below(home) == sorted(own)
+    shutil.rmtree(home)
+    home.with_name("kept").rename(home)
 
 
 def test_commands_of_the_readme_are_those_that_are_tested_here(made: Path) -> None:
@@ -181,6 +199,7 @@ def test_a_removal_takes_also_what_a_kill_left_and_nothing_of_the_users(made: Pa
     outside.mkdir()
     (outside / "kept").write_text("x")
     (home / PREFIX / "env.linkedto").symlink_to(outside)
+    own.append(f"{PREFIX}/env.linkedto")
     (home / ENTRY).write_text(f"{home / PREFIX}/models/x.gguf\n")
     unit = home / ".config/systemd/user/glm-edge.service"
     unit.parent.mkdir(parents=True)

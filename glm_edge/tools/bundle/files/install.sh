@@ -56,9 +56,8 @@ for candidate; do
 done
 [ -n "$python" ] || fail 5 "this bundle is for Python $wanted; here is ${found:-none}; install one, or make a bundle for it"
 
-for wheel in "$here"/wheels/glm_edge-*.whl; do
-  exec "$python" -I -c 'import sys
+set -- "$here"/wheels/glm_edge-*.whl
+exec "$python" -I -c 'import sys
 sys.path.insert(0, sys.argv.pop(1))
 from glm_edge.tools.bundle.install.install import main
-main()' "$wheel" "$here" ${prefix:+"$prefix"}
-done
+main()' "$1" "$here" ${prefix:+"$prefix"}

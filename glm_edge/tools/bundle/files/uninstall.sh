@@ -32,6 +32,7 @@ list=$prefix/installed.txt
 first=''
 [ -L "$list" ] || ! [ -f "$list" ] || IFS= read -r first <"$list" || true
 [ "$first" = 'GLM Edge installation 1' ] || fail 6 "$prefix: was not made by install.sh; nothing was removed"
+[ -w "$prefix" ] || fail 6 "$prefix: cannot be written; run this as who installed it"
 
 remove_service() { # UNIT [--user], where it runs from here
   unit=$1
@@ -66,8 +67,8 @@ done <"$list"
 for folder in "$prefix"/models/*.gguf.prefixes "$prefix/models"; do
   [ -L "$folder" ] || ! [ -d "$folder" ] || rmdir -- "$folder" 2>/dev/null || true
 done
-for folder in "$prefix"/env.????????; do # rm follows no links
-  [ ! -e "$folder" ] || rm -rf -- "$folder"
+for folder in "$prefix"/env.????????; do
+  [ -L "$folder" ] || ! [ -d "$folder" ] || rm -rf -- "$folder"
 done
 rm -f -- "$prefix/env" "$prefix/glm-edge" "$prefix/glm-edge.service" "$prefix/.glm-edge.lock"
 

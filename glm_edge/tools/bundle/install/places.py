@@ -73,7 +73,8 @@ def places_of(bundle: Path, prefix: str) -> Places:
     root, home = os.geteuid() == 0, os.environ.get("HOME", "")
     if not root and not home:
         raise UsageError("HOME is not set, and GLM Edge is installed below it")
-    place = Path(os.path.abspath(prefix or ("/opt/glm-edge" if root else f"{home}/.local/lib/glm-edge")))
+    named = Path(os.path.abspath(prefix or ("/opt/glm-edge" if root else f"{home}/.local/lib/glm-edge")))
+    place = named.parent.resolve() / named.name  # as uninstall.sh sees it
     if "\n" in str(place):
         raise UsageError("PREFIX must be one line")
     return Places(bundle, place, Path("/usr/local/bin" if root else f"{home}/.local/bin"), everyone=root)
