@@ -32,8 +32,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """The whole suite runs in several processes; a part of it in this one, where a debugger works."""
-    return min(4, processors().every) if _is_whole(config) else 0
+    """The whole suite runs in several processes, one more than there are processors, because many tests wait.
+
+    A part of it runs in this one, where a debugger works.
+    """
+    return min(4, processors().every + 1) if _is_whole(config) else 0
 
 
 def _is_whole(config: pytest.Config) -> bool:

@@ -23,7 +23,7 @@ from support.checkpoints.file_mutations import damage
 from support.checkpoints.safetensors_writer import write_safetensors
 from support.checkpoints.small_checkpoint import write_checkpoint
 
-SECONDS, MEGABYTES = 2.0, 512
+SECONDS, MEGABYTES = 10.0, 512  # of processor time, measuring of coverage included; what is not refused takes minutes
 
 
 def peak() -> float:
