@@ -96,8 +96,7 @@ def _bench(
 ) -> None:
     from dataclasses import replace
 
-    from ..engine.kv_cache import sequence_count
-    from ..engine.memory_plan import plan_memory, weights_of
+    from ..engine.memory_plan import plan_memory, sequence_count, weights_of
     from ..model.checks import check_model
     from ..model.gguf import read_gguf
     from ..system.device import memory_available

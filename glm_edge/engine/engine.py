@@ -25,11 +25,10 @@ from ..model.values import GgufFile
 from ..system.device import memory_available, processors
 from ..system.threads import start
 from ..types import Chunk, EngineConfig, Message, ModelInfo, Request
-from .kv_cache import sequence_count
 from .latency import LatencyModel
 from .lookup import MAX_DRAFT
 from .loop import EngineLoop
-from .memory_plan import plan_memory, weights_of
+from .memory_plan import plan_memory, sequence_count, weights_of
 from .prefix_cache.store import Store
 from .sampling.constrained import ConstraintCompiler
 from .sampling.sampler import samplers

@@ -13,6 +13,7 @@ from collections.abc import Sequence as Seq
 
 from ..errors import EngineError
 from ..llama.context import Context
+from .memory_plan import sequence_count
 from .prefix_cache.prefix import common_prefix
 from .prefix_cache.store import BLOCK_TOKENS, LEAST_WRITTEN, Store
 from .sequence import Sequence
@@ -145,8 +146,3 @@ class KvCache:
             key = self._store.put(key, start, tokens[start:end], state, scope)
             start = end
         return key is not None
-
-
-def sequence_count(slots: int) -> int:
-    """Sequences of the cache in use: one for each slot, and the cached sequence of the last answer."""
-    return slots + 1

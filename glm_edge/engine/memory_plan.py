@@ -89,6 +89,11 @@ def weights_of(file: GgufFile) -> Weights:
     return Weights(file.path, file.size, context_length(file), model_sizes(file))
 
 
+def sequence_count(slots: int) -> int:
+    """Sequences of the KV cache in use: one for each slot, and the cached sequence of the last answer."""
+    return slots + 1
+
+
 def plan_memory(config: EngineConfig, weights: Weights, *, sequences: int, available: int) -> MemoryPlan:
     """The fastest plan that fits: repacked before mapped, then the longest context, unless one is asked for.
 

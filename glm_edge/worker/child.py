@@ -97,7 +97,8 @@ class _Child:
         except GlmEdgeError as error:
             reply = Reply(call.id, None, error)
         except ImportError as error:
-            reply = Reply(call.id, None, UnsupportedModelError(_missing(error)))
+            message = f"a library is missing or broken ({error}); install glm-edge again"
+            reply = Reply(call.id, None, UnsupportedModelError(message))
         except BaseException as bug:  # the parent must not wait for ever
             traceback.print_exc()
             message = f"the engine could not be loaded: {type(bug).__name__}: {bug}"
@@ -169,10 +170,3 @@ def _leave(code: int) -> None:
     """Exit at once: native threads may still run, and everything that is saved has been written."""
     sys.stderr.flush()
     os._exit(code)
-
-
-def _missing(error: ImportError) -> str:
-    """The message for a library that cannot be imported."""
-    if error.name == "llama_cpp":
-        return "llama-cpp-python is not installed; pip install llama-cpp-python, or install glm-edge again"
-    return f"a library is missing or broken ({error}); install glm-edge again"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from glm_edge.engine.kv_cache import sequence_count
+from glm_edge.engine.memory_plan import sequence_count
 from glm_edge.engine.latency import LatencyModel
 from glm_edge.engine.prefix_cache.store import Store
 from glm_edge.engine.prefix_cache.store_file import CacheBlock

@@ -38,7 +38,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
     [
         (crashing.spoilt, IntegrityError, "not the file it was"),
         (crashing.bug, EngineError, "KeyError"),
-        (crashing.needs_llama_cpp, UnsupportedModelError, "llama-cpp-python is not installed"),
+        (crashing.needs_a_library, UnsupportedModelError, "a library is missing"),
         pytest.param(partial(crashing.dies, "SIGILL"), UnsupportedModelError, "newer processor", marks=posix),
         pytest.param(partial(crashing.dies, "SIGKILL"), OutOfMemoryError, "lack of memory", marks=posix),
         pytest.param(partial(crashing.dies, "SIGSEGV"), EngineError, "SIGSEGV", marks=posix),

@@ -108,11 +108,14 @@ def _probed(told: str, error: str) -> Probed:
 
 def main(text: str) -> None:
     """The process itself."""
-    from ...errors import OutOfMemoryError
-    from ...llama.library import versions
-    from ...llama.products import Products, kind_of
+    from ...errors import OutOfMemoryError, UnsupportedModelError
     from ...model.ggml import library_folder
 
+    try:
+        from ...llama.library import versions
+        from ...llama.products import Products, kind_of
+    except UnsupportedModelError as error:
+        sys.exit(str(error))
     task = json.loads(text)
     variants = len(list(library_folder().glob("*ggml-cpu-*")))
     _tell({"versions": versions(), "libraries": _loaded(), "variants": variants})

@@ -23,9 +23,9 @@ def runtime(probed: Probed, *, fast: bool) -> list[Finding]:
             Finding("runtime", "note", "not loaded in time to be looked at", "repeat it, other programs closed", facts)
         ]
     if not probed.versions:
-        missing = "llama_cpp" in probed.error and "No module" in probed.error
-        text = "llama-cpp-python is not installed" if missing else f"cannot be loaded: {probed.error}"
-        todo = _INSTALL if missing else _ILLEGAL if "SIGILL" in probed.error else f"install it again: {_INSTALL}"
+        what, _, todo = probed.error.partition("; ")  # as UnsupportedModelError says it
+        text = what if what.startswith("llama-cpp-python") else f"cannot be loaded: {what}"
+        todo = todo or (_ILLEGAL if "SIGILL" in what else f"install it again: {_INSTALL}")
         return [Finding("runtime", "problem", text, todo, facts)]
     found = [Finding("runtime", "ok", f"{_name(probed)}", facts=facts)]
     if probed.error:

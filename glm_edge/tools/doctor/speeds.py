@@ -16,8 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...convert.recipes import RECIPES, Recipe, Site
-from ...engine.kv_cache import sequence_count
-from ...engine.memory_plan import MemoryPlan, Weights, plan_memory
+from ...engine.memory_plan import MemoryPlan, Weights, plan_memory, sequence_count
 from ...errors import OutOfMemoryError
 from ...model.ggml import block_size
 from ...model.tensors import Sizes, expected_shapes

@@ -62,8 +62,8 @@ def bug() -> Engine:
     raise KeyError("a bug in loading")
 
 
-def needs_llama_cpp() -> Engine:
-    raise ModuleNotFoundError("No module named 'llama_cpp'", name="llama_cpp")
+def needs_a_library() -> Engine:
+    raise ModuleNotFoundError("No module named 'numpy'", name="numpy")
 
 
 class _Tokenizes(FakeEngine):

@@ -22,7 +22,7 @@ from glm_edge.tools.doctor.runtime import runtime
 from glm_edge.tools.doctor.speeds import CHATGLM2_6B, OFFERED, Work, fits, work_of_recipe
 from support.checkpoints.full_size_bytes import FULL, full_size
 
-MISSING = "raise ModuleNotFoundError(\"No module named 'llama_cpp'\")"
+MISSING = "raise ModuleNotFoundError('No module', name='llama_cpp')"
 DYING = "import os, signal; os.kill(os.getpid(), signal.SIGILL)"
 
 
