@@ -2,8 +2,9 @@
 
 ggml's processor backend is built a dozen times, from plain x86-64 or ARMv8.0 to AMX or SME. At start llama.cpp loads
 the best one that the machine can run (`glm_edge/llama/kernels.py`). With -ffp-contract=off ARM quantizes to the bytes
-that x86 does. OpenMP is left out, because a bare machine may lack its library. The RPC backend is one more library. Zig
-builds it for its own or the other architecture, in a temporary folder: about 10 minutes on two x86 cores.
+that x86 does. OpenMP is left out, because a bare machine may lack its library.
+The RPC backend is one more library. Zig builds it for its own or the other architecture, in a temporary folder, whose
+name is kept out of the libraries: two builds give the same bytes. It takes about 10 minutes on two x86 cores.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ LOCK = Path(__file__).with_name("requirements.lock")
 Progress = Callable[[int, int], None]  # steps done, steps in all
 
 _EPOCH = "1767225600"  # 2026-01-01: the same input gives the same archive
+_NO_CONTRACTION = "-ffp-contract=off"  # of multiply and add: libggml-base, which quantizes, is C
+_NO_COMMON = "set(LLAMA_BUILD_COMMON OFF)\n"  # a library for llama.cpp's own programs, an eighth of the work
 _OPTIONS = (
     "GGML_NATIVE=OFF",
     "GGML_BACKEND_DL=ON",
@@ -40,7 +43,6 @@ _OPTIONS = (
     "GGML_OPENMP=OFF",
     "LLAVA_BUILD=OFF",
     "LLAMA_BUILD_TOOLS=OFF",
-    "CMAKE_C_FLAGS=-ffp-contract=off",
     "CMAKE_INSTALL_BINDIR=llama_cpp/lib",
     "CMAKE_INSTALL_LIBDIR=llama_cpp/lib",
 )
@@ -111,17 +113,25 @@ def _compile(machine: str, folder: Path, python: Path, progress: Progress | None
     zig = Path(_run([str(python), "-c", where], "find the compiler").strip())
     (folder / "bin").mkdir()
     programs = compiler.write_programs(folder / "bin", zig, machine)
+    (folder / "no_common.cmake").write_text(_NO_COMMON, "utf-8")  # an option is not enough: the project's is forced
     options = [*_OPTIONS, f"CMAKE_AR={programs['AR']}", f"CMAKE_RANLIB={programs['RANLIB']}"]
     options += ["CMAKE_SYSTEM_NAME=Linux", f"CMAKE_SYSTEM_PROCESSOR={machine}"]  # cross, also to the same machine
+    options += [f"CMAKE_PROJECT_llama_cpp_INCLUDE={folder / 'no_common.cmake'}"]
+    nameless = f"-ffile-prefix-map={folder}=."  # __FILE__ in messages
     environment = {
         **os.environ,
         **{name: str(path) for name, path in programs.items()},
+        "CFLAGS": f"{_NO_CONTRACTION} {nameless}",
+        "CXXFLAGS": nameless,
         "CMAKE_ARGS": " ".join(f"-D{option}" for option in options),
         "PATH": f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "SKBUILD_BUILD_DIR": str(folder / "build"),
         "SOURCE_DATE_EPOCH": _EPOCH,
         "ZIG_GLOBAL_CACHE_DIR": str(folder / "zig-cache"),
     }
-    source = next(folder.glob("llama_cpp_python-*.tar.gz"))
+    archive = next(folder.glob("llama_cpp_python-*.tar.gz"))
+    _run([str(python), "-m", "tarfile", "-e", str(archive), str(folder)], "unpack llama.cpp")
+    source = archive.with_suffix("").with_suffix("")
     command = [str(python), "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps", "--no-build-isolation"]
     command += ["--no-cache-dir", "--verbose", "-w", str(folder / "wheels"), str(source)]
     with _followed(command, environment) as lines:
@@ -137,9 +147,11 @@ def _finish(wheel: Path, machine: str, folder: Path, python: Path, out: Path) ->
     _run([*run, "unpack", "-d", str(folder / "unpacked"), str(wheel)], "unpack the wheel")
     root = next((folder / "unpacked").iterdir())
     libraries = root / "llama_cpp" / "lib"
+    for developers in (root / "include", libraries / "cmake", libraries / "pkgconfig"):
+        shutil.rmtree(developers)
     for path in libraries.iterdir():
         # a wheel has no links: each library is there once by its name and once more by its SONAME, where others need it
-        if re.search(r"\.so\.\d+\.\d", path.name) or "llama-common" in path.name:
+        if re.search(r"\.so\.\d+\.\d", path.name):
             path.unlink()
     (libraries / RUNTIME_MARKER).write_text(json.dumps(description(machine)) + "\n", "utf-8")
     environment = {**os.environ, "SOURCE_DATE_EPOCH": _EPOCH}
@@ -177,7 +189,7 @@ def _followed(command: list[str], environment: Mapping[str, str]) -> Iterator[It
 
         def lines() -> Iterator[str]:
             for line in process.stdout or ():
-                if "error" in line.lower() and len(errors) < 1:
+                if not errors and re.search(r"\berror:|CMake Error", line):  # not -Werror=...
                     errors.append(line.strip())
                 yield line
 
