@@ -2,7 +2,7 @@
 
 ggml's processor backend is built a dozen times, from plain x86-64 or ARMv8.0 to AMX or SME. At start llama.cpp loads
 the best one that the machine can run (`glm_edge/llama/kernels.py`). With -ffp-contract=off ARM quantizes to the bytes
-that x86 does. OpenMP is left out, because a bare machine may lack its library.
+that x86 does. OpenMP is left out, because a bare machine may lack its library; `patch.py` lets threads wait as it does.
 The RPC backend is one more library. Zig builds it for its own or the other architecture, in a temporary folder, whose
 name is kept out of the libraries: two builds give the same bytes. It takes about 10 minutes on two x86 cores.
 """
@@ -27,6 +27,8 @@ from ...model.ggml import RUNTIME_MARKER
 from ...system.safe_open import safe_open
 from . import compiler
 from .compiler import MACHINES
+from .patch import NAME as PATCH
+from .patch import patch
 
 LOCK = Path(__file__).with_name("requirements.lock")
 
@@ -68,7 +70,7 @@ def build(machine: str, out: Path, progress: Progress | None = None) -> Path:
 def description(machine: str) -> dict[str, str]:
     """What `build` makes today, as it writes it into the wheel."""
     zig, source = locked("ziglang"), locked("llama-cpp-python")
-    return {"compiler": f"zig {zig}", "llama_cpp_python": source, "machine": machine}
+    return {"compiler": f"zig {zig}", "llama_cpp_python": source, "patch": PATCH, "machine": machine}
 
 
 def described(wheel: Path) -> dict[str, str]:
@@ -132,6 +134,7 @@ def _compile(machine: str, folder: Path, python: Path, progress: Progress | None
     archive = next(folder.glob("llama_cpp_python-*.tar.gz"))
     _run([str(python), "-m", "tarfile", "-e", str(archive), str(folder)], "unpack llama.cpp")
     source = archive.with_suffix("").with_suffix("")
+    patch(source)
     command = [str(python), "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps", "--no-build-isolation"]
     command += ["--no-cache-dir", "--verbose", "-w", str(folder / "wheels"), str(source)]
     with _followed(command, environment) as lines:
