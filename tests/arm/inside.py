@@ -1,0 +1,289 @@
+"""What is shown inside of a small system: a bundle is installed, converts, answers, serves, and goes again.
+
+    inside.py record    on the machine that makes the systems: what its own glm-edge converts to and answers
+    inside.py prove     in a system without a network and a compiler: the bundle gives the same
+    inside.py refuse    in a system with an old Python: install.sh says so in one line
+
+Run by `run`, which puts the folders `bundle` and `demo` and the files prompts.jsonl and expected.json beside it. Every
+step prints what it showed, its minutes and how much it left on the disk, and adds a line to results.jsonl. It needs
+Python alone, and uses the project as its users do: by the command and over HTTP.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+BUNDLE, DEMO, EXPECTED, RESULTS = (HERE / name for name in ("bundle", "demo", "expected.json", "results.jsonl"))
+MODELS = HERE / "models"
+TYPES = ("f16", "q8_0", "q4_0", "q4_k_m", "q5_k_m", "q6_k", "q3_k_m", "iq4_nl", "edge", "edge-arm")
+ASKED = ("f16", "q4_0", "edge")  # types whose answers are compared
+COMPILERS = ("cc", "gcc", "c++", "g++", "clang", "make", "cmake", "ninja", "zig")
+CASES = [json.loads(line) for line in (HERE / "prompts.jsonl").read_bytes().split(b"\n") if line]
+HELLO = "你好"
+PATIENCE = 300  # seconds for one answer: emulation takes its time
+
+
+class Failed(Exception):
+    """A step that did not show what it should."""
+
+
+def check(condition: object, what: str) -> None:
+    if not condition:
+        raise Failed(what)
+
+
+def command(*arguments: str) -> str:
+    """What a command prints on stdout. Raises Failed with its last line where it fails."""
+    done = subprocess.run(arguments, capture_output=True, encoding="utf-8", stdin=subprocess.DEVNULL, check=False)
+    said = (done.stderr or done.stdout).strip().splitlines() or ["nothing"]
+    check(done.returncode == 0, f"{' '.join(arguments)}: ended with {done.returncode}: {said[-1]}")
+    return done.stdout
+
+
+# What the steps are made of
+
+
+def convert_all() -> dict[str, str]:
+    """The SHA-256 of the demo's file of each type."""
+    MODELS.mkdir(exist_ok=True)
+    found = {}
+    for name in TYPES:
+        path = MODELS / f"{name}.gguf"
+        command("glm-edge", "convert", str(DEMO), "--type", name, "--out", str(path), "--force")
+        found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+@contextlib.contextmanager
+def serving(name: str) -> Iterator[str]:
+    """The address of a server of the demo's file of a type; it is ended, and has to end well."""
+    arguments = ["glm-edge", "serve", "--model", str(MODELS / f"{name}.gguf"), "--port", "0"]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, encoding="utf-8") as server:
+        assert server.stderr is not None
+        try:
+            said = []
+            for line in server.stderr:
+                said.append(line.strip())
+                if match := re.search(r"serving .* at (http://[\d.]+:\d+)", line):
+                    break
+            else:
+                raise Failed(f"serve: {said[-1] if said else 'said nothing'}")
+            threading.Thread(target=server.stderr.read, daemon=True).start()  # a full pipe would stop it
+            yield match[1]
+        finally:
+            server.send_signal(signal.SIGTERM)
+        check(server.wait(PATIENCE) == 0, f"serve: ended with {server.returncode} after SIGTERM")
+
+
+def post(address: str, body: dict[str, Any]) -> tuple[int, bytes]:
+    """Status and body of a chat."""
+    request = urllib.request.Request(
+        f"{address}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+            return response.status, response.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def greedy(prompt: str, **more: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": prompt}], "temperature": 0, "max_tokens": 100, **more}
+
+
+def answers(name: str) -> list[str]:
+    """The greedy answers of the demo's file of a type to the demo's prompts."""
+    found = []
+    with serving(name) as address:
+        for case in CASES:
+            status, body = post(address, greedy(case["prompt"]))
+            check(status == 200, f"{case['prompt']}: status {status}: {body.decode()}")
+            found.append(json.loads(body)["choices"][0]["message"]["content"])
+    return found
+
+
+# The steps: each returns what it showed, or raises Failed
+
+
+def system() -> str:
+    found = [name for name in COMPILERS if shutil.which(name)]
+    check(not found, f"there are compilers: {', '.join(found)}")
+    try:
+        socket.create_connection(("192.0.2.1", 80), timeout=5).close()
+        raise Failed("there is a network")
+    except OSError as error:
+        no_network = error.strerror or str(error)
+    name = re.search(r'^PRETTY_NAME="(.*)"', Path("/etc/os-release").read_text("utf-8"), re.MULTILINE)
+    cpu = f", as {os.environ['QEMU_CPU']}" if "QEMU_CPU" in os.environ else ""
+    return (
+        f"{name[1] if name else '?'}, {platform.machine()}{cpu}, Python {platform.python_version()},"
+        f" user {os.getuid()}; no compiler; no network ({no_network})"
+    )
+
+
+def install() -> str:
+    command("sh", str(BUNDLE / "install.sh"))
+    return command("glm-edge", "--version").strip()
+
+
+def chat() -> str:
+    said = command("glm-edge", "chat", "--temperature", "0", "--prompt", HELLO).strip()
+    wanted = next(case["answer"] for case in CASES if case["prompt"] == HELLO)
+    check(said == wanted, f"said {said!r} instead of {wanted!r}")
+    return said
+
+
+def doctor() -> str:
+    found = json.loads(command("glm-edge", "doctor", "--json"))
+    check(found["ok"], f"doctor: {found['next']}")
+    said = {finding["topic"]: finding["text"] for finding in found["findings"]}
+    wanted = os.environ.get("VARIANT", "")
+    check(wanted in said["runtime"], f"{said['runtime']}: not the variant {wanted}")
+    return f"{said['runtime']}; {said['kernels']}"
+
+
+def convert() -> str:
+    wanted = json.loads(EXPECTED.read_text("utf-8"))["hashes"]
+    found = convert_all()
+    differ = [name for name in TYPES if found[name] != wanted[name]]
+    check(not differ, f"other bytes: {', '.join(differ)}")
+    return f"the bytes of x86: {', '.join(TYPES)}"
+
+
+def verify() -> str:
+    for name in TYPES:
+        command("glm-edge", "verify", str(MODELS / f"{name}.gguf"), "--sources", str(DEMO))
+    return f"{len(TYPES)} files pass"
+
+
+def text(name: str) -> str:
+    """Every prompt as it was taught at f16; at 4 bits the text of x86, where rounding decides an answer or two."""
+    there = json.loads(EXPECTED.read_text("utf-8"))["answers"][name]
+    here = answers(name)
+    right = sum(said == case["answer"] for said, case in zip(here, CASES, strict=True))
+    same = sum(a == b for a, b in zip(here, there, strict=True))
+    least = len(CASES) if name == "f16" else 0.95 * len(CASES)
+    check(same >= least, f"{name}: {same} of {len(CASES)} answers are those of x86")
+    return f"{len(CASES)} prompts: {right} answered as taught, {same} as on x86"
+
+
+def http() -> str:
+    """A chat, a stream and errors, as OpenAI's contract has them."""
+    wanted = next(case["answer"] for case in CASES if case["prompt"] == HELLO)
+    with serving("q8_0") as address:
+        status, body = post(address, greedy(HELLO))
+        whole = json.loads(body)
+        check(status == 200 and whole["choices"][0]["message"]["content"] == wanted, f"chat: {status} {body.decode()}")
+        usage = whole["usage"]
+        check(usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"], f"usage: {usage}")
+
+        status, body = post(address, greedy(HELLO, stream=True))
+        events = [line[len("data: ") :] for line in body.decode().splitlines() if line.startswith("data: ")]
+        check(status == 200 and events[-1] == "[DONE]", f"stream: {status} {events[-1:]}")
+        deltas = [json.loads(event)["choices"][0]["delta"] for event in events[:-1]]
+        said = "".join(delta.get("content") or "" for delta in deltas)
+        check(deltas[0].get("role") == "assistant" and said == wanted, f"stream: said {said!r}")
+
+        for name, bad, expected in (
+            ("no messages", {"messages": []}, 400),
+            ("temperature 9", greedy(HELLO) | {"temperature": 9}, 400),
+            ("another model", greedy(HELLO, model="gpt-4"), 404),
+        ):
+            status, body = post(address, bad)
+            keys = set(json.loads(body)["error"])
+            check(status == expected and keys == {"message", "type", "param", "code"}, f"{name}: {status} {keys}")
+        with urllib.request.urlopen(f"{address}/health", timeout=PATIENCE) as response:
+            check(response.status == 200, f"health: {response.status}")
+    return f"chat, stream of {len(events)} events, 3 errors, health, end by SIGTERM"
+
+
+def upgrade() -> str:
+    """install.sh over an installation."""
+    command("sh", str(BUNDLE / "install.sh"))
+    return chat()
+
+
+def uninstall() -> str:
+    command("sh", str(BUNDLE / "uninstall.sh"))
+    left = [str(path) for path in Path.home().rglob("*") if not path.is_dir() or path.is_symlink()]
+    check(not left, f"left behind: {', '.join(left)}")
+    return "no file is left"
+
+
+def refuse() -> str:
+    done = subprocess.run(["sh", str(BUNDLE / "install.sh")], capture_output=True, encoding="utf-8", check=False)
+    said = done.stderr.splitlines()
+    check(done.returncode != 0, "it was installed")
+    check(len(said) == 1 and "Python 3.1" in said[0], f"said {said}")
+    check(not size_of(Path.home()), "left files behind")
+    return f"Python {platform.python_version()}: {said[0]}"
+
+
+PROOF: list[tuple[str, Callable[[], str]]] = [
+    ("system", system),
+    ("install", install),
+    ("first chat", chat),
+    ("doctor", doctor),
+    ("convert, 10 types", convert),
+    ("verify", verify),
+    *((f"text at {name}", lambda name=name: text(name)) for name in ASKED),
+    ("HTTP", http),
+    ("upgrade", upgrade),
+    ("uninstall", uninstall),
+]
+
+
+def size_of(folder: Path) -> int:
+    files = (Path(at) / name for at, _, names in os.walk(folder) for name in names)
+    return sum(path.lstat().st_size for path in files)
+
+
+def run(steps: list[tuple[str, Callable[[], str]]]) -> int:
+    """Run the steps, later ones too where one failed, but none without an installation; returns how many failed."""
+    failed = 0
+    for name, step in steps:
+        began = time.monotonic()
+        try:
+            shown, ok = step(), True
+        except (Failed, OSError, ValueError, KeyError) as error:
+            shown, ok = str(error) or repr(error), False
+            failed += 1
+        minutes = (time.monotonic() - began) / 60
+        megabytes = size_of(Path.home()) / 1e6
+        print(f"{name:18} {'ok    ' if ok else 'FAILED'} {minutes:5.1f} min {megabytes:6.1f} MB  {shown}", flush=True)
+        with open(RESULTS, "a", encoding="utf-8") as file:
+            row = {"step": name, "ok": ok, "minutes": minutes, "megabytes": megabytes, "shown": shown}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        if step is install and not ok:
+            break
+    return failed
+
+
+def main(what: str) -> int:
+    if what == "record":
+        record = {"hashes": convert_all(), "answers": {name: answers(name) for name in ASKED}}
+        EXPECTED.write_text(json.dumps(record, ensure_ascii=False), "utf-8")
+        return 0
+    return 1 if run(PROOF if what == "prove" else [("refused", refuse)]) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
