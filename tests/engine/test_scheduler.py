@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from glm_edge.engine.memory_plan import sequence_count
 from glm_edge.engine.latency import LatencyModel
+from glm_edge.engine.memory_plan import sequence_count
 from glm_edge.engine.prefix_cache.store import Store
 from glm_edge.engine.prefix_cache.store_file import CacheBlock
 from glm_edge.engine.sampling.sampler import Sampler

@@ -13,10 +13,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from glm_edge.engine.memory_plan import sequence_count
 from glm_edge.engine.latency import LatencyModel
 from glm_edge.engine.lookup import MAX_DRAFT
 from glm_edge.engine.loop import EngineLoop
+from glm_edge.engine.memory_plan import sequence_count
 from glm_edge.engine.prefix_cache.store import Store
 from glm_edge.engine.prefix_cache.store_file import SCOPE
 from glm_edge.engine.sampling.sampler import Sampler
