@@ -28,6 +28,7 @@ ALLOWED = {
     ("tools/doctor/host.py", "(self.root / name).read_text"): (1, KERNEL),
     ("tools/doctor/probe.py", "open"): (1, KERNEL),
     ("tools/bundle/bundle.py", "path.read_text"): (1, "a file of the package"),
+    ("tools/bundle/bundle.py", "own.write_bytes"): (1, OURS),
     ("tools/bundle/wheels.py", "LOCK.read_text"): (1, "a file of the package"),
     ("tools/bundle/wheels.py", "wanted.write_text"): (1, OURS),
     ("tools/bundle/install/environment.py", "(folder / 'pyvenv.cfg').write_text"): (1, OURS),

@@ -1,11 +1,11 @@
 """What a bundle has, and making it: packages, models with their prefixes, scripts, a unit file, a README.
 
     OUT/README.md, README.zh-CN.md      for whoever stands before the other machine
-        install.sh, uninstall.sh        start there; `install.py` in our wheel does the work
+        install.sh, uninstall.sh        start there; `install/` in our wheel does the work
         glm-edge.service                for systemd, of an installation in /opt/glm-edge
         requirements-3.11.txt           what is installed with which Python, by hash
         wheels/, models/
-        bundle.json                     what it is, for install.py
+        bundle.json                     what it is, for the installer
         SHA256SUMS                      of all of these
 
 Wheels are fetched into the user's cache folder, and the runtime that is built stays there too: what is there is not
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -27,7 +28,6 @@ from ...engine.prefix_cache.store_file import bundled_folder
 from ...errors import StorageError, UsageError
 from ...model.checks import check_model
 from ...model.gguf import read_gguf
-from ...system.atomic_write import atomic_write
 from ...system.hashes import sha256_of
 from ...system.private import make_folder
 from ..runtime.build import build, described, description
@@ -86,28 +86,28 @@ class Made:
 def bundle(task: Task, steps: Steps) -> Made:
     """Make the bundle of a task. Raises UsageError, StorageError and what a wrong model file raises."""
     check_out(task.out)
-    models = _models(task.models)
+    time, (name, content), models = epoch(), own_wheel(), _models(task.models)
     if task.runtime is not None:
         _check_runtime(task.runtime, task)
-    make_folder(task.cache)
     wheels = {wheel for target in task.targets for wheel in locked(target)}
-    size = sum(wheel.size for wheel in wheels) + sum(path.stat().st_size for path in models.values())
-    check_space(task.out, size)
+    check_space(task.out, sum(wheel.size for wheel in wheels) + sum(path.stat().st_size for path in models.values()))
+    make_folder(task.cache)
     for target in task.targets:
         with steps(f"fetching for Python {target.python}", "B") as progress:
             fetch(locked(target), target, task.cache, progress)
     runtime = task.runtime or _runtime(task, steps)
-    name, content = own_wheel()
-    own = task.cache / name
-    atomic_write(own, [content], durable=False)
-    entries, about = _packages(task, own, runtime)
-    with steps("hashing", "B") as progress:
-        entries += _hashed(models, progress)
-    about["models"] = [path.name for path in task.models]
-    entries.append(entry_of(ABOUT, f"{json.dumps(about, indent=1)}\n".encode()))
-    entries += _texts(task)
-    with steps("writing", "B") as progress:
-        write(task.out, entries, top=f"glm-edge-{__version__}-linux-{task.machine}", time=epoch(), progress=progress)
+    with tempfile.TemporaryDirectory(prefix="glm-edge-bundle-") as temporary:
+        own = Path(temporary) / name
+        own.write_bytes(content)
+        entries, about = _packages(task, own, runtime)
+        with steps("hashing", "B") as progress:
+            entries += _hashed(models, progress)
+        about["models"] = [path.name for path in task.models]
+        entries.append(entry_of(ABOUT, f"{json.dumps(about, indent=1)}\n".encode()))
+        entries += _texts(task)
+        with steps("writing", "B") as progress:
+            top = f"glm-edge-{__version__}-linux-{task.machine}"
+            write(task.out, entries, top=top, time=time, progress=progress)
     warning = f"{runtime.name} was built for one kind of processor; glm-edge runtime builds it for all"
     warnings = () if described(runtime) else (warning,)
     return Made(len(entries) + 1, sum(entry.size for entry in entries), str(about["glibc"]), warnings)
