@@ -25,6 +25,8 @@ def make_environment(folder: Path) -> None:
     (folder / "bin").mkdir()
     (folder / "bin" / "python3").symlink_to(python)
     (folder / "lib" / f"python{VERSION}" / "site-packages").mkdir(parents=True)
+    if sys.platlibdir != "lib":  # lib64, as Fedora has it: all packages in one folder, as the module venv does it
+        (folder / sys.platlibdir).symlink_to("lib")
     about = f"home = {python.parent}\ninclude-system-site-packages = false\nversion = {sys.version.split()[0]}\n"
     (folder / "pyvenv.cfg").write_text(about, "utf-8")
 
