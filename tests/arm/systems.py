@@ -213,6 +213,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # unwind: what was started and made goes
     if options.bundle and not (options.bundle / "install.sh").exists():
         stop(2, f"{options.bundle}: no install.sh in it")
+    os.environ["PATH"] += f"{os.pathsep}/usr/sbin{os.pathsep}/sbin"  # where debootstrap is, whatever su left of PATH
     require(options.system)
     options.cache.mkdir(parents=True, exist_ok=True)
     if options.make:
