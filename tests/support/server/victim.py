@@ -13,13 +13,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
+Result = tuple[bool, str]  # (whether it held, what was seen)
+SHORT = {"messages": [{"role": "user", "content": "你好"}], "max_tokens": 1}
+
 
 def get(path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
 
 
 def post(body: object, path: str = "/v1/chat/completions", *headers: str) -> bytes:
-    data = json.dumps(body).encode()
+    data = json.dumps(body, ensure_ascii=False).encode()
     lines = [f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", *headers]
     return "\r\n".join([*lines, f"Content-Length: {len(data)}", "", ""]).encode() + data
 
@@ -34,7 +39,7 @@ class Target:
     """
 
     def __init__(self, python: str, folder: Path, *options: str, prefix: str = "") -> None:
-        serve = f"{prefix} exec '{python}' -m glm_edge serve --port 0 --threads 1 {' '.join(options)}"
+        serve = f"{prefix} exec '{python}' -I -m glm_edge serve --port 0 --threads 1 {' '.join(options)}"
         self.log = folder / "log"
         with self.log.open("wb") as log:
             self.popen = subprocess.Popen(["sh", "-c", serve], stderr=log, env=places(folder), cwd=folder)
@@ -48,6 +53,14 @@ class Target:
 
     def text(self) -> str:
         return self.log.read_text("utf-8", "replace")
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.popen.pid).children()
+
+    def chat(self, text: str, *headers: str, **fields: object) -> tuple[int, float, bytes]:
+        """As `ask`, one question with a greedy answer."""
+        body = {**SHORT, "temperature": 0, "messages": [{"role": "user", "content": text}], **fields}
+        return self.ask(post(body, "/v1/chat/completions", *headers))
 
     def connect(self, timeout: float = 60) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
@@ -100,9 +113,16 @@ class Place:
             except subprocess.TimeoutExpired:
                 target.popen.kill()
 
+    def demo(self) -> Path:
+        """The demo model as a file, which the first command makes."""
+        _, _, said = self.command("chat", "--no-cache", "--prompt", "a", seconds=120)
+        for model in self.folder.rglob("*.gguf"):
+            return model
+        raise RuntimeError(f"no demo model: {said.strip()}")
+
     def command(self, *arguments: str, prefix: str = "", stdin: str = "", seconds: float = 60) -> tuple[int, str, str]:
         """(exit code or -99 if it did not end, stdout, stderr) of a glm-edge command."""
-        shell = ["sh", "-c", f'{prefix} exec "$0" -m glm_edge "$@"', self.python, *arguments]
+        shell = ["sh", "-c", f'{prefix} exec "$0" -I -m glm_edge "$@"', self.python, *arguments]
         try:
             done = subprocess.run(
                 shell,
