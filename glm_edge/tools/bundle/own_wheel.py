@@ -84,7 +84,7 @@ def _of_source(source: Path) -> Iterator[tuple[str, bytes]]:
     config.read_string(read_file(source / "setup.cfg", _FILE_BYTES).decode())
     places = dict(line.split(" = ") for line in config["options"]["package_dir"].strip().splitlines())
     for package in config["options"]["packages"].split():
-        parent = next((name for name in places if f"{package}.".startswith(f"{name}.")), "")
+        parent = max((name for name in places if f"{package}.".startswith(f"{name}.")), key=len, default="")
         folder = source / places.get(parent, "") / package.removeprefix(parent).strip(".").replace(".", "/")
         patterns = ["*.py", *config.get("options.package_data", package, fallback="").split()]
         for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
