@@ -16,10 +16,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 
 from glm_edge.engine.engine import LlamaEngine
+from glm_edge.engine.sampling.sampler import Sampler
 from glm_edge.engine.sequence import Sequence
 from glm_edge.generation import Generation
 from glm_edge.types import Chunk, EngineConfig, Message, Request, SamplingParams
@@ -115,25 +115,19 @@ def answers_alone(model: Path, planned: list[Planned]) -> list[str]:
     return whole
 
 
-def resident() -> int:
-    """Bytes of this process in memory."""
+def alive() -> list[object]:
+    """What an answer is made of: half a MiB to draw with, and what its reader has not taken."""
     gc.collect()
-    return int(psutil.Process().memory_info().rss)
-
-
-def answers_alive() -> list[Sequence]:
-    return [thing for thing in gc.get_objects() if isinstance(thing, Sequence)]
+    return [thing for thing in gc.get_objects() if isinstance(thing, Sequence | Sampler | Generation)]
 
 
 def test_random_cancels_change_no_other_answer_and_leave_nothing_behind(engine: LlamaEngine, tiny_f32: Path) -> None:
-    others = answers_alive()  # of engines that other tests left open
+    others = alive()  # of engines that other tests left open
     planned = plan(seed=5)
     whole = answers_alone(tiny_f32, planned)
     with ThreadPoolExecutor(AT_ONCE) as readers:
         answers = list(readers.map(lambda one: answer_to(engine, one), planned))
-        before = resident()
         list(readers.map(lambda one: answer_to(engine, one), planned))  # whose prefixes are known by now
-        after = resident()
     wrong = []
     for i, (one, expected, chunks) in enumerate(zip(planned, whole, answers, strict=True)):
         got = text(chunks)
@@ -144,10 +138,8 @@ def test_random_cancels_change_no_other_answer_and_leave_nothing_behind(engine: 
     assert phases["whole"] >= REQUESTS // 3
     assert min(phases[name] for name in ("queued", "prefill", "decode")) >= 5, phases
 
-    # answers that stayed would hold half a MiB each to draw with
-    assert after - before < REQUESTS << 17, (before, after)
     # the engine's thread may still have the last ones at hand
-    assert len([answer for answer in answers_alive() if all(answer is not old for old in others)]) <= SLOTS
+    assert len([thing for thing in alive() if all(thing is not old for old in others)]) <= 3 * SLOTS
 
 
 def test_after_them_all_slots_and_the_whole_cache_are_there(engine: LlamaEngine) -> None:

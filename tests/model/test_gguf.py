@@ -112,9 +112,9 @@ def test_a_vocabulary_of_the_real_size_is_read_in_less_than_half_a_second(path: 
     texts = [f"▁word{i}" for i in range(n)]
     keys = [key("t", "[str]", texts), key("s", "[f32]", [-1.0] * n), key("y", "[i32]", [1] * n)]
     path.write_bytes(build(keys))
-    start = time.perf_counter()
+    start = time.thread_time()
     file = read_gguf(path)
-    assert time.perf_counter() - start < 0.5  # about 0.03 s; the rest is room for slow and busy machines
+    assert time.thread_time() - start < 0.5  # about 0.03 s of a processor; the rest is for slow ones
     assert list(file.metadata["t"]) == texts
 
 

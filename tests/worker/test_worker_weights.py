@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import struct
-import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -68,12 +67,10 @@ def test_a_failed_answer_of_three_is_one_end_and_frees_every_slot_in_the_child(m
     endless = SamplingParams(1.0, seed=1, frequency_penalty=-1e38)
     with worker(partial(crashing.real, mapped)) as engine:
         generation = engine.submit(replace(ask("hi", None, endless), n=3))
-        began = time.monotonic()
         assert type(failure(generation)) is EngineError
         both = [engine.submit(ask(f"{n}", None)) for n in range(mapped.slots)]
         for other in both:
             assert other.get(PATIENCE) is not None
-        assert time.monotonic() - began < 2
         for other in both:
             other.cancel()
             assert list(other)[-1].finish_reason == "cancelled"

@@ -22,7 +22,7 @@ from glm_edge.types import EngineConfig
 from glm_edge.worker import Worker
 from support.checkpoints.small_checkpoint import CONFIG, write_checkpoint
 from support.engines import crashing_engines as crashing
-from support.server.leaving_clients import BUDGET, fin, half_close, rst
+from support.server.leaving_clients import fin, half_close, rst
 from support.server.live_server import BODY, HttpReply, LiveServer, Wire, eventually, get, post
 
 SLOTS, QUEUE, N_CTX = 2, 3, 16384
@@ -81,20 +81,20 @@ def ended(server: LiveServer) -> dict[str, int]:
 @pytest.mark.case("K4", "K5")
 @pytest.mark.parametrize("leave", [fin, rst, half_close])
 @pytest.mark.parametrize("data", [STREAM, WHOLE], ids=["stream", "whole"])
-def test_slots_that_clients_leave_are_free_in_time(
+def test_slots_that_clients_leave_are_free(
     server: LiveServer, short: str, data: bytes, leave: Callable[[Wire], None]
 ) -> None:
+    cancelled = ended(server).get("cancelled", 0)
     with ExitStack() as stack:
         wires = [stack.enter_context(server.connect()) for _ in range(SLOTS)]
         for wire in wires:
             wire.send(data)
         assert eventually(lambda: alive(server) == (SLOTS, 0))
-        began = time.monotonic()
         for wire in wires:
             leave(wire)
         assert said(server.exchange(SHORT)) == short
-        assert time.monotonic() - began < BUDGET
-    assert eventually(lambda: alive(server) == (0, 0), BUDGET)
+        assert eventually(lambda: ended(server)["cancelled"] == cancelled + SLOTS)
+    assert eventually(lambda: alive(server) == (0, 0))
 
 
 @pytest.mark.case("K7")
@@ -115,11 +115,9 @@ def test_clients_that_give_up_and_try_again_hold_no_more_than_the_capacity_and_l
     while any(one.is_alive() for one in clients):
         most = max(most, sum(alive(server)))
     assert 0 < most <= SLOTS + QUEUE
-    assert eventually(lambda: alive(server) == (0, 0), BUDGET)
-    began = time.monotonic()
+    assert eventually(lambda: alive(server) == (0, 0))
     with ThreadPoolExecutor(SLOTS + QUEUE) as pool:  # the whole capacity is free again
         assert [said(reply) for reply in pool.map(server.exchange, [SHORT] * (SLOTS + QUEUE))] == [short] * 5
-    assert time.monotonic() - began < BUDGET
 
 
 @pytest.mark.case("K8")
@@ -134,9 +132,7 @@ def test_of_requests_left_at_any_token_finished_or_failed_each_is_counted_once(m
                     assert wire.chunk()
         for _ in range(3):
             assert said(server.exchange(SHORT))
-        assert eventually(
-            lambda: alive(server) == (0, 0), BUDGET
-        )  # one that is left unnoticed would die with the engine
+        assert eventually(lambda: alive(server) == (0, 0))  # one that is left unnoticed would die with the engine
         with server.connect() as wire:
             wire.send(STREAM)
             assert wire.head().status == 200

@@ -15,7 +15,7 @@ from glm_edge.api.access.policy import AccessPolicy
 from glm_edge.api.http.limits import Deadlines
 from glm_edge.api.http.parser import StrictParser
 from support.engines.fake_engine import FakeEngine
-from support.server.live_server import BODY, CHAT, LiveServer, eventually, file_limit, get, post
+from support.server.live_server import BODY, CHAT, PATIENCE, LiveServer, eventually, file_limit, get, post
 
 LIMIT = 1000
 
@@ -100,6 +100,7 @@ def test_a_huge_or_odd_key_is_refused(guarded: LiveServer) -> None:
     assert guarded.exchange(get("/v1/models", "Authorization: Bearer key")).status == 200
 
 
+SLOW = Deadlines(read=3600, idle=3600)  # who is served at all has not waited for idle clients to be closed
 LARGE = {
     "header": (get("/health", "X: " + "x" * 33_000), 431),
     "many-bytes": (get("/health", *[f"X-{n}: {'x' * 100}" for n in range(400)]), 431),
@@ -121,10 +122,10 @@ def test_large_headers_are_refused_and_the_connection_is_closed(server: LiveServ
 @pytest.mark.case("H24", "N14")
 @pytest.mark.parametrize("header", ["X:" + " " * 32_000 + "\0", "X: " + "x " * 16_000 + "\0"], ids=["spaces", "words"])
 def test_no_header_takes_long_to_read(server: LiveServer, header: str) -> None:
-    """waitress's pattern for a header takes 32 s for such spaces, in the thread that everybody's bytes go through."""
-    begin = time.monotonic()
+    """waitress's pattern for a header takes 32 s of a processor for such spaces, in the thread that reads for all."""
+    begin = time.process_time()
     assert server.exchange(get("/health", header)).status == 400
-    assert time.monotonic() - begin < 2
+    assert time.process_time() - begin < 8
 
 
 @pytest.mark.case("H25")
@@ -186,7 +187,7 @@ def test_a_request_that_takes_too_long_is_closed_though_it_drips(start: bytes, d
         begin = time.monotonic()
         wire.send(start)
         while server.server.connections or time.monotonic() - begin < 0.2:
-            assert time.monotonic() - begin < 10
+            assert time.monotonic() - begin < PATIENCE
             try:
                 wire.send(drop)
             except OSError:
@@ -197,23 +198,21 @@ def test_a_request_that_takes_too_long_is_closed_though_it_drips(start: bytes, d
 
 @pytest.mark.case("O4")
 def test_an_idle_connection_is_closed_and_a_used_one_is_not() -> None:
-    with LiveServer(FakeEngine(), deadlines=Deadlines(read=60, idle=0.5)) as server, server.connect() as wire:
+    with LiveServer(FakeEngine(), deadlines=Deadlines(read=60, idle=2)) as server, server.connect() as wire:
         begin = time.monotonic()
-        for _ in range(4):
+        for _ in range(3):
             wire.send(get("/health"))
             assert wire.reply().status == 200
-            time.sleep(0.2)  # the slow client
+            time.sleep(0.8)  # the slow client
         assert wire.closed
-        assert time.monotonic() - begin > 1
+        assert time.monotonic() - begin > 3
 
 
 @pytest.mark.case("O5")
 def test_a_flood_of_connections_does_not_keep_a_health_check_waiting_and_leaves_nothing() -> None:
-    with file_limit(2500) as most, LiveServer(FakeEngine()) as server:
+    with file_limit(2500) as most, LiveServer(FakeEngine(), deadlines=SLOW) as server:
         flood = [server.connect() for _ in range(min(1000, most // 2 - 200))]
-        begin = time.monotonic()
         assert server.exchange(get("/health")).status == 200
-        assert time.monotonic() - begin < 1
         for wire in flood:
             wire.__exit__()
         assert eventually(lambda: server.server.connections == 0)
@@ -231,14 +230,12 @@ def test_a_connection_over_the_limit_waits_until_one_closes() -> None:
 
 @pytest.mark.case("O4")
 def test_200_idle_connections_do_not_keep_a_good_request_waiting() -> None:
-    with LiveServer(FakeEngine(), deadlines=Deadlines(read=1)) as server:
+    with LiveServer(FakeEngine(), deadlines=SLOW) as server:
         idle = [server.connect() for _ in range(200)]
         try:
             assert eventually(lambda: server.server.connections == 200)
-            begin = time.monotonic()
             assert server.exchange(post(BODY)).status == 200
-            assert time.monotonic() - begin < 1
-            assert eventually(lambda: server.server.connections == 0)
+            assert server.server.connections >= 200
         finally:
             for wire in idle:
                 wire.__exit__()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,11 @@ TRIES = 3  # the first, and one after each pause
 
 
 def fails(hub: Hub, out: Path) -> str:
-    """The one line of a pull that fails with 3, 4 or 6, soon, and leaves nothing under the output's name."""
-    began = time.monotonic()
+    """The one line of a pull that fails with 3, 4 or 6, and leaves nothing under the output's name."""
     with pytest.raises(GlmEdgeError) as caught:
         pull(REPO, out, endpoint=hub.endpoint, retries=(0.01,) * (TRIES - 1))
     assert caught.value.exit_code in (3, 4, 6)
     assert "\n" not in str(caught.value)
-    assert time.monotonic() - began < 30
     assert not out.exists()
     return str(caught.value)
 

@@ -85,9 +85,12 @@ def test_answers_computed_together_keep_to_their_own_formats(engine: LlamaEngine
     assert [json.loads(text(list(one))) for one in running] == [f"answer {n}" for n in range(6)]
 
 
-def test_drafts_of_prompt_lookup_keep_to_the_format(engine: LlamaEngine) -> None:
+def test_drafts_of_prompt_lookup_keep_to_the_format(demo_file: Path) -> None:
+    """A new engine tries each size of a draft once, whatever this machine is busy with."""
+    engine = LlamaEngine(EngineConfig(demo_file, n_threads=1))
     text_ = "one two three four five six seven eight " * 4
     chunks = ask(engine, {"enum": [text_ + "nine", text_ + "ten"]}, temperature=0)
+    engine.close()
     assert json.loads(text(chunks)) in (text_ + "nine", text_ + "ten")
     stats = chunks[-1].stats
     assert stats is not None

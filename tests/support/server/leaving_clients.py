@@ -1,4 +1,4 @@
-"""Three ways in which a client leaves a connection, and how soon that has to show."""
+"""Three ways in which a client leaves a connection."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import socket
 import struct
 
 from support.server.live_server import Wire
-
-BUDGET = 2.0  # seconds from the client's leaving to a free slot
 
 
 def fin(wire: Wire) -> None:

@@ -22,7 +22,7 @@ from support.engines.fake_engine import FakeEngine
 
 CHAT = "/v1/chat/completions"
 BODY = {"messages": [{"role": "user", "content": "你好"}]}
-PATIENCE = 20.0  # seconds that a test waits for what must come; only a failing test waits so long
+PATIENCE = 60.0  # seconds that a test waits for what must come; only a failing test waits so long
 
 
 class LiveServer:

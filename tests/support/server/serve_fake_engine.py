@@ -1,7 +1,7 @@
 """A process that serves a scripted engine, as `glm-edge serve` serves a model: for tests of signals and exit codes.
 
-Usage: serve_fake_engine.py SCENARIO [--grace SECONDS] [--worker]. The scenario decides what loading and answering do;
-with --worker it does it in a process of its own.
+Usage: serve_fake_engine.py SCENARIO [--grace SECONDS] [--worker] [--patience SECONDS]. The scenario decides what loading
+and answering do; with --worker it does it in a process of its own, which may be silent for --patience.
 """
 
 from __future__ import annotations
@@ -87,15 +87,15 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("scenario", choices=LOADERS)
     parser.add_argument("--grace", type=float, default=30)
+    parser.add_argument("--patience", type=float, default=60)
     parser.add_argument("--worker", action="store_true")
     options = parser.parse_args()
     from support.server.serve_fake_engine import make  # by a name that a child finds, too
 
     load = partial(make, options.scenario)
     try:
-        serve(
-            (lambda: Worker(load, patience=2.0)) if options.worker else load, ServeConfig(port=0, grace=options.grace)
-        )
+        engine = partial(Worker, load, patience=options.patience) if options.worker else load
+        serve(engine, ServeConfig(port=0, grace=options.grace))
     except GlmEdgeError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from functools import partial
 from pathlib import Path
 
@@ -54,12 +53,6 @@ def test_a_sound_model_will_chat(model: Path) -> None:
         assert finding["level"] in {"ok", "note"}
         assert (finding["level"] == "note") == bool(finding["todo"]), finding
     assert [entry["type"] for entry in found["types"]] == list(OFFERED)
-
-
-def test_it_takes_no_longer_than_it_says() -> None:
-    began = time.monotonic()
-    assert call().exit_code == 0
-    assert time.monotonic() - began < 3 * 5  # the machine may be busy
 
 
 def test_a_runtime_that_takes_too_long_is_no_problem() -> None:
