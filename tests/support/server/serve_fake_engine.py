@@ -1,7 +1,7 @@
 """A process that serves a scripted engine, as `glm-edge serve` serves a model: for tests of signals and exit codes.
 
-Usage: serve_fake_engine.py SCENARIO [--grace SECONDS] [--worker] [--patience SECONDS]. The scenario decides what loading
-and answering do; with --worker it does it in a process of its own, which may be silent for --patience.
+Usage: serve_fake_engine.py SCENARIO [--grace SECONDS] [--worker] [--patience SECONDS]. The scenario decides what
+loading and answering do; with --worker it does it in a process of its own, which may be silent for --patience.
 """
 
 from __future__ import annotations
