@@ -1,7 +1,7 @@
 """`glm-edge warm`: compute prompts beforehand and save them beside the model, so that even the first answer is quick.
 
 The states go into the folder MODEL.prefixes, to be bundled with the model. Every later start with the same llama.cpp
-reads it; another llama.cpp ignores it.
+reads it, on every processor; another version of llama.cpp ignores it, and so does an engine with flash attention.
 """
 
 from __future__ import annotations

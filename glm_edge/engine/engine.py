@@ -229,8 +229,10 @@ class LlamaEngine:
 
 
 def _open_store(config: EngineConfig, file: GgufFile, memory: int) -> Store:
-    """The store of prefixes that were computed by this model, with this configuration, by this llama.cpp."""
-    identity = hashlib.sha256(f"{versions()} {config.kv_type} {bool(config.flash_attention)}".encode())
-    identity.update(fingerprint(file))
-    digest = identity.digest()
-    return Store(config.cache_folder, digest, limit=config.cache_bytes, memory=memory, model=config.model)
+    """The store of prefixes that this model computed, in the cache's layout of this configuration and llama.cpp."""
+    runtime = versions()
+    # flash attention stores values in rows
+    layout = runtime["llama_cpp_python"], config.kv_type, bool(config.flash_attention)
+    identity = hashlib.sha256(repr(layout).encode() + fingerprint(file)).digest()
+    own = hashlib.sha256(identity + runtime["system"].encode()).digest()  # this processor's kernels
+    return Store(config.cache_folder, identity, own=own, limit=config.cache_bytes, memory=memory, model=config.model)

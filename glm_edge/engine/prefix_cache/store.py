@@ -5,6 +5,8 @@ conversation writes only what is new, a beginning that many share is stored once
 it is known where they part), and memory holds a block or two at a time. A partial block is too small for a file: it
 stays in memory until a longer one replaces it. A block has the scope of the request that it was computed for, and only
 requests of that scope find it. Blocks that came with the model are for all, and blocks of any scope may continue them.
+They were computed elsewhere: another processor's kernels round otherwise, which is as right. Blocks of our own are used
+by the kernels that computed them alone, so that an answer is the same before and after a restart.
 Dropped: the least recently used, in memory and on disk, when the limit is reached; and a file of which a byte changed.
 Format of the files: `store_file.py`.
 """
@@ -32,7 +34,8 @@ class Store:
 
     Args:
         folder: for blocks of at least LEAST_WRITTEN tokens. None: all blocks stay in memory.
-        identity: sha256 digest of everything that a state depends on.
+        identity: sha256 digest of what a state must fit to: the model, the cache's layout and llama.cpp's version.
+        own: digest of the same and of what computes here, which prefixes in `folder` must have. None: `identity`.
         limit: bytes of files in `folder`; the least recently used are evicted.
         memory: bytes of states in memory, those to be written included; the least recently used are evicted.
         model: the model's file. Prefixes that are bundled with it are only read, unless `folder` is theirs.
@@ -45,6 +48,7 @@ class Store:
         folder: Path | None,
         identity: bytes,
         *,
+        own: bytes | None = None,
         limit: int = 2 << 30,
         memory: int = MEMORY,
         model: Path | None = None,
@@ -55,7 +59,8 @@ class Store:
         self._bundled = None if bundled is None or making else Folder(bundled, identity, 0, model=model)
         self._folder = None
         if folder is not None:
-            self._folder = Folder(folder, identity, limit, model=model if making else None, making=making)
+            whose = identity if making or own is None else own
+            self._folder = Folder(folder, whose, limit, model=model if making else None, making=making)
         self.warnings: list[str] = []  # a line for each folder that is not used, or not all of it
         self._memory = memory
         self._lock = threading.Condition()  # guards what follows; notified of work for the writer, and of work done

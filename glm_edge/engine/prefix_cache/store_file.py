@@ -1,9 +1,9 @@
 """One cache block in one file, named by its key, complete or absent; and the folder of such files.
 
     8 bytes   magic          b"GLMEPFX3"
-    32 bytes  identity       sha256 of the model's fingerprint, the cache's types and llama.cpp's version
+    32 bytes  identity       sha256 of what the state must fit to, in our folder of what computed it too (`Store`)
     32 bytes  scope          whose requests may use it (`types.Request.prefix_scope`)
-    32 bytes  parent         key of the block before; the identity where there is none
+    32 bytes  parent         key of the block before; where there is none, sha256 of what the state must fit to
     4 bytes   start          position of the first token; little endian as all numbers
     4 bytes   n              token ids
     8 bytes   m              bytes of state

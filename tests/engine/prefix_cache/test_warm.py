@@ -10,7 +10,9 @@ import pytest
 from glm_edge.cli import glm_edge
 from glm_edge.cli.run import run
 from glm_edge.engine.engine import LlamaEngine
+from glm_edge.engine.prefix_cache.store import Store
 from glm_edge.types import EngineConfig, Message, Request, SamplingParams
+from support.engines.prefix_store import IDENTITY, A, B, loaded, put
 
 SYSTEM = "You answer in verse. " * 40
 
@@ -76,3 +78,23 @@ def test_file_without_prompts_is_refused(model: Path, capsys: pytest.CaptureFixt
 def test_line_that_is_no_prompt_is_named(model: Path, capsys: pytest.CaptureFixture[str], line: str) -> None:
     assert warm(model, line) == 3
     assert "line 1" in capsys.readouterr().err
+
+
+def test_what_is_shipped_is_used_on_every_processor_and_what_one_computed_is_not(tmp_path: Path) -> None:
+    model = tmp_path / "model.gguf"
+    model.touch()
+    own = tmp_path / "own"
+
+    def opened(folder: Path | None, kernels: bytes) -> Store:
+        return Store(folder, IDENTITY, own=kernels * 32, model=model)
+
+    maker = opened(model.with_name("model.gguf.prefixes"), b"x")
+    put(maker, A)
+    maker.close()
+    elsewhere = opened(own, b"a")
+    put(elsewhere, A, B)  # continues what was shipped
+    elsewhere.close()
+    shipped, computed = (b"state 0", len(A)), (b"state 1", len(A + B))
+    assert loaded(opened(own, b"a"), A + B) == [shipped, computed]
+    assert loaded(opened(own, b"x"), A + B) == [shipped]
+    assert loaded(opened(None, b"a"), A + B) == [shipped]
