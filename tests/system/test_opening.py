@@ -36,7 +36,7 @@ ALLOWED = {
     ("tools/runtime/build.py", "LOCK.read_text"): (2, "a file of the package"),
     ("tools/runtime/build.py", "(folder / name).write_text"): (1, OURS),
     ("tools/runtime/build.py", "(libraries / RUNTIME_MARKER).write_text"): (1, OURS),
-    ("tools/runtime/build.py", "(folder / 'no_common.cmake').write_text"): (1, OURS),
+    ("tools/runtime/build.py", "(folder / 'forced.cmake').write_text"): (1, OURS),
     ("tools/runtime/patch.py", "path.read_text"): (1, OURS),
     ("tools/runtime/patch.py", "path.write_text"): (1, OURS),
     ("tools/runtime/compiler.py", "path.write_text"): (1, OURS),

@@ -36,7 +36,9 @@ Progress = Callable[[int, int], None]  # steps done, steps in all
 
 _EPOCH = "1767225600"  # 2026-01-01: the same input gives the same archive
 _NO_CONTRACTION = "-ffp-contract=off"  # of multiply and add: libggml-base, which quantizes, is C
-_NO_COMMON = "set(LLAMA_BUILD_COMMON OFF)\n"  # a library for llama.cpp's own programs, an eighth of the work
+# What the projects force, and options cannot change. "Common" is a library for llama.cpp's own programs, an eighth of the
+# work. Without the other the variants keep room for the folder's name, as much as its length.
+_FORCED = "set(LLAMA_BUILD_COMMON OFF)\nset(CMAKE_BUILD_WITH_INSTALL_RPATH ON)\n"
 _OPTIONS = (
     "GGML_NATIVE=OFF",
     "GGML_BACKEND_DL=ON",
@@ -115,10 +117,10 @@ def _compile(machine: str, folder: Path, python: Path, progress: Progress | None
     zig = Path(_run([str(python), "-c", where], "find the compiler").strip())
     (folder / "bin").mkdir()
     programs = compiler.write_programs(folder / "bin", zig, machine)
-    (folder / "no_common.cmake").write_text(_NO_COMMON, "utf-8")  # an option is not enough: the project's is forced
+    (folder / "forced.cmake").write_text(_FORCED, "utf-8")
     options = [*_OPTIONS, f"CMAKE_AR={programs['AR']}", f"CMAKE_RANLIB={programs['RANLIB']}"]
     options += ["CMAKE_SYSTEM_NAME=Linux", f"CMAKE_SYSTEM_PROCESSOR={machine}"]  # cross, also to the same machine
-    options += [f"CMAKE_PROJECT_llama_cpp_INCLUDE={folder / 'no_common.cmake'}"]
+    options += [f"CMAKE_PROJECT_INCLUDE={folder / 'forced.cmake'}"]
     nameless = f"-ffile-prefix-map={folder}=."  # __FILE__ in messages
     environment = {
         **os.environ,
