@@ -123,13 +123,19 @@ def root_of(system: System, cache: Path) -> Path:
 def make_root(system: System, root: Path, part: Path) -> None:
     """Make the system in the folder `part` and rename it when it is whole."""
     began = time.monotonic()
-    shutil.rmtree(part, ignore_errors=True)
     log = root.with_suffix(".log")
     command = ["unshare", "--mount", "--fork", "debootstrap", "--variant=minbase", "--include=python3"]
     command += [f"--arch={system.processor}", system.suite, str(part), *mirror()]
-    with open(log, "wb") as file:
-        if subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode:
-            stop(1, f"debootstrap failed: {(log.read_text('utf-8', 'replace').splitlines() or ['?'])[-1]} ({log})")
+    for again in (True, False):  # a download may come damaged
+        shutil.rmtree(part, ignore_errors=True)
+        with open(log, "wb") as file:
+            code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+        if code == 0:
+            break
+        last = (log.read_text("utf-8", "replace").splitlines() or ["?"])[-1]
+        if not again:
+            stop(1, f"debootstrap failed: {last} ({log})")
+        print(f"{root.name}: debootstrap failed, and is tried again: {last}", flush=True)
     for path in (part / "var/cache/apt/archives").glob("*.deb"):
         path.unlink()
     with open(part / "etc/passwd", "a", encoding="utf-8") as file:
@@ -139,7 +145,7 @@ def make_root(system: System, root: Path, part: Path) -> None:
 
 
 def record(work: Path) -> Path:
-    """What this machine's glm-edge converts the demo to and answers."""
+    """The folder of what this machine's glm-edge converts the demo to, answers and computes."""
     found = PROJECT / ".venv" / "bin"
     path = f"{found}{os.pathsep}{os.environ['PATH']}" if found.exists() else os.environ["PATH"]
     if not shutil.which("glm-edge", path=path):
@@ -150,13 +156,14 @@ def record(work: Path) -> Path:
     environment |= {"HOME": str(folder), "PATH": path}
     subprocess.run([sys.executable, str(folder / "inside.py"), "record"], env=environment, check=True)
     shutil.rmtree(folder / "models")
-    return folder / "expected.json"
+    return folder
 
 
 def lay_out(folder: Path) -> None:
     """Put what `inside.py` needs of the project into a new folder."""
     folder.mkdir()
-    shutil.copy(HERE / "inside.py", folder)
+    for name in ("inside.py", "program.py"):
+        shutil.copy(HERE / name, folder)
     shutil.copy(PROJECT / "tests" / "support" / "demo_prompts.jsonl", folder / "prompts.jsonl")
     (folder / "demo").mkdir()
     for path in (PROJECT / "models" / "demo").iterdir():
@@ -174,7 +181,8 @@ def prove(name: str, bundle: Path, cache: Path, expected: Path | None) -> list[d
         subprocess.run(["cp", "-a", "--reflink=auto", str(source), str(root)], check=True)
         lay_out(root / "proof")
         if expected is not None:
-            shutil.copy(expected, root / "proof")
+            shutil.copy(expected / "expected.json", root / "proof")
+            shutil.copytree(expected / "prefixes", root / "proof" / "prefixes")
         subprocess.run(["cp", "-a", str(bundle), str(root / "proof" / "bundle")], check=True)
         home = root / "home" / "user"
         home.mkdir()

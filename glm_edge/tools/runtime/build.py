@@ -36,8 +36,8 @@ Progress = Callable[[int, int], None]  # steps done, steps in all
 
 _EPOCH = "1767225600"  # 2026-01-01: the same input gives the same archive
 _NO_CONTRACTION = "-ffp-contract=off"  # of multiply and add: libggml-base, which quantizes, is C
-# What the projects force, and options cannot change. "Common" is a library for llama.cpp's own programs, an eighth of the
-# work. Without the other the variants keep room for the folder's name, as much as its length.
+# What the projects force, and options cannot change. "Common" is a library for llama.cpp's own programs, an eighth of
+# the work. Without the other, the variants keep room for the temporary folder's name, whose length varies.
 _FORCED = "set(LLAMA_BUILD_COMMON OFF)\nset(CMAKE_BUILD_WITH_INSTALL_RPATH ON)\n"
 _OPTIONS = (
     "GGML_NATIVE=OFF",
