@@ -37,7 +37,7 @@ Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 # 2.31, of Debian 11: no locked wheel needs more, and none but llguidance's more than 2.28. Its last version with wheels
 # for that, 1.6.1, lacks an option that we set (other characters as escapes in strings), fails 15 of the first 183 tests
-# of tests/engine/sampling without it, and one schema of a hundred thousand items takes all memory there.
+# of tests/engine/sampling without it, and takes all memory for an array that must have 10**12 items.
 _NEWEST_GLIBC = 31
 _OLD_GLIBC = {"manylinux2014": 17, "manylinux2010": 12, "manylinux1": 5}
 _AT_ONCE = 8  # wheels of one call of pip; what was fetched before an interruption stays
