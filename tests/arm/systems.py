@@ -215,6 +215,7 @@ def main() -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--bundle", type=Path, help="the bundle's folder, with install.sh")
     what.add_argument("--make", action="store_true", help="only make the systems")
+    what.add_argument("--check", action="store_true", help="only say whether this machine can")
     parser.add_argument("--cache", type=Path, required=True, help="where the systems are kept; a few hundred MB each")
     parser.add_argument("system", nargs="+", choices=list(SYSTEMS), help="cortex: emulated ARM; debian: x86_64")
     options = parser.parse_args()
@@ -223,6 +224,8 @@ def main() -> int:
         stop(2, f"{options.bundle}: no install.sh in it")
     os.environ["PATH"] += f"{os.pathsep}/usr/sbin{os.pathsep}/sbin"  # where debootstrap is, whatever su left of PATH
     require(options.system)
+    if options.check:
+        return 0
     options.cache.mkdir(parents=True, exist_ok=True)
     if options.make:
         for name in options.system:
