@@ -22,7 +22,7 @@ from .. import __version__
 from ..errors import RequestError
 from ..types import Engine, Request
 from . import metrics
-from .access.policy import OPEN_PATHS, AccessPolicy
+from .access.policy import OPEN_PATHS, PAGE_FILES, AccessPolicy
 from .admission import Admission
 from .contract import openapi, strict_json
 from .contract.chat import parse_chat
@@ -70,6 +70,7 @@ def create_app(
         ("/v1/tokenize", api.tokenize, "POST"),
         ("/", api.chatglm, "POST"),
         ("/", api.page, "GET"),
+        ("/page/<path:name>", api.page, "GET"),
         ("/v1/models", api.models, "GET"),
         ("/v1/models/<path:name>", api.model, "GET"),
         ("/openapi.json", api.openapi, "GET"),
@@ -212,8 +213,12 @@ class _Api:
         self._metrics.begin(stream)
         return stream
 
-    def page(self) -> Response:
-        return Response(self._page.body, headers=self._page.headers)
+    def page(self, name: str = page.PAGE) -> Response:
+        if (file := self._page.get(name)) is None:
+            raise NotFound
+        response = Response(*file.sent(packed=request.accept_encodings.quality("gzip") > 0))
+        response.make_conditional(request)  # 304 for clients that have it
+        return response
 
     def models(self) -> Response:
         return _json(200, model_list(self._admission.engine.info, self._created))
@@ -270,16 +275,15 @@ def _of_http(error: HTTPException) -> RequestError:
     if isinstance(error, MethodNotAllowed):
         return RequestError(f"{request.method} is not possible here", code="method_not_allowed")
     if isinstance(error, RequestEntityTooLarge):
-        limit = request.max_content_length
-        return RequestError(f"the body is larger than the {limit} bytes that are read", code="request_too_large")
+        message = f"the body is larger than the {request.max_content_length} bytes that are read"
+        return RequestError(message, code="request_too_large")
     if error.code == 400:
         return RequestError("the request is not well formed")
     return RequestError("there is nothing at this path; the API begins at /v1/chat/completions", code="unknown_url")
 
 
 def _log_line(status: int, figures: metrics.Metrics) -> Callable[[], None]:
-    """Logs and counts a request, once its last byte is on the way: one line, no query string, no header, nothing of the
-    body."""
+    """Log and count a request once its last byte is on the way: no query string, no header, nothing of the body."""
     start, request_id, stream = g.start, g.request_id, g.stream
     route = "other" if request.url_rule is None else request.url_rule.rule
     what = (request.remote_addr, request.method, _path()[:200], status)
@@ -288,10 +292,10 @@ def _log_line(status: int, figures: metrics.Metrics) -> Callable[[], None]:
         figures.end(route, status, stream)
         if stream is not None and stream.error is not None and error_response(stream.error, request_id).status == 500:
             _log.error("%s %s", request_id, what_failed(stream.error))
-        seconds = time.monotonic() - start
-        # health checks come every few seconds and say the same: they would be all that a log holds
-        level = logging.DEBUG if what[2] in OPEN_PATHS and status in (200, 503) else logging.INFO
+        # health checks come every few seconds and a page has many files: they would be all that a log holds
+        quiet = status in (200, 304, 503) and (what[2] in OPEN_PATHS or what[2].startswith(PAGE_FILES))
         summary = "" if stream is None else stream.summary()
-        _log.log(level, "%s %s %s %d %.3fs %s%s", *what, seconds, request_id, summary)
+        values = (*what, time.monotonic() - start, request_id, summary)
+        _log.log(logging.DEBUG if quiet else logging.INFO, "%s %s %s %d %.3fs %s%s", *values)
 
     return log

@@ -17,6 +17,7 @@ from .keys import ANYONE, Keys
 
 OPEN_PATHS = frozenset({"/health", "/livez"})
 PAGE = "/"  # open to GET and HEAD: the page holds nothing, and is where a browser's user types the key in
+PAGE_FILES = "/page/"  # so are the files that it loads
 
 _HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:/?#@,\s]+))(?::\d{1,5})?")
 
@@ -50,7 +51,8 @@ class AccessPolicy:
         """
         self.check_host(headers.get("HTTP_HOST"))
         self.check_origin(headers, scheme)
-        if path in OPEN_PATHS or (path == PAGE and method in ("GET", "HEAD")):
+        is_page = (path == PAGE or path.startswith(PAGE_FILES)) and method in ("GET", "HEAD")
+        if path in OPEN_PATHS or is_page:
             return ANYONE
         authorization, api_key = (_raw(headers.get(name)) for name in ("HTTP_AUTHORIZATION", "HTTP_API_KEY"))
         key = self.keys.find(authorization, api_key)

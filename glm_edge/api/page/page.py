@@ -1,66 +1,84 @@
-"""The chat page at `/`: `page.html` as it is sent, and the Content-Security-Policy that goes with it.
+"""The chat page: its files as they are sent, and the Content-Security-Policy that goes with them.
 
-The page is one file that loads nothing and keeps everything in the browser. It speaks the same HTTP API as every other
-client. Its script and its style stand in it, and the policy names both by their hash, so that no other script or style
-can run, wherever it came from; no attribute in the page may hold either. Text of the user and of the model only ever
-becomes text nodes. The one piece of structure that is read out of it is a ``` fence, which becomes a <pre>. Not here:
-the route (`app.py`), who may come in (`access/policy.py`: the page itself is open, it asks for the key that its
-requests need).
+`page.html` is what GET / answers with; everything that it loads lies beside it and is sent from `page/...`: `style/`,
+`script/` (ES modules without a framework) and `vendor/` (other people's libraries, see its LICENSES.txt). The page
+speaks the same HTTP API as every other client, keeps everything in the browser, and loads nothing from elsewhere. The
+policy allows files of this server alone: no script or style in the page, no attribute that holds either. Trusted Types
+(W3C) makes the browser refuse every call that would parse text as markup, as `innerHTML` does.
+
+Not here: the routes (`app.py`), who may come in (`access/policy.py`: these files are open, the page asks for the key
+that its requests need).
 """
 
 from __future__ import annotations
 
-import base64
+import gzip
 import hashlib
-import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-_INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
+PAGE = "page.html"  # the name of what GET / answers with
+POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "font-src 'self'",
+        "img-src 'self'",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    ]
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "Cache-Control": "no-cache",  # kept, and asked for by its ETag each time: a newer version shows at once
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Vary": "Accept-Encoding",
+}
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain; charset=utf-8",
+    ".woff2": "font/woff2",
+}
 
 
 @dataclass(frozen=True)
-class Page:
-    """What GET / answers with."""
+class PageFile:
+    """A file of the page: its bytes and its media type."""
 
-    body: bytes  # HTML in UTF-8
-    headers: dict[str, str]
+    body: bytes
+    type: str
+
+    def sent(self, *, packed: bool) -> tuple[bytes, int, dict[str, str]]:
+        """Body, status and headers; `packed` for clients that take gzip."""
+        headers = {**HEADERS, "Content-Type": self.type, "ETag": self._etag}
+        if packed and self._packed is not None:
+            return self._packed, 200, {**headers, "Content-Encoding": "gzip"}
+        return self.body, 200, headers
+
+    @cached_property
+    def _etag(self) -> str:
+        """The hash of the content; weak, because it is the same for a compressed body."""
+        return f'W/"{hashlib.sha256(self.body).hexdigest()[:32]}"'
+
+    @cached_property
+    def _packed(self) -> bytes | None:
+        """The body by gzip, made when it is first asked for; None where that saves little."""
+        packed = gzip.compress(self.body, mtime=0)
+        return packed if len(packed) < 0.9 * len(self.body) else None
 
 
-def load() -> Page:
-    """Read the page and compute its policy; once, at start-up."""
-    # As text, so that line ends are "\n" here as in the browser's parser: it hashes what it has parsed.
-    text = Path(__file__).with_name("page.html").read_text("utf-8")
-    headers = {
-        "Content-Type": "text/html; charset=utf-8",
-        "Content-Security-Policy": policy(text),
-        "Cache-Control": "no-cache",
-        "Referrer-Policy": "no-referrer",
-        "Cross-Origin-Opener-Policy": "same-origin",
-    }
-    return Page(text.encode(), headers)
-
-
-def policy(html: str) -> str:
-    """The policy for a page with these inline scripts and styles; it allows no others.
-
-    Trusted Types (W3C) makes the browser refuse every call that would parse text as markup, as `innerHTML` does.
-    """
-    hashes: dict[str, list[str]] = {"script": [], "style": []}
-    for kind, text in _INLINE.findall(html):
-        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-        hashes[kind].append(f"'sha256-{digest}'")
-    return "; ".join(
-        [
-            "default-src 'none'",
-            f"script-src {' '.join(hashes['script'])}",
-            f"style-src {' '.join(hashes['style'])}",
-            "connect-src 'self'",
-            "img-src data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-            "frame-ancestors 'none'",
-            "require-trusted-types-for 'script'",
-            "trusted-types 'none'",
-        ]
-    )
+def load() -> dict[str, PageFile]:
+    """Every file by its name below this folder, as "script/main.js"; once, at start-up."""
+    folder = Path(__file__).parent
+    paths = [path for path in sorted(folder.rglob("*")) if path.suffix in _TYPES]
+    return {path.relative_to(folder).as_posix(): PageFile(path.read_bytes(), _TYPES[path.suffix]) for path in paths}

@@ -9,7 +9,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from glm_edge.api.access.keys import Keys
-from glm_edge.api.access.policy import OPEN_PATHS, PAGE, AccessPolicy
+from glm_edge.api.access.policy import OPEN_PATHS, PAGE, PAGE_FILES, AccessPolicy
 from glm_edge.api.app import create_app
 from support.engines.fake_engine import FakeEngine
 
@@ -97,7 +97,7 @@ def test_every_route_and_method_but_the_health_checks_needs_a_key(app: Flask) ->
     for rule in [*closed, "/", "/unknown", "/health/", "/livez/x", "/v1"]:
         path = rule.replace("<path:name>", "x")
         for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "FOO"):
-            if path == PAGE and method in ("GET", "HEAD"):
+            if (path == PAGE or path.startswith(PAGE_FILES)) and method in ("GET", "HEAD"):
                 continue  # the page is where the user of a browser types the key in
             assert client.open(path, method=method).status_code == 401, (method, path)
 

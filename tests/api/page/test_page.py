@@ -203,8 +203,8 @@ def test_copy_takes_the_answer(open_page: Open) -> None:
     page = open_page(FakeEngine(["你好 <b>"]))
     page.cdp("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
     page.ask("hi")
-    page.press("Copy", "article")
-    page.until(lambda: page.texts("article button")[0] == "Copied", "the copy")
+    page.press("Copy", "article.assistant")
+    page.until(lambda: page.texts("article.assistant button")[0] == "Copied", "the copy")
     read = "navigator.clipboard.readText().then(arguments[0], e => arguments[0](String(e)))"
     assert page.driver.execute_async_script(read) == "你好 <b>"
 

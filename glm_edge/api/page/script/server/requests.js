@@ -1,0 +1,23 @@
+// Requests to the server's API, with the key where there is one. Paths are relative: it may stand behind a path of its own.
+
+import { isObject } from "../base/dom.js";
+import { say } from "../base/language.js";
+import { app } from "../base/state.js";
+import { Failure, refusal } from "./failures.js";
+
+export async function request(path, body, signal) {
+  const headers = body ? { "Content-Type": "application/json" } : {};
+  if (app.key !== null) headers.Authorization = "Bearer " + app.key;
+  const options = { method: body ? "POST" : "GET", headers, signal, cache: "no-store", credentials: "omit" };
+  if (body) options.body = JSON.stringify(body);
+  let response;
+  try {
+    response = await fetch(path, options);
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new Failure(() => say("network"));
+  }
+  if (response.ok) return response;
+  const told = await response.json().catch(() => null);
+  throw refusal(response.status, isObject(told?.error) ? told.error : {}, response.headers.get("Retry-After"));
+}
