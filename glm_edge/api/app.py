@@ -294,8 +294,7 @@ def _log_line(status: int, figures: metrics.Metrics) -> Callable[[], None]:
             _log.error("%s %s", request_id, what_failed(stream.error))
         # health checks come every few seconds and a page has many files: they would be all that a log holds
         quiet = status in (200, 304, 503) and (what[2] in OPEN_PATHS or what[2].startswith(PAGE_FILES))
-        summary = "" if stream is None else stream.summary()
-        values = (*what, time.monotonic() - start, request_id, summary)
+        values = (*what, time.monotonic() - start, request_id, "" if stream is None else stream.summary())
         _log.log(logging.DEBUG if quiet else logging.INFO, "%s %s %s %d %.3fs %s%s", *values)
 
     return log

@@ -4,7 +4,7 @@
 `script/` (ES modules without a framework) and `vendor/` (other people's libraries, see its LICENSES.txt). The page
 speaks the same HTTP API as every other client, keeps everything in the browser, and loads nothing from elsewhere. The
 policy allows files of this server alone: no script or style in the page, no attribute that holds either. Trusted Types
-(W3C) makes the browser refuse every call that would parse text as markup, as `innerHTML` does.
+(W3C) makes the browser refuse every call that would parse text as markup, as `innerHTML` does, but DOMPurify's.
 
 Not here: the routes (`app.py`), who may come in (`access/policy.py`: these files are open, the page asks for the key
 that its requests need).
@@ -31,13 +31,14 @@ POLICY = "; ".join(
         "form-action 'none'",
         "frame-ancestors 'none'",
         "require-trusted-types-for 'script'",
-        "trusted-types 'none'",
+        "trusted-types dompurify",  # the one library that turns markup into nodes, and lets through what is listed
     ]
 )
 HEADERS = {
     "Content-Security-Policy": POLICY,
     "Cache-Control": "no-cache",  # kept, and asked for by its ETag each time: a newer version shows at once
     "Referrer-Policy": "no-referrer",
+    "X-DNS-Prefetch-Control": "off",  # a link is not even looked up before it is followed
     "Cross-Origin-Opener-Policy": "same-origin",
     "Vary": "Accept-Encoding",
 }

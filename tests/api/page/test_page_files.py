@@ -51,6 +51,7 @@ def first_files() -> set[str]:
 def test_every_script_and_style_is_loaded() -> None:
     ours = {name for name in FILES if name.startswith(("script/", "style/"))}
     assert ours <= first_files() <= set(FILES)
+    assert not [name for name in first_files() if "katex" in name]  # on demand
 
 
 def test_the_first_paint_is_small() -> None:
@@ -131,3 +132,14 @@ def test_no_file_of_ours_is_long_and_each_says_what_it_is() -> None:
             text = file.body.decode()
             assert len(text.splitlines()) <= 300, name
             assert text.startswith(("// ", "/* ")), name
+
+
+def test_the_libraries_have_their_licences_and_their_fonts() -> None:
+    licences = FILES["vendor/LICENSES.txt"].body.decode()
+    for name, file in FILES.items():
+        if name.startswith("vendor/") and name.endswith((".js", ".css")):
+            assert name.removeprefix("vendor/") in licences
+            assert b"sourceMappingURL" not in file.body
+    fonts = re.findall(r"url\(([^)]*)\)", FILES["vendor/katex.min.css"].body.decode())
+    assert {f"vendor/{font}" for font in fonts} == {name for name in FILES if name.startswith("vendor/fonts/")}
+    assert sum(len(file.body) for name, file in FILES.items() if name.startswith("vendor/")) < 3_000_000

@@ -21,35 +21,20 @@ from support.server.live_server import LiveServer
 
 Piece = bytes | float | threading.Event
 
-HOSTILE = [
-    "<img src=x onerror=\"document.title='broken'\">",
-    "</p><script>document.title='broken'</script>",
-    "<svg/onload=document.title='broken'>",
-    "[x](javascript:document.title='broken') ![x](http://192.0.2.1/x.png)",
-    "```</code><img src=x onerror=document.title='broken'>\n<b>code</b>\n```",
-    "<style>*{display:none}</style> &lt;b&gt; \u202e\u0000",
-]
+HOSTILE = "<img src=x onerror=\"document.title='broken'\">"
 
 
-def test_text_never_becomes_markup(driver: Chrome) -> None:
-    text = "\n".join(HOSTILE)
-    with LiveServer(FakeEngine(list(text))) as server:
+def test_a_questions_text_never_becomes_markup(driver: Chrome) -> None:
+    with LiveServer(FakeEngine()) as server:
         page = Page(driver, server.url).open()
-        before = page.js("return document.scripts.length")
         page.find("#input").click()
-        page.cdp("Input.insertText", text=HOSTILE[0])
+        page.cdp("Input.insertText", text=HOSTILE)
         page.ask("")
-        assert page.texts("article.user .body") == [HOSTILE[0]]
-        assert page.texts("#list .chat") == [HOSTILE[0]]
-        tags = "return [...new Set([...document.querySelectorAll('article *')].map(n => n.tagName))].sort()"
-        assert page.js(tags) == ["BUTTON", "CODE", "DIV", "H3", "P", "PRE", "SPAN"]
-        assert page.texts("article.assistant pre") == ["<b>code</b>"]
-        paragraphs = "return [...document.querySelectorAll('article.assistant p')].map(n => n.textContent)"
-        shown = "\n".join(page.js(paragraphs))
-        assert [line for line in HOSTILE if "```" not in line and line not in shown] == []
+        assert page.texts("article.user .body") == [HOSTILE]
+        assert page.texts("#list .chat") == [HOSTILE]
         page.driver.refresh()
-        assert page.driver.title == HOSTILE[0] + " – GLM Edge"
-        assert (page.all("article img, article svg"), page.js("return document.scripts.length")) == ([], before)
+        assert page.driver.title == HOSTILE + " – GLM Edge"
+        assert page.all("article img") == []
         assert page.complaints() == []
 
 

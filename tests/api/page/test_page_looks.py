@@ -165,7 +165,7 @@ def test_tab_goes_through_all_in_order_and_what_has_the_focus_is_seen(driver: Ch
             stops.append(page.js(seen))
             assert len(stops) < 30
     side = ["Skip to the message field", "new", "one", "×", "settings-open", "theme", "lang"]
-    main = ["Export", "log", "Copy", "x = 1", "Copy", "Copy code", "Try again", "input", "send"]
+    main = ["Export", "log", "Copy", "Copy code", "x = 1", "Copy", "Raw text", "Try again", "input", "send"]
     assert stops == [[name, True] for name in side + main]
 
 

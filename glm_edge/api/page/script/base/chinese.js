@@ -7,7 +7,7 @@ export const chinese = {
   hello: "想问点什么？",
   keys: "Enter 发送，Shift+Enter 换行，Esc 停止。", kept: "对话只保存在此浏览器中。",
   message: "输入消息", send: "发送", stop: "停止", down: "↓ 到最新", you: "你", model: "GLM",
-  copy: "复制", copied: "已复制", notCopied: "无法复制", again: "重新回答", connect: "重新连接", code: "复制代码",
+  copy: "复制", copied: "已复制", notCopied: "无法复制", again: "重新回答", connect: "重新连接", copyCode: "复制代码", raw: "原文", rendered: "排版", plainText: "太长或嵌套太深，无法排版：显示为纯文本。",
   system: "系统提示词", systemHelp: "放在当前对话和以后新对话的最前面。",
   temperature: "温度", temperatureHelp: "0 到 2；0 总是取最可能的词。",
   length: "最长回答", lengthHelp: "以 token 计；留空则不限。",

@@ -7,7 +7,7 @@ export const english = {
   hello: "What would you like to ask?",
   keys: "Enter sends, Shift+Enter starts a new line, Esc stops.", kept: "Conversations stay in this browser.",
   message: "Message", send: "Send", stop: "Stop", down: "↓ To the end", you: "You", model: "GLM",
-  copy: "Copy", copied: "Copied", notCopied: "Could not copy", again: "Try again", connect: "Connect again", code: "Copy code",
+  copy: "Copy", copied: "Copied", notCopied: "Could not copy", again: "Try again", connect: "Connect again", copyCode: "Copy code", raw: "Raw text", rendered: "Formatted", plainText: "Too long or too deeply nested for formatting: shown as plain text.",
   system: "System prompt", systemHelp: "Goes before this conversation, and before new ones.",
   temperature: "Temperature", temperatureHelp: "0 to 2; 0 always takes the likeliest word.",
   length: "Longest answer", lengthHelp: "In tokens; empty: as long as fits.",

@@ -48,4 +48,3 @@ export function showText(body, text) {
   });
   while (body.children.length > found.length) body.lastChild.remove();
 }
-export const codeOf = (text) => parts(text).filter((part) => part.code).map((part) => part.text).join("\n\n");

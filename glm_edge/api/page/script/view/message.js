@@ -7,9 +7,11 @@ import { app } from "../base/state.js";
 import { runs } from "../chats/chats.js";
 import { shownPath } from "../chats/tree.js";
 import { again } from "../server/ask.js";
-import { codeOf, showText } from "../text/plain.js";
+import { showAnswer, showRaw } from "../text/answer.js";
+import { showText } from "../text/plain.js";
 
 const views = new WeakMap(); // message -> its nodes on the page
+const raw = new WeakSet(); // answers that are shown as they came
 
 export function messageView(message) {
   const body = el("div", { className: "body" });
@@ -21,8 +23,12 @@ export function messageView(message) {
   return node;
 }
 export function showMessage(message) {
-  showText(views.get(message).body, message.content);
-  if (runs.get(app.current.id)?.answer === message) showProgress(message);
+  const running = runs.get(app.current.id)?.answer === message;
+  const { body } = views.get(message);
+  if (message.role === "user") showText(body, message.content);
+  else if (raw.has(message)) showRaw(body, message.content);
+  else showAnswer(body, message.content, !running);
+  if (running) showProgress(message);
   else showActions(message);
 }
 export function showProgress(message) {
@@ -41,13 +47,17 @@ export function showProgress(message) {
 function showActions(message) {
   const actions = [button(say("copy"), (it) => copy(message.content, it))];
   if (message.role === "assistant") {
-    const code = codeOf(message.content);
-    if (code) actions.push(button(say("code"), (it) => copy(code, it)));
+    actions.push(button(say(raw.has(message) ? "rendered" : "raw"), () => toggleRaw(message)));
     const failed = app.current.trouble?.question.id === message.parent && shownPath(app.current).at(-1) === message;
     if (!failed) actions.push(button(say("again"), () => again(app.current, message))); // there is one at the failure
     actions.push(figures(message));
   }
   views.get(message).under.replaceChildren(...actions);
+}
+function toggleRaw(message) {
+  if (!raw.delete(message)) raw.add(message);
+  showMessage(message);
+  views.get(message).under.children[1].focus();
 }
 
 function figures({ meta }) {

@@ -39,12 +39,16 @@ const isShown = (run) => runs.get(run.chat.id) === run && run.chat === app.curre
 function showPiece(run) {
   if (run.drawing) return;
   run.drawing = true;
-  requestAnimationFrame(() => { // a page that is not seen is not drawn
+  const show = () => requestAnimationFrame(() => { // a page that is not seen is not drawn
     run.drawing = false;
     if (!isShown(run)) return;
+    const before = performance.now();
     following(() => showMessage(run.answer));
+    run.cost = performance.now() - before;
     run.speak(false);
   });
+  // What takes long is done less often, so that four fifths of the time are left for the reader.
+  run.cost > 8 ? setTimeout(show, 4 * run.cost) : show();
 }
 function showAnswered({ run, nothing }) {
   if (run.chat !== app.current) return;
