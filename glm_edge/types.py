@@ -57,17 +57,32 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class Request:
-    """One request to an engine: a conversation whose last message is the user's, or a plain prompt."""
+    """One request to an engine: a conversation, or prompts of plain text.
+
+    A conversation ends with the user, or with the assistant, whose last message is continued then.
+    """
 
     messages: tuple[Message, ...]
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    max_tokens: int | None = None  # None: as many as fit into the context
+    max_tokens: int | None = None  # None: as many as fit into the context; 0 only with echo
     stop: tuple[str, ...] = ()  # strings that end the answer; they are not part of it
-    n: int = 1  # number of answers; the prompt is computed once for all of them
+    n: int = 1  # number of answers to each prompt; it is computed once for all of them
     trim: bool = False  # leave out the oldest rounds when the conversation does not fit, instead of refusing it
-    prompt: str | None = None  # text to continue, instead of messages: control ids in front, no round template
+    prompts: tuple[str | tuple[int, ...], ...] = ()  # texts or token ids to continue, instead of messages: control ids
+    # in front, no round template
+    echo: bool = False  # of prompts: each answer begins with its prompt, and the logprobs with those of its tokens
     max_length: int | None = None  # tokens of prompt and answer together, as ChatGLM counts; may be below the context
     prefix_scope: bytes = b""  # 32 bytes or none; only requests of one scope share computed prefixes, and quarantines
+
+    @property
+    def answers(self) -> int:
+        """How many answers it gets: `n` to each prompt, in the order of the prompts."""
+        return self.n * max(1, len(self.prompts))
+
+    @property
+    def scored(self) -> bool:
+        """Whether the log probabilities of the prompts' own tokens are wanted."""
+        return self.echo and self.sampling.logprobs
 
 
 @dataclass(frozen=True)
@@ -110,7 +125,7 @@ class Chunk:
     """A part of an answer's text: whole characters only. The last one of an answer has `finish_reason` and `stats`."""
 
     text: str
-    index: int = 0  # which of the request's n answers
+    index: int = 0  # which of the request's answers
     finish_reason: FinishReason | None = None
     stats: Stats | None = None
     logprobs: tuple[TokenLogprob, ...] = ()  # of the tokens since the last chunk, if the request asks for them

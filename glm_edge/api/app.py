@@ -32,7 +32,7 @@ from .contract.errors import error_response
 from .contract.fields import CompletionCall
 from .contract.figures import server_timing
 from .contract.serializers import ChatSerializer, ResponseHead, Serializer, TextSerializer
-from .contract.served_model import check_model, model_list, model_object
+from .contract.served_model import check_model, fingerprint, model_list, model_object
 from .log import what_failed
 from .page import page
 from .stream import ClientGoneError, ResponseStream, check_wanted
@@ -187,6 +187,8 @@ class _Api:
             call.include_usage,
             call.request.sampling.logprobs,
             self._trim,
+            fingerprint(engine.info, __version__),
+            max(1, len(call.request.prompts)),
         )
         serializer = write(head)
         with ExitStack() as stack:
@@ -203,11 +205,13 @@ class _Api:
     def _submit(self, asked: Request, stack: ExitStack) -> ResponseStream:
         """Hand a request to the engine. When `stack` closes, its lease ends, and so does an unfinished answer."""
         engine = self._admission.engine
-        lease = self._admission.acquire(g.key, asked.n, others=self._policy.keys.several)
+        lease = self._admission.acquire(g.key, asked.answers, others=self._policy.keys.several)
         stack.callback(lease.release)
         generation = engine.submit(replace(asked, trim=self._trim, prefix_scope=self._policy.prefix_scope(g.key)))
         lease.accepted = True
-        stream = ResponseStream(generation, asked.n, self._admission, g.client_gone, g.request_id)
+        stream = ResponseStream(
+            generation, asked.answers, self._admission, g.client_gone, g.request_id, max(1, len(asked.prompts))
+        )
         g.stream = stream
         stack.callback(stream.close)
         self._metrics.begin(stream)

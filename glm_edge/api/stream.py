@@ -42,6 +42,7 @@ class ResponseStream:
     Args:
         client_gone: whether the client has closed the connection.
         request_id: for the error a stream may end with.
+        prompts: of the request, each with as many of the answers.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class ResponseStream:
         admission: Admission,
         client_gone: Callable[[], bool],
         request_id: str,
+        prompts: int = 1,
     ) -> None:
         self._generation = generation
         self._admission = admission
         self._client_gone = client_gone
         self._request_id = request_id
         self._n = n
+        self._prompts = prompts
         self._submitted = time.monotonic()
         self._first: Chunk | None = None  # read ahead by `begin`
         self._ended: dict[int, Stats] = {}  # by the index of the answer
@@ -178,7 +181,7 @@ class ResponseStream:
     @property
     def total(self) -> Stats:
         """The figures of all answers, once complete."""
-        return total([self._ended[index] for index in range(self._n)])
+        return total([self._ended[index] for index in range(self._n)], self._prompts)
 
     @property
     def rates(self) -> list[float]:

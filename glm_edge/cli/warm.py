@@ -47,7 +47,7 @@ def command(model: Path, prompts: Path, threads: int | None) -> None:
     short: list[str] = []
     try:
         for number, text in bar("warming", iterable=texts, unit="prompt"):
-            request = Request((), SamplingParams(temperature=0), max_tokens=1, prompt=text)
+            request = Request((), SamplingParams(temperature=0), max_tokens=1, prompts=(text,))
             stats = list(engine.submit(request))[-1].stats
             if stats is not None and stats.prompt_tokens < LEAST_WRITTEN:
                 short.append(f"{prompts}: line {number} has {stats.prompt_tokens} tokens, too few to be saved")

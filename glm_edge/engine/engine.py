@@ -32,9 +32,9 @@ from .memory_plan import plan_memory, sequence_count, weights_of
 from .prefix_cache.store import Store
 from .sampling.constrained import ConstraintCompiler
 from .sampling.sampler import samplers
-from .scheduler import Scheduler
+from .scheduler import SCORED_TOKENS, Scheduler
 from .sequence import GenerationJob, Sequence
-from .text.tokenizer import Tokenizer
+from .text.tokenizer import Prompt, Tokenizer
 from .text.trim import trimmed
 
 R = TypeVar("R")
@@ -101,7 +101,7 @@ class LlamaEngine:
             n_ctx=self.plan.n_ctx,
             n_batch=self.plan.n_batch,
             n_sequences=sequence_count(config.slots),
-            n_outputs=config.slots + MAX_DRAFT,
+            n_outputs=config.slots + MAX_DRAFT + SCORED_TOKENS,
             n_threads=threads,
             n_threads_batch=config.n_threads_batch or threads,
             kv_type=config.kv_type,
@@ -129,24 +129,36 @@ class LlamaEngine:
 
     def submit(self, request: Request) -> Generation[Chunk]:
         """Queue a request; see types.Engine."""
-        messages, dropped = request.messages, 0
-        self._loop.check_capacity(request.n)  # before any work, and again when they enter
-        with self._vocabulary_in_use():
-            if request.trim and request.prompt is None:
-                messages, dropped = self._trim(request)
-            raw = request.prompt
-            n_ctx, scope = self.info.n_ctx, request.prefix_scope
-            prompt = self._tokenizer.prompt(messages, scope, n_ctx) if raw is None else self._tokenizer.raw(raw, n_ctx)
-        capacity = self._max_new_tokens(request, len(prompt.ids))  # before a schema is compiled for nothing
-        made = samplers(request, prompt.ids, n_vocab=self._model.n_vocab, constraints=self._constraints)
-        limit = capacity if request.max_tokens is None else min(request.max_tokens, capacity)
+        self._loop.check_capacity(request.answers)  # before any work, and again when they enter
+        prompts, dropped = self._prompts(request)
+        capacities = [self._max_new_tokens(request, len(prompt.ids)) for prompt in prompts]
         sequences: list[Sequence] = []
         generation: Generation[Chunk] = Generation(self._loop.on_cancel, lambda: self._loop.progress(sequences[0]))
-        for index, sampler in enumerate(made):
-            job = GenerationJob(request, prompt, limit, dropped, index)
-            sequences.append(Sequence(job, sampler, self._model, generation, sequences, self._on_end))
+        for prompt, capacity in zip(prompts, capacities, strict=True):  # all fit: no schema is compiled for nothing
+            limit = capacity if request.max_tokens is None else min(request.max_tokens, capacity)
+            for sampler in samplers(request, prompt.ids, n_vocab=self._model.n_vocab, constraints=self._constraints):
+                job = GenerationJob(request, prompt, limit, dropped, len(sequences))
+                sequences.append(Sequence(job, sampler, self._model, generation, sequences, self._on_end))
         self._loop.enter(sequences)
         return generation
+
+    def _prompts(self, request: Request) -> tuple[list[Prompt], int]:
+        """The prompts of a request, and how many rounds were left out of a conversation."""
+        n_ctx, messages, dropped = self.info.n_ctx, request.messages, 0
+        with self._vocabulary_in_use():
+            if request.prompts:
+                prompts = [self._tokenizer.raw(raw, n_ctx) for raw in request.prompts]
+            else:
+                if request.trim:
+                    messages, dropped = self._trim(request)
+                prompts = [self._tokenizer.prompt(messages, request.prefix_scope, n_ctx)]
+        if request.scored and (total := sum(len(prompt.ids) for prompt in prompts)) > n_ctx:
+            raise RequestError(
+                f"prompt: with echo and logprobs all prompts together may take {n_ctx} tokens, not {total}; send fewer",
+                param="prompt",
+                code="context_length_exceeded",
+            )
+        return prompts, dropped
 
     def tokenize(self, text: str, check: Callable[[], None] = lambda: None) -> list[int]:
         """Ids of plain text; see types.Engine."""
@@ -172,8 +184,8 @@ class LlamaEngine:
                 self._idle.notify_all()
 
     def _max_new_tokens(self, request: Request, prompt_tokens: int) -> int:
-        """Tokens that the context, and max_length, leave for the answer; at least 1. Raises ContextLengthError."""
-        param = "messages" if request.prompt is None else "prompt"
+        """Tokens that the context, and max_length, leave for an answer; at least 1. Raises ContextLengthError."""
+        param = "prompt" if request.prompts else "messages"
         if prompt_tokens >= self.info.n_ctx:
             raise ContextLengthError(prompt_tokens, self.info.n_ctx, param=param)
         if request.max_length is None:

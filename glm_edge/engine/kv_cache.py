@@ -96,11 +96,11 @@ class KvCache:
         known = [one for one in known if one[2] == sequence.scope]
         lengths = [(common_prefix(tokens, sequence.tokens), seq_id) for seq_id, tokens, _ in known]
         length, source = max(lengths, default=(0, -1))
-        return source, min(length, len(sequence.tokens) - 1)
+        return source, min(length, sequence.reusable)
 
     def _restore(self, sequence: Sequence) -> None:
         """Restore from the store the part of the prompt's beginning that the cache lacks, if it is worth the time."""
-        most = len(sequence.tokens) - 1
+        most = sequence.reusable
         found = self._store.find(sequence.tokens, sequence.scope)
         if not found or min(found[-1][1], most) - sequence.n_past < _WORTH_RESTORING:
             return

@@ -21,6 +21,7 @@ from .prefix_cache.prefix import common_prefix
 from .prefix_cache.store import Store
 from .sequence import Sequence
 
+SCORED_TOKENS = 32  # of prompts in one batch: each takes logits, 0.26 MB
 _WORTH_WAITING = 16  # tokens that another prompt is about to compute for this one too
 
 
@@ -154,6 +155,8 @@ class Scheduler:
 
     def _waits_for_prefix(self, sequence: Sequence) -> bool:
         """Whether a prompt that is being computed will soon give this one more of its beginning."""
+        if sequence.scoring:
+            return False
         for other in (other for other in self._running if other.scope == sequence.scope):
             coming = common_prefix(other.tokens, sequence.tokens)
             if other.pending > 1 and coming - other.n_past >= _WORTH_WAITING:
@@ -173,10 +176,15 @@ class Scheduler:
         # share of a quarter, so that short ones without end do not stop a long one.
         share = max(1, budget // (4 * max(1, len(reading))))
         left = budget - share * len(reading)
+        scored = SCORED_TOKENS
         for sequence in sorted(reading, key=lambda a: a.pending):
             n = min(sequence.pending, share + max(0, left))
+            if sequence.scoring:
+                n = min(n, scored)
+                scored -= n
             left += share - n
-            slices.append(self._put(sequence, n))
+            if n:
+                slices.append(self._put(sequence, n))
         return slices
 
     def _pad(self, slices: list[BatchSlice]) -> bool:
@@ -204,16 +212,21 @@ class Scheduler:
         sequence.start(n)
         draft = draft or []
         tokens = [*sequence.tokens[sequence.n_past : sequence.n_past + n], *draft]
-        last = len(sequence.tokens) - 1
+        last, scoring = len(sequence.tokens) - 1, sequence.scoring
         for position, token in enumerate(tokens, sequence.n_past):
-            self._batch.add(token, position, sequence.seq_id, logits=position >= last)
+            self._batch.add(token, position, sequence.seq_id, logits=scoring or position >= last)
         return BatchSlice(sequence, n, len(self._batch) - 1 - len(draft), draft)
 
     def _sample(self, part: BatchSlice) -> None:
         """Count what the batch computed; sample the next token, and one more for each accepted token of the draft."""
         sequence = part.sequence
         sequence.n_past += part.n
+        if sequence.scoring:
+            sequence.score(lambda i: self._context.logits(part.index - part.n + 1 + i), part.n)
         if sequence.pending:
+            return
+        if not sequence.job.max_new_tokens:
+            sequence.finish("length")
             return
         accepted = 0
         while not sequence.finished:

@@ -16,7 +16,8 @@ from ..llama.model import Model
 from ..types import Chunk, FinishReason, Request, Stats, TokenLogprob
 from .latency import LatencyModel
 from .lookup import Lookup
-from .sampling.logprobs import token_logprob
+from .sampling.logprobs import scores, token_logprob
+from .sampling.sample import Floats
 from .sampling.sampler import Sampler
 from .text.detokenizer import AnswerText
 from .text.tokenizer import Prompt
@@ -28,9 +29,9 @@ class GenerationJob:
 
     request: Request
     prompt: Prompt
-    max_new_tokens: int  # limit of the answer; at least 1
+    max_new_tokens: int  # limit of the answer; 0 where only the prompt's scores are wanted
     trimmed_rounds: int = 0
-    index: int = 0  # which of the request's n answers
+    index: int = 0  # which of the request's answers
 
 
 class Sequence:
@@ -66,7 +67,12 @@ class Sequence:
         self._siblings = siblings
         self._on_end = on_end
         self._clock = clock
-        self._text = AnswerText(job.request.stop)
+        request = job.request
+        continues = bool(request.prompts) or any(message.role == "assistant" for message in request.messages[-1:])
+        self._text = AnswerText(request.stop, continues=continues)
+        self._echoed = not request.echo  # whether the reader has the prompt, or does not want it
+        # the place whose logits are the next to score a token of the prompt; the last one where none is scored
+        self._to_score = max(0, job.prompt.begin - 1) if request.scored else len(job.prompt.ids) - 1
         self._logprobs: list[TokenLogprob] = []  # of tokens whose text the reader does not have yet
         self._lookup: Lookup | None = None
         self._n_cached = 0  # prompt tokens that were not computed
@@ -112,6 +118,32 @@ class Sequence:
         if self._first is None:
             self._n_cached = n
 
+    @property
+    def reusable(self) -> int:
+        """How many of its tokens may come from a cache: logits are needed of those after them."""
+        return min(len(self.tokens) - 1, self._to_score) if self.scoring else len(self.tokens) - 1
+
+    @property
+    def scoring(self) -> bool:
+        """Whether tokens of its prompt are still to be scored."""
+        return self._to_score < len(self.job.prompt.ids) - 1
+
+    def score(self, logits: Callable[[int], Floats], n: int) -> None:
+        """Score the prompt's tokens by a slice of `n` that was just computed; `logits` gives those of its i-th."""
+        ids, top = self.job.prompt.ids, self.job.request.sampling.top_logprobs
+        for place in range(max(self._to_score, self.n_past - n), min(self.n_past, len(ids) - 1)):
+            scored = scores(logits(place - self.n_past + n), ids[place + 1], top)
+            self._logprobs.append(token_logprob(self._model, scored))
+            self._to_score = place + 1
+        self._echo()
+
+    def _echo(self) -> None:
+        """Give the reader the prompt, once, and the scores of its tokens so far."""
+        text = "" if self._echoed else self.job.prompt.text
+        if text or self._logprobs:
+            self._tell(Chunk(text, self.job.index, logprobs=self._take_logprobs()))
+        self._echoed = True
+
     def preempt(self) -> None:
         """Return its cells: its tokens have to be restored or computed again. Nothing else changes."""
         self.seq_id = -1
@@ -121,7 +153,7 @@ class Sequence:
         """Up to `capacity` tokens that may come next and are worth verifying; within the limit of the answer."""
         if self._lookup is None:
             self._lookup = Lookup(self.tokens, latency)
-        return self._lookup.draft(min(capacity, self.job.max_new_tokens - self._written - 1))
+        return self._lookup.draft(max(0, min(capacity, self.job.max_new_tokens - self._written - 1)))
 
     def verified(self, drafted: int, accepted: int) -> None:
         """Of `drafted` tokens the first `accepted` were what the sampler chose."""
@@ -151,6 +183,8 @@ class Sequence:
 
     def accept(self, token: int) -> None:
         """Append the next token; give the reader the text that it adds, and the end if this is the end."""
+        if not self._echoed:
+            self._echo()
         self._last = self._clock()
         if self._first is None:
             self._first = self._last
@@ -173,6 +207,8 @@ class Sequence:
     def finish(self, reason: FinishReason) -> None:
         """End the answer: give the reader the rest of the text, the reason and the figures."""
         self.finished = True
+        if not self._echoed and reason != "cancelled":
+            self._echo()
         rest = self._text.end(complete=reason == "stop")
         self.shown += rest
         self._on_end(self)

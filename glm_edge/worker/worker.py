@@ -109,7 +109,7 @@ class Worker:
         id = next(self._ids)
         # with the scope: whose request kills, by its schema say, must not get the same text refused to others, or
         # learn that they asked it
-        text = repr((request.prefix_scope, request.messages, request.prompt))
+        text = repr((request.prefix_scope, request.messages, request.prompts))
         prompt = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
         self._quarantine.check(prompt)
         opened = OpenCall(Call(id, "submit", request), prompt=prompt)

@@ -11,7 +11,8 @@ import pytest
 from openai.types import Completion
 
 from glm_edge.api.app import create_app
-from glm_edge.types import Message, SamplingParams
+from glm_edge.api.contract.figures import total
+from glm_edge.types import Message, SamplingParams, Stats
 from support.engines.fake_engine import FakeEngine
 
 CHAT = {"messages": [{"role": "user", "content": "你好"}]}
@@ -48,13 +49,61 @@ def test_a_prompt_is_gone_on_with_as_it_is() -> None:
     ]
     assert body["usage"]["completion_tokens"] == 4
     (request,) = engine.requests
-    assert (request.messages, request.prompt, request.max_tokens, request.n) == ((), "你好，", 5, 2)
+    assert (request.messages, request.prompts, request.max_tokens, request.n) == ((), ("你好，",), 5, 2)
 
 
 def test_a_prompt_alone_gets_the_contracts_16_tokens_and_may_come_in_an_array() -> None:
     engine = FakeEngine()
     answer("/v1/completions", {"prompt": ["x"]}, engine)
-    assert (engine.requests[0].prompt, engine.requests[0].max_tokens) == ("x", 16)
+    assert (engine.requests[0].prompts, engine.requests[0].max_tokens) == (("x",), 16)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [
+        (["x", "yz"], ("x", "yz")),
+        ([5, 6.0], ((5, 6),)),
+        ([[5], [6, 7]], ((5,), (6, 7))),
+    ],
+    ids=["texts", "ids", "lists of ids"],
+)
+def test_several_prompts_get_their_answers_in_their_order(prompt: Any, prompts: Any) -> None:
+    engine = FakeEngine(["一"])
+    body = answer("/v1/completions", {"prompt": prompt, "n": 2}, engine)
+    assert engine.requests[0].prompts == prompts
+    assert [choice["index"] for choice in body["choices"]] == list(range(2 * len(prompts)))
+    assert body["usage"]["completion_tokens"] == 2 * len(prompts)
+    chunks = events("/v1/completions", {"prompt": prompt})
+    assert {chunk["choices"][0]["index"] for chunk in chunks} == set(range(len(prompts)))
+
+
+def test_a_prompt_counts_once_and_each_of_several_does() -> None:
+    one, two = (Stats(n, 3, 1, 0.0, 0.0, 0.0) for n in (10, 20))
+    assert (total([one, one, two, two], 2).prompt_tokens, total([one, one, two, two], 2).cached_tokens) == (30, 2)
+    assert (total([one, one]).prompt_tokens, total([one, one]).completion_tokens) == (10, 6)
+
+
+def test_an_echo_has_the_prompt_and_its_log_probabilities_in_front() -> None:
+    body = {"prompt": "你好", "echo": True, "logprobs": 1, "max_tokens": 1}
+    (choice,) = answer("/v1/completions", body, FakeEngine(["一", "二"]))["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("你好一", "length")
+    assert choice["logprobs"]["tokens"] == ["你", "好", "一"]
+    assert choice["logprobs"]["text_offset"] == [0, 1, 2]
+    (choice,) = answer("/v1/completions", {"prompt": [97], "echo": True, "max_tokens": 0})["choices"]
+    assert (choice["text"], choice["logprobs"]) == ("a", None)
+    assert [chunk["choices"][0]["text"] for chunk in events("/v1/completions", {**body, "logprobs": None})] == [
+        "你好",
+        "一",
+        "",
+    ]
+
+
+def test_answers_name_the_configuration_that_made_them() -> None:
+    (first, *_), whole = events("/v1/chat/completions", CHAT), answer("/v1/chat/completions", CHAT)
+    assert re.fullmatch("fp_[0-9a-f]{12}", whole["system_fingerprint"])
+    assert first["system_fingerprint"] == whole["system_fingerprint"]
+    other = answer("/v1/completions", {"prompt": "x"}, FakeEngine(n_ctx=4096))
+    assert other["system_fingerprint"] != whole["system_fingerprint"]
 
 
 def test_a_prompt_is_answered_in_a_stream() -> None:
@@ -83,9 +132,17 @@ BAD_TEXT = {
     "number": ({"prompt": 5}, "prompt", "invalid_type"),
     "null": ({"prompt": None}, "prompt", "invalid_type"),
     "nul": ({"prompt": "\0"}, "prompt", "invalid_value"),
-    "two": ({"prompt": ["a", "b"]}, "prompt", "unsupported_value"),
-    "ids": ({"prompt": [1, 2]}, "prompt", "unsupported_value"),
-    "echo": ({"prompt": "x", "echo": True}, "echo", "unsupported_parameter"),
+    "no-prompts": ({"prompt": []}, "prompt", "empty_array"),
+    "no-ids": ({"prompt": [[1], []]}, "prompt[1]", "empty_array"),
+    "text-and-id": ({"prompt": ["a", 1]}, "prompt[1]", "invalid_type"),
+    "id-and-text": ({"prompt": [1, "a"]}, "prompt[1]", "invalid_type"),
+    "ids-and-text": ({"prompt": [[1], "a"]}, "prompt[1]", "invalid_type"),
+    "negative-id": ({"prompt": [[1, -1]]}, "prompt[0][1]", "invalid_value"),
+    "boolean-id": ({"prompt": [1, True]}, "prompt[1]", "invalid_type"),
+    "many-prompts": ({"prompt": ["a"] * 33}, "prompt", "array_above_max_length"),
+    "many-ids": ({"prompt": [1] * 131_073}, "prompt", "array_above_max_length"),
+    "no-tokens": ({"prompt": "x", "max_tokens": 0}, "max_tokens", "invalid_value"),
+    "echo-number": ({"prompt": "x", "echo": 1}, "echo", "invalid_type"),
     "suffix": ({"prompt": "x", "suffix": "y"}, "suffix", "unsupported_parameter"),
     "best-of": ({"prompt": "x", "best_of": 3}, "best_of", "unsupported_parameter"),
     "logprobs-true": ({"prompt": "x", "logprobs": True}, "logprobs", "invalid_type"),
@@ -117,6 +174,12 @@ def test_chatglms_own_contract_as_its_programs_send_it() -> None:
     (request,) = engine.requests
     assert request.messages == (Message("user", "你好"), Message("assistant", "你好"), Message("user", "再说"))
     assert (request.sampling, request.max_length) == (SamplingParams(0.1, 0.6), 2048)
+
+
+def test_what_langchains_class_sends_besides_is_ignored() -> None:
+    engine = FakeEngine()
+    answer("/", {"prompt": "x", "sample_model_args": False}, engine)
+    assert engine.requests[0].messages == (Message("user", "x"),)
 
 
 def test_chatglms_own_defaults() -> None:

@@ -66,7 +66,7 @@ def answer(engine: Engine, request: Request) -> list[Chunk]:
         Request(QUESTION, SamplingParams(1.0, seed=7, response_format=JsonFormat(SCHEMA)), 30),
         Request(QUESTION, SamplingParams(1.0, seed=7, response_format=JsonFormat()), 30),
         Request(LONG, SamplingParams(0), 10, trim=True),
-        Request((), SamplingParams(0), 10, prompt="go on with 你好"),
+        Request((), SamplingParams(0), 10, prompts=("go on with 你好",)),
         Request(QUESTION, SamplingParams(0), None, max_length=40),
         Request((Message("user", "a b c d " * 40),), SamplingParams(0), 60),
     ],

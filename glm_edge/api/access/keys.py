@@ -66,19 +66,23 @@ class Keys:
         from_environment = environment.get(VARIABLE)
         return cls([*given, *([] if from_environment is None else [from_environment])], file, secret=secret)
 
-    def accept(self, authorization: bytes | None, api_key: bytes | None) -> bool:
-        """Whether one of the two headers (`Authorization: Bearer KEY`, `API-KEY: KEY`) carries a key."""
-        return self.find(authorization, api_key) is not None
+    def accept(self, authorization: bytes | None, *bare: bytes | None) -> bool:
+        """Whether one of the headers carries a key; see `find`."""
+        return self.find(authorization, *bare) is not None
 
-    def find(self, authorization: bytes | None, api_key: bytes | None) -> bytes | None:
+    def find(self, authorization: bytes | None, *bare: bytes | None) -> bytes | None:
         """Which key the headers carry, as a digest; None for none, `ANYONE` where none is needed.
+
+        Args:
+            authorization: "Bearer KEY".
+            bare: other headers, each with a key alone.
 
         Every key is compared with every credential, whatever matched before: the time tells nothing.
         """
         if not self.required:
             return ANYONE
         bearer = _BEARER.fullmatch(authorization or b"")
-        offered = [self._digest(bearer.group(1) if bearer else b""), self._digest(api_key or b"")]
+        offered = [self._digest(one) for one in (bearer.group(1) if bearer else b"", *(key or b"" for key in bare))]
         matches = [key for key in self._current() for one in offered if self._equal(key, one)]
         return matches[0] if matches else None
 

@@ -19,6 +19,7 @@ OPEN_PATHS = frozenset({"/health", "/livez"})
 PAGE = "/"  # open to GET and HEAD: the page holds nothing, and is where a browser's user types the key in
 PAGE_FILES = "/page/"  # so are the files that it loads
 
+_KEY_HEADERS = ("HTTP_AUTHORIZATION", "HTTP_API_KEY", "HTTP_X_API_KEY")
 _HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:/?#@,\s]+))(?::\d{1,5})?")
 
 
@@ -54,8 +55,7 @@ class AccessPolicy:
         is_page = (path == PAGE or path.startswith(PAGE_FILES)) and method in ("GET", "HEAD")
         if path in OPEN_PATHS or is_page:
             return ANYONE
-        authorization, api_key = (_raw(headers.get(name)) for name in ("HTTP_AUTHORIZATION", "HTTP_API_KEY"))
-        key = self.keys.find(authorization, api_key)
+        key = self.keys.find(*(_raw(headers.get(name)) for name in _KEY_HEADERS))
         if key is None:  # in OpenAI's words, by which litellm tells it from other bad requests
             raise RequestError(
                 "Incorrect API key provided, or none; send 'Authorization: Bearer KEY' or 'API-KEY: KEY'",

@@ -94,23 +94,34 @@ class ChatMessage(StrictModel):
 
 
 class JsonSchemaFormat(StrictModel):
-    """The schema of an answer, with its name."""
+    """The schema of an answer; its name is checked and not used."""
 
-    name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+    name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")] | None = None
     description: Text | None = None
     json_schema: dict[str, Any] | None = Field(None, alias="schema")  # what it means is the engine's to say
     strict: bool | None = None
 
 
 class ResponseFormat(StrictModel):
-    """What the answer has to be: text, a JSON object, or what a JSON Schema says."""
+    """What the answer has to be: text, a JSON object, also by a schema, or what a JSON Schema says."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "anyOf": [
-                {"properties": {"type": {"enum": ["text", "json_object"]}, "json_schema": {"type": "null"}}},
                 {
-                    "properties": {"type": {"const": "json_schema"}, "json_schema": {"type": "object"}},
+                    "properties": {
+                        "type": {"const": "text"},
+                        "json_schema": {"type": "null"},
+                        "schema": {"type": "null"},
+                    }
+                },
+                {"properties": {"type": {"const": "json_object"}, "json_schema": {"type": "null"}}},
+                {
+                    "properties": {
+                        "type": {"const": "json_schema"},
+                        "json_schema": {"type": "object"},
+                        "schema": {"type": "null"},
+                    },
                     "required": ["json_schema"],
                 },
             ]
@@ -119,18 +130,21 @@ class ResponseFormat(StrictModel):
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchemaFormat | None = None
+    object_schema: dict[str, Any] | None = Field(None, alias="schema")  # as llama.cpp has it
 
     @model_validator(mode="after")
     def _check_schema(self) -> Self:
         if (self.type == "json_schema") != (self.json_schema is not None):
             raise fault("invalid_value", "is for the type json_schema, and required there", field="json_schema")
+        if self.object_schema is not None and self.type != "json_object":
+            raise fault("invalid_value", "is for the type json_object", field="schema")
         return self
 
     def json_format(self) -> JsonFormat | None:
         """As the engine takes it; None is text."""
         if self.type == "text":
             return None
-        schema = self.json_schema and self.json_schema.json_schema
+        schema = self.object_schema if self.json_schema is None else self.json_schema.json_schema
         return JsonFormat(None if schema is None else json.dumps(schema, ensure_ascii=False))
 
 
@@ -142,7 +156,8 @@ Metadata = Annotated[
 
 
 class ChatRequest(CompletionFields):
-    """A conversation. The last message is the user's; max_tokens and max_completion_tokens are one limit, send one."""
+    """A conversation. The last message is the user's, or with continue_final_message the assistant's, which the answer
+    goes on with; max_tokens and max_completion_tokens are one limit, send one."""
 
     model_config = ConfigDict(json_schema_extra={"allOf": [STREAM_RULE, needs("top_logprobs", [None, 0], "logprobs")]})
 
@@ -152,6 +167,8 @@ class ChatRequest(CompletionFields):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     response_format: ResponseFormat | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
     # Checked and without effect: they concern billing, storage and who asks.
     safety_identifier: Text | None = None
     metadata: Metadata | None = None
@@ -180,9 +197,14 @@ class ChatRequest(CompletionFields):
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
         last = len(self.messages) - 1
-        if (role := self.messages[last].role) != "user":
-            problem = f"the last message must be the user's, not {show(role)}"
+        role, wanted = self.messages[last].role, "assistant" if self.continue_final_message else "user"
+        if role != wanted:
+            hint = " (continue_final_message: true goes on with it)" if role == "assistant" else ""
+            problem = f"the last message must be the {wanted}'s, not {show(role)}{hint}"
             raise fault("invalid_value", problem, field=f"messages[{last}].role")
+        if self.add_generation_prompt is not None and self.add_generation_prompt == bool(self.continue_final_message):
+            problem = f"must be {json.dumps(not self.add_generation_prompt)} here: continue_final_message says the rest"
+            raise fault("invalid_value", problem, field="add_generation_prompt")
         if self.top_logprobs and not self.logprobs:
             raise fault("invalid_value", "is only allowed with logprobs: true", field="top_logprobs")
         old, new = self.max_tokens, self.max_completion_tokens

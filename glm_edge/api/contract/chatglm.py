@@ -44,6 +44,8 @@ class ChatGLMRequest(StrictModel):
     max_length: Annotated[int, Field(ge=0), WHOLE] | None = None
     top_p: Probability | None = None
     temperature: Temperature | None = None
+    # What LangChain's ChatGLM class documents beside these; the demo server ignores it as well.
+    sample_model_args: bool | None = None
 
 
 @dataclass(frozen=True)

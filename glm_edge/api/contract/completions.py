@@ -1,6 +1,6 @@
 """Requests for text without a conversation: POST /v1/completions and POST /v1/tokenize. Pure.
 
-The first is OpenAI's older contract: the model goes on with a prompt as it is, without ChatGLM2's round template.
+The first is OpenAI's older contract: the model goes on with each prompt as it is, without ChatGLM2's round template.
 """
 
 from __future__ import annotations
@@ -9,41 +9,83 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, Tag
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from typing_extensions import Self
 
 from ...types import Request
 from . import strict_json
-from .fields import WHOLE, AcceptOnly, CompletionCall, CompletionFields, ModelName, StrictModel, Text, string_or_array
+from .fields import STREAM_RULE, WHOLE, AcceptOnly, CompletionCall, CompletionFields, ModelName, StrictModel, Text
 from .validation import fault, validate
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 MAX_LOGPROBS = 5
+MAX_PROMPTS = 32  # of one request
+MAX_IDS = 131_072  # of one prompt; the context is the limit in any case
 _IDS = 10_000  # ids written at a time: a million take 0.1 s, in which no other thread would run
 
 
-def _one_prompt(value: Any) -> Any:
-    if isinstance(value, list) and not (len(value) == 1 and isinstance(value[0], str)):
-        raise fault("unsupported_value", "must be one string; send a request for each prompt, and no token ids")
-    return value
+def _kind(value: Any) -> str | None:
+    """Which member of the union below a prompt is, by its first entry."""
+    if not isinstance(value, list):
+        return "text" if isinstance(value, str) else None
+    first = value[0] if value else ""
+    kinds = {str: "texts", int: "ids", float: "ids", list: "lists of ids"}
+    return kinds.get(type(first), "texts")
 
 
-# A string, or an array with one: clients that send batches do so.
-TextPrompt = Annotated[
-    Annotated[Text, Tag("string")] | Annotated[list[Text], Field(min_length=1, max_length=1), Tag("array")],
-    string_or_array("must be a string"),
-    BeforeValidator(_one_prompt),
+_TokenId = Annotated[int, Field(ge=0, le=2**31 - 1), WHOLE]
+_TokenIds = Annotated[list[_TokenId], Field(min_length=1, max_length=MAX_IDS, fail_fast=True)]
+Prompts = Annotated[
+    Annotated[Text, Tag("text")]
+    | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag("texts")]
+    | Annotated[_TokenIds, Tag("ids")]
+    | Annotated[list[_TokenIds], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag("lists of ids")],
+    Discriminator(
+        _kind,
+        custom_error_type="invalid_type",
+        custom_error_message="must be a string, an array of strings, of token ids, or of arrays of token ids",
+    ),
 ]
 
 
 class CompletionRequest(CompletionFields):
-    """A text to go on with."""
+    """Texts to go on with, or token ids. max_tokens is 0 where only the prompt's own log probabilities are wanted."""
 
-    prompt: TextPrompt
+    model_config = ConfigDict(
+        json_schema_extra={
+            "allOf": [
+                STREAM_RULE,
+                {
+                    "anyOf": [
+                        {"properties": {"max_tokens": {"anyOf": [{"minimum": 1}, {"type": "null"}]}}},
+                        {"properties": {"echo": {"const": True}}, "required": ["echo"]},
+                    ]
+                },
+            ]
+        }
+    )
+
+    prompt: Prompts
+    max_tokens: Annotated[int, Field(ge=0), WHOLE] | None = None
+    echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS), WHOLE] | None = None
     # Known and not supported: only the values that ask for nothing pass.
     best_of: Annotated[Any, AcceptOnly(1, 1.0)] = None
-    echo: Annotated[Any, AcceptOnly(False)] = None
     suffix: Annotated[Any, AcceptOnly("")] = None
+
+    @model_validator(mode="after")
+    def _check_limit(self) -> Self:
+        if self.max_tokens == 0 and not self.echo:
+            raise fault("invalid_value", "must be at least 1, or 0 with echo: true", field="max_tokens")
+        return self
+
+    @property
+    def prompts(self) -> tuple[str | tuple[int, ...], ...]:
+        """As the engine takes them."""
+        if isinstance(self.prompt, str):
+            return (self.prompt,)
+        prompts: list[Any] = [self.prompt] if isinstance(self.prompt[0], int) else list(self.prompt)
+        return tuple(one if isinstance(one, str) else tuple(one) for one in prompts)
 
 
 class TokenizeRequest(StrictModel):
@@ -66,7 +108,8 @@ def parse_completion(body: Any) -> CompletionCall:
     asked = validate(CompletionRequest, body)
     request = Request(
         messages=(),
-        prompt=asked.prompt if isinstance(asked.prompt, str) else asked.prompt[0],
+        prompts=asked.prompts,
+        echo=bool(asked.echo),
         sampling=asked.sampling(logprobs=asked.logprobs is not None, top_logprobs=asked.logprobs or 0),
         max_tokens=DEFAULT_MAX_TOKENS if asked.max_tokens is None else asked.max_tokens,
         stop=asked.stops,

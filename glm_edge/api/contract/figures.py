@@ -9,12 +9,16 @@ from ...types import Stats
 from .responses import Figures, Usage
 
 
-def total(stats: Sequence[Stats]) -> Stats:
-    """The figures of several answers to one prompt, which counts once; one computed it, the others shared it."""
+def total(stats: Sequence[Stats], prompts: int = 1) -> Stats:
+    """The figures of several answers, equally many to each prompt. A prompt counts once: one answer computed it, the
+    others shared it."""
+    n = len(stats) // prompts
+    each = [stats[first : first + n] for first in range(0, len(stats), n)]
     return replace(
         stats[0],
+        prompt_tokens=sum(one[0].prompt_tokens for one in each),
         completion_tokens=sum(one.completion_tokens for one in stats),
-        cached_tokens=min(one.cached_tokens for one in stats),
+        cached_tokens=sum(min(answer.cached_tokens for answer in one) for one in each),
         decode_s=max(one.decode_s for one in stats),
     )
 

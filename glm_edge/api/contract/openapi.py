@@ -2,8 +2,9 @@
 
 What bodies may hold comes from the models that read them (`chat.py`, `completions.py`, `chatglm.py`), what responses
 hold from the types that the serializers return (`responses.py`), so the document cannot say otherwise than the server
-does. Two rules are in words, because JSON Schema has none for them: that the last of any number of messages is the
-user's, and that max_tokens and max_completion_tokens, where both are given, are equal.
+does. Two rules are in words, because JSON Schema has none for them: whose the last of any number of messages is, with
+what continue_final_message and add_generation_prompt say of it, and that max_tokens and max_completion_tokens, where
+both are given, are equal.
 """
 
 from __future__ import annotations
@@ -145,6 +146,7 @@ def document(version: str) -> Schema:
     keys = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "header": {"type": "apiKey", "in": "header", "name": "API-KEY"},
+        "x-header": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
     }
     return {
         "openapi": "3.1.0",

@@ -150,6 +150,7 @@ class ResponseInfo(ResponseObject):
     id: str
     created: int  # seconds since 1970
     model: str
+    system_fingerprint: str  # changes with the model, its context and the server's version
 
 
 class ChatCompletion(ResponseInfo):

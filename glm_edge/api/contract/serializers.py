@@ -39,9 +39,16 @@ class ResponseHead:
     include_usage: bool = False
     logprobs: bool = False
     trim: bool = False  # whether old rounds may have been left out
+    fingerprint: str = ""
+    prompts: int = 1  # each with as many answers
 
     def info(self) -> ResponseInfo:
-        return {"id": self.id, "created": self.created, "model": self.model}
+        return {
+            "id": self.id,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": self.fingerprint,
+        }
 
 
 @dataclass(frozen=True)
@@ -130,6 +137,7 @@ class ChatSerializer:
             "object": "chat.completion.chunk",
             "created": head.created,
             "model": head.model,
+            "system_fingerprint": head.fingerprint,
             "choices": [],
         }
 
@@ -159,7 +167,7 @@ class TextSerializer:
         self._offsets: dict[int, int] = {}  # characters so far, by the index of the answer
 
     def completion(self, answers: Sequence[FinishedAnswer]) -> Completion:
-        stats = total([answer.stats for answer in answers])
+        stats = total([answer.stats for answer in answers], self.head.prompts)
         return {
             **self.head.info(),
             "object": "text_completion",
@@ -191,7 +199,14 @@ class TextSerializer:
 
     def _chunk(self) -> CompletionChunk:
         head = self.head
-        return {"id": head.id, "object": "text_completion", "created": head.created, "model": head.model, "choices": []}
+        return {
+            "id": head.id,
+            "object": "text_completion",
+            "created": head.created,
+            "model": head.model,
+            "system_fingerprint": head.fingerprint,
+            "choices": [],
+        }
 
     def _event(
         self,

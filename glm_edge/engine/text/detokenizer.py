@@ -20,13 +20,14 @@ class AnswerText:
 
     Args:
         stop: strings that end the answer; none of them appears in the text. Matched in the cleaned text.
+        continues: whether the answer goes on with a text: then white space at its beginning belongs to it.
     """
 
-    def __init__(self, stop: Sequence[str] = ()) -> None:
+    def __init__(self, stop: Sequence[str] = (), *, continues: bool = False) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stop = tuple(stop)
         self._held = ""  # decoded, held back: may be part of a placeholder, a stop string or the final white space
-        self._started = False  # a character other than white space has come
+        self._started = continues  # or a character other than white space has come
         self.stopped = False  # a stop string was found
 
     def feed(self, piece: bytes) -> str:

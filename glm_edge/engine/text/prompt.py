@@ -38,6 +38,19 @@ def rounds(messages: Sequence[Message]) -> tuple[tuple[tuple[str, str], ...], st
     return tuple(zip(texts[0:-1:2], texts[1::2], strict=True)), texts[-1]
 
 
+def conversation_text(messages: Sequence[Message]) -> str:
+    """ChatGLM2's prompt for a conversation. One whose last messages are the assistant's ends with their text, which the
+    answer continues.
+
+    Raises RequestError as `rounds` does.
+    """
+    end = len(messages)
+    while end and messages[end - 1].role == "assistant":
+        end -= 1
+    begun = "\n".join(message.content for message in messages[end:])
+    return prompt_text(*rounds(messages[:end] or [Message("user", "")])) + begun
+
+
 def prompt_text(history: Sequence[tuple[str, str]], question: str) -> str:
     """ChatGLM2's prompt for past rounds and an open question, without the control tokens in front."""
     past = "".join(f"[Round {n}]\n\n问：{q}\n\n答：{a}\n\n" for n, (q, a) in enumerate(history, 1))

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...errors import ContextLengthError, IntegrityError
+from ...errors import ContextLengthError, IntegrityError, RequestError
 from ...llama.model import Model
 from ...model.checks import golden_texts, prefix_ids
 from ...model.values import GgufFile
 from ...types import Message
-from .prompt import prompt_text, rounds
+from .prompt import conversation_text
 from .prompt_cache import PromptTokenCache
 
 _COUNTED = 4  # contexts; the tokens of a longer prompt are not counted to the end
@@ -26,6 +26,7 @@ class Prompt:
 
     text: str
     ids: list[int]
+    begin: int = 0  # of the text's ids, after the control ids
 
 
 class Tokenizer:
@@ -53,7 +54,7 @@ class Tokenizer:
 
         Raises ContextLengthError for one that is several times as long as the context, before all of it is tokenized.
         """
-        text = prompt_text(*rounds(messages))
+        text = conversation_text(messages)
         ids, rest = self._prompt_tokens.recall(text, scope)
         if ids:
             new = self._ids(rest, n_ctx, "messages")
@@ -61,9 +62,19 @@ class Tokenizer:
                 return Prompt(text, ids + new[1:])
         return Prompt(text, self._prefix + self._ids(text, n_ctx, "messages"))
 
-    def raw(self, text: str, n_ctx: int | None = None) -> Prompt:
-        """A prompt of plain text alone. Raises as `prompt` does."""
-        return Prompt(text, self._prefix + self._ids(text, n_ctx, "prompt"))
+    def raw(self, text: str | Sequence[int], n_ctx: int | None = None) -> Prompt:
+        """A prompt of plain text, or of token ids, alone. Raises as `prompt` does, and RequestError for ids that the
+        vocabulary has not."""
+        if isinstance(text, str):
+            return Prompt(text, self._prefix + self._ids(text, n_ctx, "prompt"), len(self._prefix))
+        ids, n_vocab = list(text), self._model.n_vocab
+        if n_ctx is not None and len(ids) > n_ctx:
+            raise ContextLengthError(len(ids), n_ctx, param="prompt")
+        if wrong := [token for token in ids if not 0 <= token < n_vocab]:
+            problem = f"prompt: this model's token ids are 0 to {n_vocab - 1}, not {wrong[0]}"
+            raise RequestError(problem, param="prompt", code="invalid_value")
+        spelled = b"".join(self._model.piece(token) for token in ids).decode("utf-8", "replace")
+        return Prompt(spelled, self._prefix + ids, len(self._prefix))
 
     def _ids(self, text: str, n_ctx: int | None, param: str) -> list[int]:
         found: list[int] = []

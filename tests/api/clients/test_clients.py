@@ -62,8 +62,8 @@ def test_openai_python_goes_on_with_a_text(server: LiveServer) -> None:
         stream = client.completions.create(model=MODEL, prompt="x", max_tokens=9, stream=True)
         assert "".join(chunk.choices[0].text for chunk in stream) == SAID
         with pytest.raises(openai.BadRequestError) as error:
-            client.completions.create(model=MODEL, prompt="x", echo=True)
-        assert error.value.param == "echo"
+            client.completions.create(model=MODEL, prompt="x", suffix="y")
+        assert error.value.param == "suffix"
 
 
 LANGCHAIN = """

@@ -150,6 +150,33 @@ def test_messages_of_every_allowed_form_are_read() -> None:
     )
 
 
+ASSISTANT = {"role": "assistant", "content": "好的"}
+
+
+@pytest.mark.parametrize("fields", [{}, {"add_generation_prompt": False}], ids=["alone", "with add_generation_prompt"])
+def test_a_last_message_of_the_assistant_is_continued_where_that_is_asked_for(fields: Any) -> None:
+    call = parse(messages=[USER, ASSISTANT], continue_final_message=True, **fields)
+    assert call.request.messages == (Message("user", "你好"), Message("assistant", "好的"))
+
+
+CONTINUED: dict[str, tuple[Any, str]] = {
+    "not-asked-for": ({"messages": [USER, ASSISTANT], "continue_final_message": False}, "messages[1].role"),
+    "no-prompt-alone": ({"messages": [USER, ASSISTANT], "add_generation_prompt": False}, "messages[1].role"),
+    "nothing-to-continue": ({"messages": [USER], "continue_final_message": True}, "messages[0].role"),
+    "both": (
+        {"messages": [USER, ASSISTANT], "continue_final_message": True, "add_generation_prompt": True},
+        "add_generation_prompt",
+    ),
+    "neither": ({"messages": [USER], "add_generation_prompt": False}, "add_generation_prompt"),
+}
+
+
+@pytest.mark.case("H14")
+@pytest.mark.parametrize(("body", "param"), CONTINUED.values(), ids=CONTINUED)
+def test_what_is_continued_must_be_there_and_be_asked_for(body: Any, param: str) -> None:
+    assert fault(body) == (param, "invalid_value")
+
+
 VALUES = {
     "temperature": ([-0.1, 2.01, 10**30], ["1", True, [], {}]),
     "top_p": ([-0.1, 1.01], ["1", False]),

@@ -25,7 +25,7 @@ MESSAGES = [{"role": "user", "content": "你好"}]
 
 
 def script(request: Request) -> list[Step]:
-    text = request.prompt or request.messages[-1].content
+    text = request.prompts[0] if request.prompts else request.messages[-1].content
     return [EngineError("broken")] if text == "fail" else ["你", "好"]
 
 
@@ -144,7 +144,8 @@ REFUSED: dict[str, tuple[str, Any]] = {
     "format": (CHAT, {"messages": MESSAGES, "response_format": {"type": "json_schema"}}),
     "nul": (CHAT, {"messages": [{"role": "user", "content": "\0"}]}),
     "n": (CHAT, {"messages": MESSAGES, "n": 9}),
-    "two-prompts": (TEXT, {"prompt": ["a", "b"]}),
+    "mixed-prompts": (TEXT, {"prompt": ["a", 1]}),
+    "no-limit": (TEXT, {"prompt": "a", "max_tokens": 0}),
     "text": ("/v1/tokenize", {"text": None}),
     "pair": ("/", {"prompt": "x", "history": [["a"]]}),
 }

@@ -59,6 +59,11 @@ FORMATS: dict[str, tuple[Any, JsonFormat | None]] = {
         {"type": "json_schema", "json_schema": {"name": "a-b_1", "schema": SCHEMA, "strict": True}},
         JsonFormat(json.dumps(SCHEMA, ensure_ascii=False)),
     ),
+    "object-by-a-schema": (
+        {"type": "json_object", "schema": SCHEMA},
+        JsonFormat(json.dumps(SCHEMA, ensure_ascii=False)),
+    ),
+    "schema-without-name": ({"type": "json_schema", "json_schema": {"schema": {}}}, JsonFormat("{}")),
     "schema-empty": ({"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}, JsonFormat("{}")),
     "schema-absent": ({"type": "json_schema", "json_schema": {"name": "x", "strict": None}}, JsonFormat()),
 }

@@ -96,3 +96,8 @@ def test_all_two_way_cuts_of_a_hard_text_agree() -> None:
     results = {"".join(stream([data[:i], data[i:j], data[j:]], ("END",)))
                for i, j in itertools.combinations(range(len(data) + 1), 2)}  # fmt: skip
     assert results == {"12023年2"}
+
+
+def test_white_space_before_an_answer_that_goes_on_with_a_text_belongs_to_it() -> None:
+    text = AnswerText(continues=True)
+    assert text.feed(b" nice") + text.feed(b" day ") + text.end(complete=True) == " nice day"

@@ -37,7 +37,7 @@ def engine(config: EngineConfig) -> Iterator[LlamaEngine]:
 @pytest.mark.parametrize("name", CHARACTERS)
 def test_a_prompt_of_many_contexts_is_refused_with_what_is_known(engine: LlamaEngine, name: str) -> None:
     long = CHARACTERS[name] * 300_000
-    for request in (Request((), prompt=long), Request((Message("user", long),)), ask(long)):
+    for request in (Request((), prompts=(long,)), Request((Message("user", long),)), ask(long)):
         began = time.thread_time()
         with pytest.raises(ContextLengthError, match=r"takes? at least \d+, leaving") as caught:
             engine.submit(request)
@@ -47,7 +47,7 @@ def test_a_prompt_of_many_contexts_is_refused_with_what_is_known(engine: LlamaEn
 
 def test_a_prompt_a_little_too_long_is_counted(engine: LlamaEngine) -> None:
     with pytest.raises(ContextLengthError, match="the prompt takes 903, leaving"):
-        engine.submit(Request((), prompt="字" * 900))
+        engine.submit(Request((), prompts=("字" * 900,)))
 
 
 def test_rounds_that_are_too_long_by_far_are_trimmed(engine: LlamaEngine) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from glm_edge.engine.text.prompt import prompt_text, rounds
+from glm_edge.engine.text.prompt import conversation_text, prompt_text, rounds
 from glm_edge.errors import RequestError
 from glm_edge.types import Message
 
@@ -56,3 +56,9 @@ def test_adding_a_round_keeps_the_prefix() -> None:
     first = [system("s"), user("a")]
     then = [*first, assistant("b"), user("c")]
     assert prompt_text(*rounds(then)).startswith(prompt_text(*rounds(first)))
+
+
+def test_a_conversation_that_ends_with_the_assistant_is_open_behind_its_text() -> None:
+    open_ = [system("s"), user("a")]
+    assert conversation_text([*open_, assistant("b "), assistant("c")]) == conversation_text(open_) + "b \nc"
+    assert conversation_text([assistant("b")]) == "[Round 1]\n\n问：\n\n答：b"

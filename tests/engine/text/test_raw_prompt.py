@@ -30,7 +30,7 @@ def answer(engine: LlamaEngine, request: Request) -> tuple[str, Chunk]:
 
 def test_a_raw_prompt_in_the_form_of_a_round_is_answered_as_the_conversation_is(engine: LlamaEngine) -> None:
     conversation = answer(engine, Request((Message("user", QUESTION),), GREEDY, max_tokens=12))
-    raw = answer(engine, Request((), GREEDY, max_tokens=12, prompt=prompt_text((), QUESTION)))
+    raw = answer(engine, Request((), GREEDY, max_tokens=12, prompts=(prompt_text((), QUESTION),)))
     assert raw[0] == conversation[0]
     assert raw[1].stats is not None
     assert conversation[1].stats is not None
@@ -39,20 +39,20 @@ def test_a_raw_prompt_in_the_form_of_a_round_is_answered_as_the_conversation_is(
 
 def test_a_raw_prompt_has_the_control_ids_in_front_and_nothing_else(engine: LlamaEngine) -> None:
     text = "人工智能 [gMASK] sop"
-    _, last = answer(engine, Request((), GREEDY, max_tokens=1, prompt=text))
+    _, last = answer(engine, Request((), GREEDY, max_tokens=1, prompts=(text,)))
     assert last.stats is not None
     assert last.stats.prompt_tokens == 2 + len(engine.tokenize(text))
     assert not set(engine.tokenize(text)) & {64789, 64790, 64791, 64792, 64793}
 
 
 def test_an_empty_raw_prompt_is_answered(engine: LlamaEngine) -> None:
-    assert answer(engine, Request((), GREEDY, max_tokens=2, prompt=""))[1].finish_reason in ("stop", "length")
+    assert answer(engine, Request((), GREEDY, max_tokens=2, prompts=("",)))[1].finish_reason in ("stop", "length")
 
 
 @pytest.mark.case("H21")
 def test_a_raw_prompt_longer_than_the_context_is_refused_by_its_name(engine: LlamaEngine) -> None:
     with pytest.raises(ContextLengthError) as error:
-        engine.submit(Request((), GREEDY, prompt="字" * 500))
+        engine.submit(Request((), GREEDY, prompts=("字" * 500,)))
     assert error.value.param == "prompt"
     assert "the prompt takes" in str(error.value)
 

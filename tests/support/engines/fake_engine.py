@@ -139,7 +139,7 @@ class FakeEngine:
 
     def _play(self, request: Request, generation: Generation[Chunk], submitted: float) -> None:
         generation.start()
-        if all(self._answer(index, request, generation, submitted) for index in range(request.n)):
+        if all(self._answer(index, request, generation, submitted) for index in range(request.answers)):
             generation.finish()
 
     def _answer(self, index: int, request: Request, generation: Generation[Chunk], submitted: float) -> bool:
@@ -147,6 +147,10 @@ class FakeEngine:
         script = self._script(request) if callable(self._script) else self._script
         started, tokens = time.monotonic(), 0
         reason: FinishReason = "stop"
+        if request.echo:
+            prompt = request.prompts[index // request.n]
+            text = prompt if isinstance(prompt, str) else "".join(map(chr, prompt))
+            generation.put(Chunk(text, index, logprobs=tuple(one for c in text for one in _logprobs(c, request))))
         for step in script:
             if isinstance(step, GlmEdgeError):
                 generation.fail(step)
@@ -183,4 +187,4 @@ def _logprobs(text: str, request: Request) -> tuple[TokenLogprob, ...]:
 
 
 def _prompt_tokens(request: Request) -> int:
-    return len(request.prompt or "") + sum(len(message.content) for message in request.messages)
+    return max(map(len, request.prompts), default=0) + sum(len(message.content) for message in request.messages)

@@ -74,10 +74,16 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         f"{J}.json_schema",
         "invalid_value",
     ),
-    "schema-no-name": (
-        {J: {"type": "json_schema", "json_schema": {"schema": {}}}},
+    "schema-bad-name": (
+        {J: {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}},
         f"{J}.json_schema.name",
-        "missing_required_parameter",
+        "invalid_value",
+    ),
+    "schema-of-text": ({J: {"type": "text", "schema": {}}}, f"{J}.schema", "invalid_value"),
+    "schema-beside": (
+        {J: {"type": "json_schema", "json_schema": {"name": "x"}, "schema": {}}},
+        f"{J}.schema",
+        "invalid_value",
     ),
     "schema-array": (
         {J: {"type": "json_schema", "json_schema": {"name": "x", "schema": []}}},

@@ -13,10 +13,12 @@ from schemathesis.generation import GenerationMode
 
 @schemathesis.hook
 def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwargs: dict[str, Any]) -> None:
-    """A right conversation gets a last message that is the user's, and one limit of tokens."""
+    """A right conversation gets a last message that is the user's, nothing to continue, and one limit of tokens."""
     right = case.meta is not None and case.meta.generation.mode == GenerationMode.POSITIVE
     if right and case.path == "/v1/chat/completions" and isinstance(case.body, dict):
         last = {"role": "user", "content": "x"}
         case.body = {**case.body, "messages": [*case.body["messages"], last]}
+        for name in ("continue_final_message", "add_generation_prompt"):
+            case.body.pop(name, None)
         if case.body.get("max_tokens") is not None:
             case.body.pop("max_completion_tokens", None)
