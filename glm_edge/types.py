@@ -34,6 +34,23 @@ class JsonFormat:
 
 
 @dataclass(frozen=True)
+class Tool:
+    """A tool that the model may call, for the format of the call."""
+
+    name: str
+    parameters: str  # a JSON Schema of its arguments, as JSON text
+    param: str = "tools"  # where the schema is in the request, for errors
+
+
+@dataclass(frozen=True)
+class CallFormat:
+    """The format of an answer that calls one of some tools (`tool_calls.py`), or is text unless a call is required."""
+
+    tools: tuple[Tool, ...]
+    required: bool = False
+
+
+@dataclass(frozen=True)
 class SamplingParams:
     """How the next token is sampled. The defaults are the model's own (ChatGLM2-6B's `generation` defaults).
 
@@ -50,7 +67,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0  # subtracted once for each time that the token occurs
     repetition_penalty: float = 1.0  # divides positive logits of tokens in prompt or answer, multiplies negative ones
     logit_bias: Mapping[int, float] = field(default_factory=dict)  # token id -> added to its logit
-    response_format: JsonFormat | None = None  # None is text
+    response_format: JsonFormat | CallFormat | None = None  # None is text
     logprobs: bool = False  # return the log probability of each token of the answer
     top_logprobs: int = 0  # and those of this many likeliest tokens at the same position
 

@@ -25,13 +25,15 @@ from . import metrics
 from .access.policy import OPEN_PATHS, PAGE_FILES, AccessPolicy
 from .admission import Admission
 from .contract import openapi, strict_json
+from .contract.answers.chat import ChatSerializer
+from .contract.answers.figures import server_timing
+from .contract.answers.serializer import ResponseHead, Serializer
+from .contract.answers.text import TextSerializer
 from .contract.chat import parse_chat
 from .contract.chatglm import chatglm_response, parse_chatglm
 from .contract.completions import parse_completion, parse_tokenize, tokenized_json
 from .contract.errors import error_response
 from .contract.fields import CompletionCall
-from .contract.figures import server_timing
-from .contract.serializers import ChatSerializer, ResponseHead, Serializer, TextSerializer
 from .contract.served_model import check_model, fingerprint, model_list, model_object
 from .log import what_failed
 from .page import page
@@ -189,6 +191,7 @@ class _Api:
             self._trim,
             fingerprint(engine.info, __version__),
             max(1, len(call.request.prompts)),
+            call.tools,
         )
         serializer = write(head)
         with ExitStack() as stack:

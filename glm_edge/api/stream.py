@@ -14,10 +14,10 @@ from ..errors import EngineClosedError, EngineError, OverloadedError
 from ..generation import Generation
 from ..types import Chunk, FinishReason, Stats, TokenLogprob
 from .admission import Admission
+from .contract.answers.events import DONE, PING, comment, event
+from .contract.answers.figures import total
+from .contract.answers.serializer import FinishedAnswer, Serializer
 from .contract.errors import error_response
-from .contract.events import DONE, PING, comment, event
-from .contract.figures import total
-from .contract.serializers import FinishedAnswer, Serializer
 
 POLL_S = 0.2  # how soon a client that left, or a server that ends, is noticed
 FIRST_EVENT_S = 0.8  # a stream begins within a second, so that nobody takes a long prefill for a hang
@@ -111,9 +111,12 @@ class ResponseStream:
             chunk = yield from self._until_first()
         sent = time.monotonic()
         while True:
+            line = b""
             if chunk is not None and (chunk.text or chunk.logprobs):
+                line = serializer.text_event(chunk.index, chunk.text, chunk.logprobs)
+            if line:  # none where it may be the beginning of a call
                 sent = time.monotonic()
-                yield serializer.text_event(chunk.index, chunk.text, chunk.logprobs)
+                yield line
             if chunk is not None and chunk.finish_reason is not None:
                 stats = self.total if self.complete else None
                 yield serializer.finish_event(chunk.index, chunk.finish_reason, stats)

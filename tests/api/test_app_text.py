@@ -11,7 +11,7 @@ import pytest
 from openai.types import Completion
 
 from glm_edge.api.app import create_app
-from glm_edge.api.contract.figures import total
+from glm_edge.api.contract.answers.figures import total
 from glm_edge.types import Message, SamplingParams, Stats
 from support.engines.fake_engine import FakeEngine
 

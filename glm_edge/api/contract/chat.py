@@ -8,12 +8,14 @@ use it in `parse_chat`.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, Tag, model_validator
 from typing_extensions import Self
 
-from ...types import JsonFormat, Message, Request, Role
+from ...tool_calls import call_text, result_text
+from ...types import CallFormat, JsonFormat, Message, Request, Role
 from .fields import (
     STREAM_RULE,
     WHOLE,
@@ -28,6 +30,7 @@ from .fields import (
     needs,
     string_or_array,
 )
+from .tools import MAX_TOOLS, FunctionTool, NamedTool, ToolCall, ToolChoice, call_format
 from .validation import fault, show, validate
 
 _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -39,9 +42,9 @@ def _text_only(value: Any) -> Any:
     return value
 
 
-def _no_tools(value: Any) -> Any:
-    if value in ("tool", "function"):
-        raise fault("unsupported_value", f"{value} messages are not supported: the model calls no tools")
+def _no_functions(value: Any) -> Any:
+    if value == "function":
+        raise fault("unsupported_value", "function messages are not supported; send tools and tool messages")
     return value
 
 
@@ -59,18 +62,33 @@ Content = Annotated[
 
 
 class ChatMessage(StrictModel):
-    """A message of a conversation. Only an assistant's may have no content; developer means system."""
+    """A message of a conversation. Only an assistant's may have no content; developer means system. A tool's has the
+    result of a call."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "anyOf": [
                 {"properties": {"role": {"const": "assistant"}}},
                 {"properties": {"content": {"type": ["string", "array"]}}, "required": ["content"]},
-            ]
+            ],
+            "allOf": [
+                {
+                    "anyOf": [
+                        {"properties": {"role": {"enum": ["system", "developer", "user", "assistant"]}}},
+                        {"properties": {"tool_call_id": {"type": "string"}}, "required": ["tool_call_id"]},
+                    ]
+                },
+                {
+                    "anyOf": [
+                        {"properties": {"tool_calls": {"anyOf": [{"type": "null"}, {"maxItems": 0}]}}},
+                        {"properties": {"role": {"const": "assistant"}}},
+                    ]
+                },
+            ],
         }
     )
 
-    role: Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_no_tools)]
+    role: Annotated[Literal["system", "developer", "user", "assistant", "tool"], BeforeValidator(_no_functions)]
     content: Content | None = None
     name: Annotated[str, Field(pattern="^[a-zA-Z0-9_]{1,64}$")] | None = None
     # What clients send back of an answer: nothing in it that we would have sent.
@@ -78,19 +96,39 @@ class ChatMessage(StrictModel):
     annotations: Annotated[Any, AcceptOnly([])] = None
     audio: Annotated[Any, AcceptOnly()] = None
     function_call: Annotated[Any, AcceptOnly()] = None
-    tool_calls: Annotated[Any, AcceptOnly([])] = None
+    reasoning_content: Annotated[Any, AcceptOnly("")] = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    tool_call_id: Text | None = None
 
     @model_validator(mode="after")
     def _check_content(self) -> Self:
         if self.content is None and self.role != "assistant":
             raise fault("missing_required_parameter", "is required", field="content")
+        if self.tool_call_id is None and self.role == "tool":
+            raise fault("missing_required_parameter", "is required", field="tool_call_id")
+        if self.tool_calls and self.role != "assistant":
+            raise fault("invalid_value", "is for messages of the assistant's", field="tool_calls")
         return self
 
-    def message(self) -> Message:
-        """As the engine takes it; parts are joined by line breaks."""
+    @property
+    def text(self) -> str:
+        """The content; parts are joined by line breaks."""
         content = self.content or ""
-        text = content if isinstance(content, str) else "\n".join(part.text for part in content)
-        return Message(_ROLES[self.role], text)
+        return content if isinstance(content, str) else "\n".join(part.text for part in content)
+
+
+def conversation(messages: Sequence[ChatMessage]) -> Iterator[Message]:
+    """Messages as the engine takes them: calls and their results as text."""
+    names: dict[str | None, str] = {}  # of the functions, by the ids of their calls
+    for message in messages:
+        text = message.text
+        for call in message.tool_calls or ():
+            names[call.id] = call.function.name
+            text += "\n" * bool(text) + call_text(call.function.name, call.function.arguments)
+        if message.role == "tool":
+            yield Message("user", result_text(names.get(message.tool_call_id), text))
+        else:
+            yield Message(_ROLES[message.role], text)
 
 
 class JsonSchemaFormat(StrictModel):
@@ -167,6 +205,9 @@ class ChatRequest(CompletionFields):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     response_format: ResponseFormat | None = None
+    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None  # an answer has one call at most, in any case
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
     # Checked and without effect: they concern billing, storage and who asks.
@@ -177,11 +218,8 @@ class ChatRequest(CompletionFields):
     prompt_cache_key: Text | None = None
     prompt_cache_retention: ShortText | None = None
     prompt_cache_options: Annotated[Any, AcceptOnly({})] = None
-    parallel_tool_calls: bool | None = None
     # Known and not supported: only the values that ask for nothing pass.
     repeat_penalty: Annotated[Any, AcceptOnly(1, 1.0)] = None
-    tools: Annotated[Any, AcceptOnly([])] = None
-    tool_choice: Annotated[Any, AcceptOnly("none", "auto")] = None
     functions: Annotated[Any, AcceptOnly([])] = None
     function_call: Annotated[Any, AcceptOnly("none", "auto")] = None
     modalities: Annotated[Any, AcceptOnly(["text"])] = None
@@ -198,13 +236,21 @@ class ChatRequest(CompletionFields):
     def _check_rules(self) -> Self:
         last = len(self.messages) - 1
         role, wanted = self.messages[last].role, "assistant" if self.continue_final_message else "user"
-        if role != wanted:
+        if role != wanted and (role, wanted) != ("tool", "user"):
             hint = " (continue_final_message: true goes on with it)" if role == "assistant" else ""
             problem = f"the last message must be the {wanted}'s, not {show(role)}{hint}"
             raise fault("invalid_value", problem, field=f"messages[{last}].role")
         if self.add_generation_prompt is not None and self.add_generation_prompt == bool(self.continue_final_message):
             problem = f"must be {json.dumps(not self.add_generation_prompt)} here: continue_final_message says the rest"
             raise fault("invalid_value", problem, field="add_generation_prompt")
+        format, _ = self.calls()
+        json_format = None if self.response_format is None else self.response_format.json_format()
+        if format is not None and not format.required and json_format is not None:
+            problem = "cannot be beside tools that may be called; send tool_choice none, required or a name"
+            raise fault("invalid_value", problem, field="response_format")
+        if format is not None and self.continue_final_message:
+            problem = "cannot be beside tools; send tool_choice none"
+            raise fault("invalid_value", problem, field="continue_final_message")
         if self.top_logprobs and not self.logprobs:
             raise fault("invalid_value", "is only allowed with logprobs: true", field="top_logprobs")
         old, new = self.max_tokens, self.max_completion_tokens
@@ -212,20 +258,30 @@ class ChatRequest(CompletionFields):
             raise fault("invalid_value", f"is {old}, but max_completion_tokens is {new}; send one", field="max_tokens")
         return self
 
+    def calls(self) -> tuple[CallFormat | None, tuple[Message, ...]]:
+        """What the answer may be where there are tools, and the message that describes them."""
+        choice = self.tool_choice
+        functions = [(tool.function, f"tools[{n}].function.parameters") for n, tool in enumerate(self.tools or ())]
+        if isinstance(choice, NamedTool):
+            return call_format(functions, None, choice.function.name)
+        return call_format(functions, choice, None)
+
 
 def parse_chat(body: Any) -> CompletionCall:
     """Check a chat completion's body; the first fault found is raised as RequestError."""
     chat = validate(ChatRequest, body)
+    calls, described = chat.calls()
+    format = None if chat.response_format is None else chat.response_format.json_format()
     request = Request(
-        messages=tuple(message.message() for message in [*(chat.history or []), *chat.messages]),
+        messages=(*described, *conversation([*(chat.history or []), *chat.messages])),
         sampling=chat.sampling(
             logprobs=bool(chat.logprobs),
             top_logprobs=chat.top_logprobs or 0,
-            response_format=None if chat.response_format is None else chat.response_format.json_format(),
+            response_format=format if calls is None else calls,
         ),
         # may exceed the context, whose end is the limit in any case
         max_tokens=chat.max_completion_tokens if chat.max_tokens is None else chat.max_tokens,
-        stop=chat.stops,
+        stop=() if calls is not None and calls.required else chat.stops,  # they end text, not a call
         n=chat.n or 1,
     )
     return chat.call(request)

@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 from typing_extensions import Self
 
-from ...types import JsonFormat, Request, SamplingParams
+from ...types import CallFormat, JsonFormat, Request, SamplingParams
 from .validation import NO_NUL, fault, show
 
 MAX_STOPS = 4
@@ -154,6 +154,12 @@ class CompletionCall:
     stream: bool = False
     include_usage: bool = False  # one more event with the counts at the end of a stream
 
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """Names of the tools that the answer may call."""
+        format = self.request.sampling.response_format
+        return tuple(tool.name for tool in format.tools) if isinstance(format, CallFormat) else ()
+
 
 class CompletionFields(StrictModel):
     """The fields that chat completions and completions share."""
@@ -188,7 +194,7 @@ class CompletionFields(StrictModel):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     def sampling(
-        self, *, logprobs: bool, top_logprobs: int, response_format: JsonFormat | None = None
+        self, *, logprobs: bool, top_logprobs: int, response_format: JsonFormat | CallFormat | None = None
     ) -> SamplingParams:
         """How the next token is drawn; what the client left open is the model's own."""
         names = ("top_p", "seed", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")

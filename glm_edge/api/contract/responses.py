@@ -15,6 +15,9 @@ from ...types import FinishReason
 Count = Annotated[int, Field(ge=0)]
 Milliseconds = Annotated[float, Field(ge=0)]
 EndReason = Annotated[FinishReason, WithJsonSchema({"enum": ["stop", "length"]})]  # a cancelled answer is an error
+ChatEndReason = Annotated[
+    FinishReason | Literal["tool_calls"], WithJsonSchema({"enum": ["stop", "length", "tool_calls"]})
+]
 Logprob = Annotated[float, Field(le=0)]  # natural logarithm of a probability
 
 
@@ -92,20 +95,53 @@ class TextLogprobs(ResponseObject):
     text_offset: list[Count]
 
 
+class FunctionCall(ResponseObject):
+    """A function to call, and its arguments: JSON as text."""
+
+    name: str
+    arguments: str
+
+
+class ToolCallObject(ResponseObject):
+    """A call that the model asks for."""
+
+    id: str
+    type: Literal["function"]
+    function: FunctionCall
+
+
+class FunctionDelta(ResponseObject):
+    """What an event adds to a call: its name at first, then parts of the arguments."""
+
+    name: NotRequired[str]
+    arguments: str
+
+
+class ToolCallDelta(ResponseObject):
+    """What an event adds to a call. The first event has the id and the type."""
+
+    index: Count
+    id: NotRequired[str]
+    type: NotRequired[Literal["function"]]
+    function: FunctionDelta
+
+
 class AssistantMessage(ResponseObject):
-    """The message that a chat completion answers with."""
+    """The message that a chat completion answers with: text, or a call of a tool."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    tool_calls: NotRequired[list[ToolCallObject]]
 
 
 class AssistantDelta(ResponseObject, total=False):
     """What an event adds to the message."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    tool_calls: list[ToolCallDelta]
 
 
 class ChatChoice(ResponseObject):
@@ -114,7 +150,7 @@ class ChatChoice(ResponseObject):
     index: Count
     message: AssistantMessage
     logprobs: ChatLogprobs | None
-    finish_reason: EndReason
+    finish_reason: ChatEndReason
 
 
 class ChatChunkChoice(ResponseObject):
@@ -123,7 +159,7 @@ class ChatChunkChoice(ResponseObject):
     index: Count
     delta: AssistantDelta
     logprobs: ChatLogprobs | None
-    finish_reason: EndReason | None
+    finish_reason: ChatEndReason | None
 
 
 class TextChoice(ResponseObject):

@@ -95,12 +95,13 @@ def _length(value: Any) -> int:
 
 
 def _path(body: Any, steps: tuple[int | str, ...]) -> str:
-    """As clients write it. A name where the value is no object is the tag of a union's member, which is ours."""
+    """As clients write it. A name where the value is no object, or one in <> that an object has not, is the tag of a
+    union's member, which is ours."""
     path = ""
     value = body
     for step in steps:
         if isinstance(value, list) and isinstance(step, int):
             path, value = f"{path}[{step}]", value[step]
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and not (step not in value and str(step).startswith("<")):
             path, value = f"{path}.{str(step)[:64]}" if path else str(step)[:64], value.get(step)
     return path

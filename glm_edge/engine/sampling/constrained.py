@@ -1,4 +1,4 @@
-"""Constrained sampling: which tokens may come next, where an answer has to be JSON or to follow a schema.
+"""Constrained sampling: which tokens may come next, where an answer has to be JSON, follow a schema or call a tool.
 
 llguidance keeps a parser for each answer and says after each token which of all tokens go on with it. The sampler gives
 the others a logit of -inf, so the rest of sampling is as ever. Control tokens have no bytes here and are never allowed.
@@ -20,8 +20,8 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from ...errors import EngineError, RequestError
 from ...llama.model import Model
 from ...system.threads import start
-from ...types import JsonFormat
-from .json_schema import Schema, find_path, grammar, parse_schema, refused
+from ...types import CallFormat, JsonFormat
+from .json_schema import Schema, call_grammar, find_path, grammar, in_field, parse_schema, refused
 
 Allowed = npt.NDArray[np.bool_]
 
@@ -32,8 +32,9 @@ _LIMITS = LLParserLimits(max_lexer_states=20_000, max_grammar_size=200_000, verb
 class Constraint:
     """The parser that follows one answer and says which tokens may come next. Not thread-safe."""
 
-    def __init__(self, matcher: LLMatcher, n_vocab: int, eos: int) -> None:
+    def __init__(self, matcher: LLMatcher, n_vocab: int, eos: int, field: str = "response_format") -> None:
         self._matcher = matcher
+        self._field = field  # of the request, which asks for it
         self._n_vocab = n_vocab
         self._eos = eos
 
@@ -56,8 +57,8 @@ class Constraint:
             raise self._stuck()
 
     def _stuck(self) -> RequestError:
-        problem = f"response_format: the answer cannot go on by this schema: {_problem(self._matcher)}"
-        return RequestError(problem, param="response_format")
+        problem = f"{self._field}: the answer cannot go on by this schema: {_problem(self._matcher)}"
+        return RequestError(problem, param=self._field)
 
 
 class ConstraintCompiler:
@@ -73,18 +74,36 @@ class ConstraintCompiler:
         self._compiling = threading.Lock()
         self._builder = start(threading.Thread(target=self._build, args=(model,), name="constraints", daemon=True))
 
-    def compile(self, wanted: JsonFormat, n: int) -> list[Constraint]:
+    def compile(self, wanted: JsonFormat | CallFormat, n: int) -> list[Constraint]:
         """Return `n` constraints that say the same. Raises RequestError for a schema that cannot be kept."""
-        schema = parse_schema(wanted.schema)
         with self._compiling:
-            matcher = self._matcher(schema)
-            if problem := _problem(matcher):
-                path = find_path(schema, lambda part: _problem(self._matcher(part)) == problem)
-                raise refused(path, f"cannot be used: {problem}")
-            constraints = [Constraint(matcher.deep_copy(), self._n_vocab, self._eos) for _ in range(n)]
-            if not (constraints[0].allowed() & ~self._blank).any():
-                raise refused("", "has no answer that matches it")
-        return constraints
+            if isinstance(wanted, JsonFormat):
+                matcher, field = self._compiled(parse_schema(wanted.schema)), "response_format"
+            else:
+                matcher, field = self._calls(wanted), "tools"
+            return [Constraint(matcher.deep_copy(), self._n_vocab, self._eos, field) for _ in range(n)]
+
+    def _compiled(self, schema: Schema) -> LLMatcher:
+        matcher = self._matcher(grammar(schema))
+        if problem := _problem(matcher):
+            path = find_path(schema, lambda part: _problem(self._matcher(grammar(part))) == problem)
+            raise refused(path, f"cannot be used: {problem}")
+        if not (Constraint(matcher.deep_copy(), self._n_vocab, self._eos).allowed() & ~self._blank).any():
+            raise refused("", "has no answer that matches it")
+        return matcher
+
+    def _calls(self, wanted: CallFormat) -> LLMatcher:
+        schemas: dict[str, Schema] = {}
+        for tool in wanted.tools:
+            try:
+                schemas[tool.name] = parse_schema(tool.parameters)
+                self._compiled(schemas[tool.name])  # alone, so that an error names the tool
+            except RequestError as error:
+                raise in_field(error, tool.param) from None
+        matcher = self._matcher(call_grammar(schemas, required=wanted.required))
+        if problem := _problem(matcher):
+            raise RequestError(f"tools: they cannot be used together: {problem[:160]}; send fewer", param="tools")
+        return matcher
 
     def close(self) -> None:
         """Wait until the model is not needed any more."""
@@ -96,11 +115,11 @@ class ConstraintCompiler:
         # without slices, tables for the likeliest kinds of text: they take 15 MB more and save 0.6 ms a token at worst
         self._tokenizer = LLTokenizer(TokenizerWrapper(table), slices=[])
 
-    def _matcher(self, schema: Schema) -> LLMatcher:
+    def _matcher(self, rules: str) -> LLMatcher:
         self._builder.join()
         if self._tokenizer is None:
             raise EngineError("llguidance cannot use this model's vocabulary")
-        return LLMatcher(self._tokenizer, grammar(schema), log_level=0, limits=_LIMITS)
+        return LLMatcher(self._tokenizer, rules, log_level=0, limits=_LIMITS)
 
 
 class _TokenTable:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 from urllib.parse import unquote
 
 from ...errors import RequestError
+from ...tool_calls import head_pattern
 
 _MOST_CHARACTERS = 65_536  # of a schema
 _MOST_SCHEMAS = 2000  # in a schema
@@ -86,6 +87,26 @@ def grammar(schema: Schema) -> str:
     # without forcing, the model's own tokens spell a text that is fixed; llguidance would choose tokens for it
     text = json.dumps({**schema, "x-guidance": _OPTIONS})
     return f'%llguidance {{"no_forcing": true}}\nstart: / ?/ answer\nanswer: %json {text}\n'
+
+
+def call_grammar(schemas: Mapping[str, Schema], *, required: bool) -> str:
+    """Return the grammar of answers that call one of the tools, by the schema of its arguments, or are text.
+
+    Text is all that does not begin like a call, so a call that has begun is ended by its schema.
+    """
+    starts = [*(f"call{i}" for i in range(len(schemas))), *([] if required else ["TEXT"])]
+    rules = ['%llguidance {"no_forcing": true}', f"start: {' | '.join(starts)}"]
+    for i, (name, schema) in enumerate(schemas.items()):
+        rules.append(f"call{i}: HEAD{i} arguments{i} END\nHEAD{i}: / ?{head_pattern([name])}/")
+        rules.append(f"arguments{i}: %json {json.dumps({**schema, 'x-guidance': _OPTIONS})}")
+    if not required:
+        rules.append(f"TEXT: /(?s:.*)/ & ~(/ ?{head_pattern(schemas)}(?s:.*)/)")
+    return "\n".join([*rules, "END: / ?\\}/", ""])
+
+
+def in_field(error: RequestError, field: str) -> RequestError:
+    """The error of `refused` for a schema that is in another field than response_format."""
+    return RequestError(f"{field}: {str(error).removeprefix('response_format: ')}", param=field)
 
 
 def find_path(root: Schema, fails: Callable[[Schema], bool]) -> str:

@@ -112,11 +112,9 @@ def test_errors_are_the_clients_own_classes(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as bad:
         client.chat.completions.create(model="chatglm2-6b", messages=MESSAGES, temperature=3)
     assert (bad.value.code, bad.value.param) == ("invalid_value", "temperature")
-    with pytest.raises(openai.BadRequestError) as tools:
-        client.chat.completions.create(
-            model="chatglm2-6b", messages=MESSAGES, tools=[{"type": "function", "function": {"name": "f"}}]
-        )
-    assert (tools.value.code, tools.value.param) == ("unsupported_parameter", "tools")
+    with pytest.raises(openai.BadRequestError) as functions:
+        client.chat.completions.create(model="chatglm2-6b", messages=MESSAGES, functions=[{"name": "f"}])
+    assert (functions.value.code, functions.value.param) == ("unsupported_parameter", "functions")
     with pytest.raises(openai.BadRequestError) as long:
         client.chat.completions.create(model="chatglm2-6b", messages=[{"role": "user", "content": "x" * 9000}])
     assert long.value.code == "context_length_exceeded"

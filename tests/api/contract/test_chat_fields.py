@@ -57,6 +57,7 @@ def test_a_body_that_is_no_object_is_refused(body: Any) -> None:
     assert fault(body) == (None, None)
 
 
+CALLED = {"name": "f", "arguments": "{}"}
 MESSAGES = {
     "missing": ({}, "messages", "missing_required_parameter"),
     "null": ({"messages": None}, "messages", "invalid_type"),
@@ -70,7 +71,16 @@ MESSAGES = {
     "role-null": ({"messages": [{"role": None, "content": "x"}]}, "messages[0].role", "invalid_type"),
     "role-unknown": ({"messages": [{"role": "king", "content": "x"}]}, "messages[0].role", "invalid_value"),
     "role-upper-case": ({"messages": [{"role": "User", "content": "x"}]}, "messages[0].role", "invalid_value"),
-    "role-tool": ({"messages": [{"role": "tool", "content": "x"}, USER]}, "messages[0].role", "unsupported_value"),
+    "role-function": (
+        {"messages": [{"role": "function", "content": "x"}, USER]},
+        "messages[0].role",
+        "unsupported_value",
+    ),
+    "role-tool": (
+        {"messages": [{"role": "tool", "content": "x"}, USER]},
+        "messages[0].tool_call_id",
+        "missing_required_parameter",
+    ),
     "content-missing": ({"messages": [{"role": "user"}]}, "messages[0].content", "missing_required_parameter"),
     "content-null": (
         {"messages": [{"role": "system", "content": None}, USER]},
@@ -102,8 +112,13 @@ MESSAGES = {
     "unknown-key": ({"messages": [{**USER, "weight": 1}]}, "messages[0].weight", "unknown_parameter"),
     "tool-calls": (
         {"messages": [{"role": "assistant", "tool_calls": [{}]}, USER]},
+        "messages[0].tool_calls[0].id",
+        "missing_required_parameter",
+    ),
+    "users-tool-calls": (
+        {"messages": [{**USER, "tool_calls": [{"id": "1", "type": "function", "function": CALLED}]}, USER]},
         "messages[0].tool_calls",
-        "unsupported_parameter",
+        "invalid_value",
     ),
     "last-is-assistant": (
         {"messages": [USER, {"role": "assistant", "content": "x"}]},

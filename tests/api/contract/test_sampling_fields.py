@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from glm_edge.api.contract.answers.chat import ChatSerializer
+from glm_edge.api.contract.answers.serializer import FinishedAnswer, ResponseHead
 from glm_edge.api.contract.chat import parse_chat
 from glm_edge.api.contract.fields import CompletionCall
-from glm_edge.api.contract.serializers import ChatSerializer, FinishedAnswer, ResponseHead
 from glm_edge.errors import RequestError
 from glm_edge.types import JsonFormat, SamplingParams, Stats, TokenLogprob
 from support.server.bad_bodies import BAD

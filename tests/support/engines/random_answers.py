@@ -11,7 +11,7 @@ import numpy as np
 from glm_edge.engine.sampling.constrained import Constraint, ConstraintCompiler
 from glm_edge.engine.sampling.sampler import Sampler
 from glm_edge.llama.model import Model
-from glm_edge.types import JsonFormat, SamplingParams
+from glm_edge.types import CallFormat, JsonFormat, SamplingParams
 
 _CLOSING = frozenset(b'"}],@')  # tokens of these bytes are made likelier, so that answers end
 
@@ -33,7 +33,8 @@ class RandomAnswers:
         self.step_s: list[float] = []
 
     def compile(self, schema: Any) -> Constraint:
-        (constraint,) = self.compiler.compile(JsonFormat(json.dumps(schema)), 1)
+        format = schema if isinstance(schema, CallFormat) else JsonFormat(json.dumps(schema))
+        (constraint,) = self.compiler.compile(format, 1)
         return constraint
 
     def write(self, schema: Any, seed: int, max_tokens: int = 300) -> str | None:

@@ -94,8 +94,6 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 UNSUPPORTED = {
-    "tools": [{"type": "function", "function": {"name": "f"}}],
-    "tool_choice": "required",
     "functions": [{"name": "f"}],
     "function_call": {"name": "f"},
     "audio": {"voice": "alloy", "format": "mp3"},

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ...generation import Progress
-from .strict_json import dumps
+from ....generation import Progress
+from ..strict_json import dumps
 
 DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"  # a comment, which every reader of event streams skips

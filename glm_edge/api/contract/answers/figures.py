@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ...types import Stats
-from .responses import Figures, Usage
+from ....types import Stats
+from ..responses import Figures, Usage
 
 
 def total(stats: Sequence[Stats], prompts: int = 1) -> Stats:
