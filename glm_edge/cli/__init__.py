@@ -22,6 +22,9 @@ _VERBS = {
     "verify": ("glm_edge.cli.verify", "Check a model file to the last byte."),
     "serve": ("glm_edge.cli.serve", "Serve a model over HTTP."),
     "chat": ("glm_edge.cli.chat", "Chat in the terminal, or answer one prompt."),
+    "list": ("glm_edge.cli.list", "The models that can be named, and which is the default."),
+    "use": ("glm_edge.cli.use", "Choose the default model."),
+    "rm": ("glm_edge.cli.rm", "Remove a model that GLM Edge made."),
     "perplexity": ("glm_edge.cli.perplexity", "How well a model predicts a text."),
     "bench": ("glm_edge.cli.bench", "Measure speed and memory; --tune finds the fastest settings."),
     "runtime": ("glm_edge.cli.runtime", "Build llama.cpp for every processor of an architecture, as one wheel."),
@@ -37,7 +40,7 @@ class _Verbs(click.Group):
     """A group that imports a verb when it is called and knows the help lines of all without importing any."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_VERBS)
+        return [*_VERBS]  # `list` is a verb's module once that is imported
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _VERBS:

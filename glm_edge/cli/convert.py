@@ -73,6 +73,7 @@ def command(
     (_name_or_path), as chatglm2-6b, or else the folder's.
     """
     require_addresses()
+    from glm_edge.cli.made import welcome
     from glm_edge.cli.progress import progress_bar
 
     from ..convert.convert import convert
@@ -86,6 +87,7 @@ def command(
             f" `glm-edge verify {report.path}` prints with those on the hub",
             err=True,
         )
+    welcome(report.path)
 
 
 def summary(report: Report) -> str:

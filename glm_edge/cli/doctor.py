@@ -26,13 +26,16 @@ def command(context: click.Context, model: Path | None, port: int, as_json: bool
     from ..tools.doctor import report
     from ..tools.doctor.examine import examine
     from ..tools.doctor.host import Host
+    from .names import find_model
 
     folders = {
         "data": Path(platformdirs.user_data_dir("glm-edge", appauthor=False)),
         "cache": Path(platformdirs.user_cache_dir("glm-edge", appauthor=False)),
         "settings": Path(platformdirs.user_config_dir("glm-edge", appauthor=False)),
     }
-    if model is None and (default := read_default()) is not None:
+    if model is not None:
+        model = find_model(model)
+    elif (default := read_default()) is not None:
         model = default.model
     found = examine(Host(), model, folders, port)
     click.echo(report.as_json(found) if as_json else report.as_text(found))

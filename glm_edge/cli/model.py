@@ -1,23 +1,41 @@
-"""The model file that a command runs: the one named, the default model, or the demo model."""
+"""The model file that a command runs: the one given by path or name, the default model, or the demo model."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import click
+from click.shell_completion import CompletionItem
 
 from ..errors import GlmEdgeError, InvalidFileError, StorageError
 
+
+def complete_models(context: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What a shell offers for a model: names that begin so, or else files."""
+    from .names import DEMO, known_models
+
+    names = dict.fromkeys([*(model.name for model in known_models()), DEMO])
+    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="file")]
+
+
 model_option = click.option(
-    "--model", type=click.Path(path_type=Path), help="The GGUF file.  [default: the default model, or else the demo]"
+    "--model",
+    type=click.Path(path_type=Path),
+    envvar="GLM_EDGE_MODEL",
+    shell_complete=complete_models,
+    help="The GGUF file, by path or name.  [default: GLM_EDGE_MODEL, the default model, or else the demo]",
 )
 
 
 def resolve_model(path: Path | None) -> Path:
-    """The GGUF file to load: the one named, else the default model, which a line on stderr says, else the demo model.
+    """The GGUF file to load: the one given, else the default model, which a line on stderr says, else the demo model.
 
-    Raises InvalidFileError when a folder was named or the default is no path, StorageError when the file is not there.
+    Raises InvalidFileError when a folder was given or the default is no path, StorageError when the file is not there,
+    UsageError where several models have the name.
     """
+    from .names import find_model
+
     if path is None:
         from ..system.default_model import read_default
         from .demo import demo_model
@@ -27,11 +45,12 @@ def resolve_model(path: Path | None) -> Path:
             return demo_model()
         if not default.model.is_file():
             raise StorageError(
-                f"{default.model}: the default model is gone; put it back, name another with --model FILE, or remove"
-                f" {default.entry} for the demo model"
+                f"{default.model}: the default model is gone; put it back, name another with --model, or choose another"
+                " default: glm-edge use NAME (demo is the demo model)"
             )
         click.echo(f"the default model: {default.model}", err=True)
         return default.model
+    path = find_model(path)
     if path.is_dir():
         found = sorted(path.glob("*.gguf"))
         hint = f"name a GGUF file in it, as {found[0] if found else path / 'NAME.gguf'}"

@@ -39,6 +39,8 @@ def command(repo: str, type_: str, revision: str, out: Path | None, force: bool,
     require_addresses()
     from glm_edge.convert.pull.pull import pull
 
+    from .made import welcome
+
     with contextlib.ExitStack() as stack:
         report = pull(
             repo,
@@ -51,6 +53,7 @@ def command(repo: str, type_: str, revision: str, out: Path | None, force: bool,
             progress=_Bar(stack).show,
         )
     click.echo(summary(report))
+    welcome(report.path)
 
 
 class _Bar:

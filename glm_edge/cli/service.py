@@ -60,12 +60,15 @@ def install(
     from ..tools.service.install import install_steps
     from ..tools.service.unit import Service
     from .model import resolve_model
+    from .names import find_model
 
     loopback = host == "localhost" or is_loopback(host)
     if not loopback and api_key_file is None:
         raise UsageError(f"--host {host} can be reached from other machines: give keys with --api-key-file")
     location = _location(user, root)
-    if model is None and location.live and (default := read_default()) is not None:
+    if model is not None and location.live:
+        model = find_model(model)
+    elif location.live and (default := read_default()) is not None:
         model = default.model  # named, because the service has another config folder
     file = None if model is None else location.name_of(model)
     if file is not None:

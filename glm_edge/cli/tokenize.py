@@ -10,11 +10,12 @@ import click
 
 from ..errors import InvalidFileError
 from ..system.address_space import require_addresses
+from .model import model_option
 
 
 @click.command("tokenize")
-@click.option("--model", type=click.Path(path_type=Path), required=True, help="The GGUF file.")
-def command(model: Path) -> None:
+@model_option
+def command(model: Path | None) -> None:
     """Token ids of texts: reads {"text": …} lines on stdin, writes {"ids": […]} lines.
 
     The ids are those of plain text: no control token is added and none is parsed out of the text.
@@ -28,7 +29,7 @@ def command(model: Path) -> None:
 
     file = read_gguf(resolve_model(model))
     check_model(file)
-    vocabulary = Model(model, vocab_only=True)
+    vocabulary = Model(file.path, vocab_only=True)
     Tokenizer(vocabulary, file)  # refuses a vocabulary that gives other ids than the converter got
     for number, line in enumerate(sys.stdin.buffer, 1):
         if line.strip():

@@ -17,16 +17,17 @@ from ..errors import InvalidFileError
 from ..system.address_space import require_addresses
 from ..system.safe_open import read_file
 from ..types import Message
+from .model import model_option
 from .number import ThreadCount
 
 _FILE_BYTES = 64 << 20  # of prompts, at most
 
 
 @click.command("warm")
-@click.option("--model", type=click.Path(path_type=Path), required=True, help="The GGUF file.")
+@model_option
 @click.option("--prompts", type=click.Path(path_type=Path), required=True, help="A file of JSON lines.")
 @click.option("--threads", type=ThreadCount(), help="Threads that compute.  [default: one for each big core]")
-def command(model: Path, prompts: Path, threads: int | None) -> None:
+def command(model: Path | None, prompts: Path, threads: int | None) -> None:
     """Compute prompts and save them in MODEL.prefixes, to be bundled with the model.
 
     A line of PROMPTS is {"system": TEXT}, the beginning of all conversations of an application, or {"messages": [...]},

@@ -1,7 +1,7 @@
 """The default model: the file that commands run when none is named, as a path in a file of one line.
 
 A user has one in the config folder, the machine one for all in /etc/glm-edge; the user's goes first. install.sh of a
-bundle writes it. Without any, commands run the demo model.
+bundle writes it, and so do `glm-edge use` and the first conversion. Without any, commands run the demo model.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from .private import make_folder
 from .safe_open import read_file
 
 _NAME = "default-model"
+_DEMO = b"demo"  # instead of a path: the demo model, whatever the machine's entry says
 _BYTES = 1 << 14
 _EVERYONE = Path("/etc/glm-edge")  # also what the service of `glm-edge service` takes for its config folder
 
@@ -45,17 +46,20 @@ def read_default() -> DefaultModel | None:
     for entry in (entry_path(), entry_path(everyone=True)):
         if not os.path.lexists(entry):
             continue
-        model = Path(os.fsdecode(read_file(entry, _BYTES).partition(b"\n")[0]))
+        line = read_file(entry, _BYTES).partition(b"\n")[0]
+        if line == _DEMO:
+            return None
+        model = Path(os.fsdecode(line))
         if not model.is_absolute():
             raise InvalidFileError(f"{entry}: names no model; remove it, or name a model with --model FILE")
         return DefaultModel(model, entry)
     return None
 
 
-def write_default(model: Path, entry: Path) -> None:
-    """Make a model the default. Raises UsageError for a path that is no line, StorageError."""
-    text = os.fsencode(model)
-    if not model.is_absolute() or b"\n" in text:
+def write_default(model: Path | None, entry: Path) -> None:
+    """Make a model the default; None: the demo. Raises UsageError for a path that is no line, StorageError."""
+    text = _DEMO if model is None else os.fsencode(model)
+    if model is not None and (not model.is_absolute() or b"\n" in text):
         raise UsageError(f"{model}: a default model is named by its whole path, without line ends")
     try:
         if entry.parent == _EVERYONE:

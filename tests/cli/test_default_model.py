@@ -59,8 +59,8 @@ def test_every_verb_that_runs_the_demo_by_itself_takes_the_default_first(config:
         error = call(name, *words.get(name, [])).exception
         assert isinstance(error, StorageError), name
         assert str(error) == (
-            f"{tmp_path / 'gone.gguf'}: the default model is gone; put it back, name another with --model FILE, or"
-            f" remove {entry_path()} for the demo model"
+            f"{tmp_path / 'gone.gguf'}: the default model is gone; put it back, name another with --model, or choose"
+            " another default: glm-edge use NAME (demo is the demo model)"
         )
 
 
@@ -75,7 +75,7 @@ def test_doctor_looks_at_it(config: Path, model: Path, tmp_path: Path) -> None:
 
 
 def test_help_says_what_is_taken_where_no_model_is_named() -> None:
-    for name in ("chat", "serve", "bench", "perplexity", "doctor"):
+    for name in ("chat", "serve", "bench", "perplexity", "doctor", "tokenize", "warm"):
         command = glm_edge.get_command(click.Context(glm_edge), name)
         assert command is not None
         (option,) = (option for option in command.params if option.name == "model")
