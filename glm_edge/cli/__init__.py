@@ -25,6 +25,7 @@ _VERBS = {
     "list": ("glm_edge.cli.list", "The models that can be named, and which is the default."),
     "use": ("glm_edge.cli.use", "Choose the default model."),
     "rm": ("glm_edge.cli.rm", "Remove a model that GLM Edge made."),
+    "config": ("glm_edge.cli.config", "Show the configuration file, with every key that it may have."),
     "perplexity": ("glm_edge.cli.perplexity", "How well a model predicts a text."),
     "bench": ("glm_edge.cli.bench", "Measure speed and memory; --tune finds the fastest settings."),
     "runtime": ("glm_edge.cli.runtime", "Build llama.cpp for every processor of an architecture, as one wheel."),
@@ -53,10 +54,16 @@ class _Verbs(click.Group):
 
 
 @with_debug
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="glm-edge")
-def glm_edge() -> None:
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "GLM_EDGE"})
+@click.version_option(__version__, prog_name="glm-edge", allow_from_autoenv=False)
+@click.pass_context
+def glm_edge(context: click.Context) -> None:
     """ChatGLM2-6B on machines without a GPU and without a network."""
+    from .config_file import configured
+
+    root, verb = context.command, context.invoked_subcommand
+    if isinstance(root, click.Group) and verb != "config":  # which tells what is wrong with the file
+        context.default_map = configured(root, verb)
 
 
 def main() -> None:

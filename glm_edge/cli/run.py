@@ -26,7 +26,13 @@ def with_debug(command: C) -> C:
         with_debug(part)
     if not any(param.name == "debug" for param in command.params):  # called again where a test runs it twice
         command.params.append(
-            click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error.")
+            click.Option(
+                ["--debug"],
+                is_flag=True,
+                expose_value=False,
+                allow_from_autoenv=False,
+                help="Show the traceback of an error.",
+            )
         )
     return command
 

@@ -144,7 +144,8 @@ def _collect_keys(given: Sequence[str], file: Path | None, cache: Path | None) -
     from .model import cache_secret
 
     keys = Keys.collect(given, file, os.environ, secret=cache_secret(cache))
-    if given:
+    source = click.get_current_context().get_parameter_source("api_keys")
+    if source is click.core.ParameterSource.COMMANDLINE:
         click.echo(
             "warning: other users of this machine can see --api-key in the list of processes; give the key in"
             " GLM_EDGE_API_KEY or --api-key-file",

@@ -93,10 +93,9 @@ def test_list_shows_each_once_with_its_facts_and_the_default(made: Path, folder:
     assert [(row["name"], row["default"]) for row in found] == [("a", False), ("b", True), ("broken", False)]
 
 
-@pytest.mark.parametrize("verb", [["verify"], ["tokenize", "--model"], ["perplexity", "text", "--model"]])
+@pytest.mark.parametrize("verb", [["verify"], ["tokenize", "--model"], ["doctor", "--model"]])
 def test_every_verb_takes_a_name(made: Path, verb: list[str]) -> None:
     put(made, "models/mine.gguf")
-    Path("text").write_text("no " * 300)
     done = call(*verb, "mine")
     assert done.exit_code == 0, done.output
 
