@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
@@ -69,7 +71,8 @@ def lay_out(metadata: Mapping[str, Value], tensors: Sequence[Tensor], recipe: Re
     """Choose each tensor's type by the recipe, and its place."""
     types = _types(metadata, tensors, recipe)
     metadata = {**metadata, keys.HASHES: Value(GGUFValueType.STRING, _no_hashes(len(tensors)))}
-    head = _head(metadata, tensors, types)
+    entries = [Entry(tensor.name, tensor.shape, name) for tensor, name in zip(tensors, types, strict=True)]
+    head = head_of(metadata, entries)
     placed = []
     offset = len(head)
     for tensor, type_name in zip(tensors, types, strict=True):
@@ -113,15 +116,24 @@ def _types(metadata: Mapping[str, Value], tensors: Sequence[Tensor], recipe: Rec
     return types
 
 
-def _head(metadata: Mapping[str, Value], tensors: Sequence[Tensor], types: Sequence[str]) -> bytes:
+class Entry(NamedTuple):
+    """A tensor as the head describes it."""
+
+    name: str
+    shape: tuple[int, ...]  # torch's order: the length of a row last
+    type: str
+
+
+def head_of(metadata: Mapping[str, Value], entries: Sequence[Entry]) -> bytes:
+    """The bytes before the tensors' data, padded."""
     writer = GGUFWriter(None, keys.ARCHITECTURE)
     for key, value in metadata.items():
         if key != keys.GENERAL_ARCHITECTURE:  # the writer has put it first
             writer.add_key_value(key, value.value, value.type, value.item)
-    for tensor, type_name in zip(tensors, types, strict=True):
-        size = row_size(type_name, tensor.columns) * tensor.rows
-        raw = GGMLQuantizationType(TYPE_IDS[type_name])
-        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), size, raw)
+    for entry in entries:
+        size = row_size(entry.type, entry.shape[-1]) * math.prod(entry.shape[:-1])
+        raw = GGMLQuantizationType(TYPE_IDS[entry.type])
+        writer.add_tensor_info(entry.name, entry.shape, np.dtype(np.float32), size, raw)
     buffer = io.BytesIO()
     writer.fout = [io.BufferedWriter(buffer)]
     writer.state = WriterState.EMPTY  # as after opening a file

@@ -89,6 +89,7 @@ class Request:
     # in front, no round template
     echo: bool = False  # of prompts: each answer begins with its prompt, and the logprobs with those of its tokens
     max_length: int | None = None  # tokens of prompt and answer together, as ChatGLM counts; may be below the context
+    adapter: str | None = None  # the name of an adapter of the engine; None: the model alone
     prefix_scope: bytes = b""  # 32 bytes or none; only requests of one scope share computed prefixes, and quarantines
 
     @property
@@ -169,6 +170,7 @@ class EngineConfig:
     prompt_lookup: bool = True  # draft tokens from the prompt where that is measured to be faster
     cache_folder: Path | None = None  # keeps computed prefixes over restarts; None: memory only
     cache_bytes: int = 2 << 30  # limit of that folder
+    adapters: tuple[tuple[str, Path], ...] = ()  # name and file of each; requests choose one by its name
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,7 @@ class ModelInfo:
     path: Path
     n_params: int
     n_ctx: int  # tokens, as loaded
+    adapters: tuple[str, ...] = ()  # names of the loaded adapters, by which requests choose one
 
 
 class Engine(Protocol):

@@ -114,15 +114,19 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     config = read_config(config_file.path)
     tokenizer = StableFile.find(inside(folder, "tokenizer.model"))
     refuse_download_error(tokenizer.path, bytes(tokenizer.read(0, min(tokenizer.size, 512))))
-    format = format_of(names, str(folder))
-    if format.index in names:
-        stored, files = _open_sharded(folder, format, names)
-    else:
-        path = inside(folder, format.single)
-        stored = format.open(path)
-        files = [file_of(path, stored)]
+    stored, files = open_weights(folder, names)
     tensors = dequantized(stored, config.quantization_bit, folder) if config.quantization_bit else stored
     return Checkpoint(folder, config, tokenizer.path, tensors, (*files, tokenizer, config_file))
+
+
+def open_weights(folder: Path, names: list[str]) -> tuple[dict[str, StoredTensor], list[StableFile]]:
+    """The tensors in a folder with these names, and the files read for them. Raises as `open_checkpoint` does."""
+    format = format_of(names, str(folder))
+    if format.index in names:
+        return _open_sharded(folder, format, names)
+    path = inside(folder, format.single)
+    stored = format.open(path)
+    return stored, [file_of(path, stored)]
 
 
 def file_of(path: Path, stored: Mapping[str, StoredTensor]) -> StableFile:

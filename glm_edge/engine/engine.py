@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as MessageSequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -25,6 +26,7 @@ from ..model.values import GgufFile
 from ..system.device import memory_available, processors
 from ..system.threads import start
 from ..types import Chunk, EngineConfig, Message, ModelInfo, Request
+from .adapters import chosen, load_adapters
 from .latency import LatencyModel
 from .lookup import MAX_DRAFT
 from .loop import EngineLoop
@@ -53,6 +55,7 @@ class LlamaEngine:
     def __init__(self, config: EngineConfig, progress: Callable[[float], bool] | None = None) -> None:
         file = read_gguf(config.model)
         check_model(file)
+        self._config = config
         n_sequences = sequence_count(config.slots)
         self.plan = plan_memory(config, weights_of(file), sequences=n_sequences, available=memory_available())
         self.steps = 0  # graph nodes computed so far
@@ -79,10 +82,15 @@ class LlamaEngine:
                 lookup=config.prompt_lookup,
                 latency=LatencyModel(rows_of_four=self.plan.repack),
             )
-            self.info = ModelInfo(model_id(file), config.model, self._model.n_params, self.plan.n_ctx)
+            self._file, self._adapters = file, load_adapters(config.adapters, file, self._context, self.plan.n_ctx)
+            self._info = ModelInfo(model_id(file), config.model, self._model.n_params, self.plan.n_ctx)
             self._loop = EngineLoop(scheduler, slots=config.slots, queue_size=config.queue)
             self._thread = start(threading.Thread(target=self._loop.run, name="engine", daemon=True))
             self._made = made.pop_all()
+
+    @property
+    def info(self) -> ModelInfo:
+        return replace(self._info, adapters=tuple(self._adapters))
 
     @property
     def model(self) -> Model:
@@ -130,27 +138,32 @@ class LlamaEngine:
     def submit(self, request: Request) -> Generation[Chunk]:
         """Queue a request; see types.Engine."""
         self._loop.check_capacity(request.answers)  # before any work, and again when they enter
-        prompts, dropped = self._prompts(request)
-        capacities = [self._max_new_tokens(request, len(prompt.ids)) for prompt in prompts]
+        adapter = chosen(self._adapters, request.adapter)
+        n_ctx = self._info.n_ctx
+        if adapter is not None:
+            request = replace(request, prefix_scope=adapter.scope(request.prefix_scope))
+            n_ctx -= adapter.n
+        prompts, dropped = self._prompts(request, n_ctx)
+        capacities = [_max_new_tokens(request, len(prompt.ids), n_ctx) for prompt in prompts]
         sequences: list[Sequence] = []
         generation: Generation[Chunk] = Generation(self._loop.on_cancel, lambda: self._loop.progress(sequences[0]))
         for prompt, capacity in zip(prompts, capacities, strict=True):  # all fit: no schema is compiled for nothing
             limit = capacity if request.max_tokens is None else min(request.max_tokens, capacity)
             for sampler in samplers(request, prompt.ids, n_vocab=self._model.n_vocab, constraints=self._constraints):
-                job = GenerationJob(request, prompt, limit, dropped, len(sequences))
+                job = GenerationJob(request, prompt, limit, dropped, len(sequences), adapter)
                 sequences.append(Sequence(job, sampler, self._model, generation, sequences, self._on_end))
         self._loop.enter(sequences)
         return generation
 
-    def _prompts(self, request: Request) -> tuple[list[Prompt], int]:
+    def _prompts(self, request: Request, n_ctx: int) -> tuple[list[Prompt], int]:
         """The prompts of a request, and how many rounds were left out of a conversation."""
-        n_ctx, messages, dropped = self.info.n_ctx, request.messages, 0
+        messages, dropped = request.messages, 0
         with self._vocabulary_in_use():
             if request.prompts:
                 prompts = [self._tokenizer.raw(raw, n_ctx) for raw in request.prompts]
             else:
                 if request.trim:
-                    messages, dropped = self._trim(request)
+                    messages, dropped = self._trim(request, n_ctx)
                 prompts = [self._tokenizer.prompt(messages, request.prefix_scope, n_ctx)]
         if request.scored and (total := sum(len(prompt.ids) for prompt in prompts)) > n_ctx:
             raise RequestError(
@@ -183,33 +196,28 @@ class LlamaEngine:
                 self._tokenizing -= 1
                 self._idle.notify_all()
 
-    def _max_new_tokens(self, request: Request, prompt_tokens: int) -> int:
-        """Tokens that the context, and max_length, leave for an answer; at least 1. Raises ContextLengthError."""
-        param = "prompt" if request.prompts else "messages"
-        if prompt_tokens >= self.info.n_ctx:
-            raise ContextLengthError(prompt_tokens, self.info.n_ctx, param=param)
-        if request.max_length is None:
-            return self.info.n_ctx - prompt_tokens
-        if prompt_tokens >= request.max_length:
-            raise RequestError(
-                f"max_length is {request.max_length} tokens and the {param} alone take {prompt_tokens}; raise it",
-                param="max_length",
-                code="context_length_exceeded",
-            )
-        return min(request.max_length, self.info.n_ctx) - prompt_tokens
-
-    def _trim(self, request: Request) -> tuple[tuple[Message, ...], int]:
-        n_ctx = self.info.n_ctx
+    def _trim(self, request: Request, n_ctx: int) -> tuple[tuple[Message, ...], int]:
         reserve = min(request.max_tokens or n_ctx, n_ctx // 4)
-        return trimmed(request.messages, n_ctx, reserve, partial(self._prompt_tokens, request.prefix_scope))
+        return trimmed(request.messages, n_ctx, reserve, partial(self._prompt_tokens, request.prefix_scope, n_ctx))
 
-    def _prompt_tokens(self, scope: bytes, messages: MessageSequence[Message]) -> int:
+    def _prompt_tokens(self, scope: bytes, n_ctx: int, messages: MessageSequence[Message]) -> int:
         """Tokens of a prompt; a lower bound, above the context, where it is much longer than that."""
         self._loop.check_running()
         try:
-            return len(self._tokenizer.prompt(messages, scope, self.info.n_ctx).ids)
+            return len(self._tokenizer.prompt(messages, scope, n_ctx).ids)
         except ContextLengthError as error:
             return error.prompt_tokens
+
+    def reload_adapters(self) -> ModelInfo:
+        """Read the adapters' files again; running answers keep theirs. Returns the model's facts with their names.
+
+        Raises as `load_adapters` does, and changes nothing then.
+        """
+        config = self._config
+        self._adapters = self.between_batches(
+            lambda: load_adapters(config.adapters, self._file, self._context, self._info.n_ctx)
+        )
+        return self.info
 
     def flush(self) -> None:
         """Wait until what was computed is on disk, if there is a cache folder."""
@@ -236,8 +244,24 @@ class LlamaEngine:
 
     def _on_end(self, sequence: Sequence) -> None:
         """In the engine's thread, before the reader gets the end: remember its token ids for the next round."""
-        self._tokenizer.remember(sequence.job.prompt, sequence.tokens, sequence.shown, sequence.scope)
+        self._tokenizer.remember(sequence.job.prompt, sequence.ids, sequence.shown, sequence.scope)
         self._loop.leave(sequence)
+
+
+def _max_new_tokens(request: Request, prompt_tokens: int, n_ctx: int) -> int:
+    """Tokens that the context, and max_length, leave for an answer; at least 1. Raises ContextLengthError."""
+    param = "prompt" if request.prompts else "messages"
+    if prompt_tokens >= n_ctx:
+        raise ContextLengthError(prompt_tokens, n_ctx, param=param)
+    if request.max_length is None:
+        return n_ctx - prompt_tokens
+    if prompt_tokens >= request.max_length:
+        raise RequestError(
+            f"max_length is {request.max_length} tokens and the {param} alone take {prompt_tokens}; raise it",
+            param="max_length",
+            code="context_length_exceeded",
+        )
+    return min(request.max_length, n_ctx) - prompt_tokens
 
 
 def _open_store(config: EngineConfig, file: GgufFile, memory: int) -> Store:

@@ -105,5 +105,5 @@ def _left(sequence: Sequence, sums: _Sums) -> float:
     if not sequence.started:
         return seconds + stats.prompt_tokens * (sums.prefill_s / sums.prompt if sums.prompt else 0.0)
     if not stats.completion_tokens and sums.computed:
-        seconds += (stats.prompt_tokens - sequence.n_past) * sums.prefill_s / sums.computed
+        seconds += (stats.prompt_tokens + sequence.job.n_front - sequence.n_past) * sums.prefill_s / sums.computed
     return seconds

@@ -35,15 +35,23 @@ class KvCache:
         self._free = list(range(sequence_count(slots)))
         self._cached: tuple[int, list[int], bytes] | None = None  # id, tokens, scope of the answer that ended last
 
-    def start(self, sequence: Sequence, running: Seq[Sequence]) -> None:
-        """Give an answer its sequence id, with the longest known prefix of its prompt; `running` are the others."""
+    def start(self, sequence: Sequence, running: Seq[Sequence]) -> bool:
+        """Give an answer its sequence id, with the longest known prefix of its prompt; `running` are the others.
+
+        False, and nothing is given, where the cache has no room for its adapter.
+        """
         sequence.seq_id = self._free.pop()
         source, length = self._longest(sequence, running)
         if length > 0:
             self._context.copy(source, sequence.seq_id, 0, length)
         sequence.reuse(length)
         self._offload([*running, sequence])
+        if sequence.n_past < sequence.job.n_front and not self._restore_adapter(sequence):
+            self._free.append(sequence.seq_id)
+            sequence.preempt()
+            return False
         self._restore(sequence)
+        return True
 
     def checkpoint(self, sequence: Sequence) -> None:
         """Save what was computed of a long prompt while it is still being read, block by block."""
@@ -112,6 +120,16 @@ class KvCache:
             if state is None or not self._context.restore(sequence.seq_id, state, sequence.n_past, end):
                 return
             sequence.reuse(end)
+
+    def _restore_adapter(self, sequence: Sequence) -> bool:
+        """Whether the cells of its adapter are in the cache now; drops the cached sequence where there is no room."""
+        adapter = sequence.job.adapter
+        assert adapter is not None
+        while not self._context.restore(sequence.seq_id, adapter.state, 0, adapter.n):
+            if not self.evict():
+                return False
+        sequence.reuse(adapter.n)
+        return True
 
     def _offload(self, running: Seq[Sequence]) -> None:
         """Move the cached sequence into the store; it stays if the store cannot take it, until its cells are needed."""

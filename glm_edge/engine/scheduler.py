@@ -99,7 +99,8 @@ class Scheduler:
                 self._waiting.remove(sequence)
                 others = tuple(self._running)
                 self._running.append(sequence)  # first, so that end_all reaches it whatever happens
-                self._cache.start(sequence, others)
+                if not self._cache.start(sequence, others):
+                    self._put_back(sequence)
 
     def step(self) -> None:
         """Compute one batch; sample a token for every answer whose tokens are then all in the cache."""
@@ -249,6 +250,14 @@ class Scheduler:
         sequence = self._running[-1]
         self._cache.preempt(sequence)  # first, so that end_all reaches it whatever happens
         self._running.pop()
+        self._waiting.appendleft(sequence)
+        self._full = True
+
+    def _put_back(self, sequence: Sequence) -> None:
+        """Its adapter has no room in the cache: it waits until a running answer has ended."""
+        self._running.remove(sequence)
+        if not self._running:
+            raise EngineError("the cache has no room for an adapter, though it was checked to fit")
         self._waiting.appendleft(sequence)
         self._full = True
 

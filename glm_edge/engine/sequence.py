@@ -14,6 +14,7 @@ from ..errors import GlmEdgeError
 from ..generation import Generation
 from ..llama.model import Model
 from ..types import Chunk, FinishReason, Request, Stats, TokenLogprob
+from .adapters import AdapterCells
 from .latency import LatencyModel
 from .lookup import Lookup
 from .sampling.logprobs import scores, token_logprob
@@ -32,6 +33,17 @@ class GenerationJob:
     max_new_tokens: int  # limit of the answer; 0 where only the prompt's scores are wanted
     trimmed_rounds: int = 0
     index: int = 0  # which of the request's answers
+    adapter: AdapterCells | None = None  # its cells are in front of the prompt
+
+    @property
+    def n_front(self) -> int:
+        """Cells in front of the prompt."""
+        return 0 if self.adapter is None else self.adapter.n
+
+    @property
+    def prompt_end(self) -> int:
+        """Where the answer begins among the tokens of its sequence."""
+        return self.n_front + len(self.prompt.ids)
 
 
 class Sequence:
@@ -54,7 +66,8 @@ class Sequence:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.job = job
-        self.tokens = list(job.prompt.ids)  # prompt, then the answer so far
+        # what stands for the adapter's cells, the prompt, then the answer so far
+        self.tokens = [*([] if job.adapter is None else job.adapter.tokens), *job.prompt.ids]
         self.shown = ""  # text that the reader has
         self.n_past = 0  # how many of the tokens are in the cache
         self.n_stored = 0  # n_past at the last save into the prefix store
@@ -72,7 +85,7 @@ class Sequence:
         self._text = AnswerText(request.stop, continues=continues)
         self._echoed = not request.echo  # whether the reader has the prompt, or does not want it
         # the place whose logits are the next to score a token of the prompt; the last one where none is scored
-        self._to_score = max(0, job.prompt.begin - 1) if request.scored else len(job.prompt.ids) - 1
+        self._to_score = max(job.n_front, job.n_front + job.prompt.begin - 1) if request.scored else job.prompt_end - 1
         self._logprobs: list[TokenLogprob] = []  # of tokens whose text the reader does not have yet
         self._lookup: Lookup | None = None
         self._n_cached = 0  # prompt tokens that were not computed
@@ -101,7 +114,12 @@ class Sequence:
     @property
     def _written(self) -> int:
         """Tokens of the answer so far."""
-        return len(self.tokens) - len(self.job.prompt.ids)
+        return len(self.tokens) - self.job.prompt_end
+
+    @property
+    def ids(self) -> list[int]:
+        """The token ids of prompt and answer so far."""
+        return self.tokens[self.job.n_front :]
 
     @property
     def cancelled(self) -> bool:
@@ -116,7 +134,7 @@ class Sequence:
         """The first `n` tokens are in the cache already; nothing is computed for them."""
         self.n_past = n
         if self._first is None:
-            self._n_cached = n
+            self._n_cached = max(0, n - self.job.n_front)
 
     @property
     def reusable(self) -> int:
@@ -126,13 +144,13 @@ class Sequence:
     @property
     def scoring(self) -> bool:
         """Whether tokens of its prompt are still to be scored."""
-        return self._to_score < len(self.job.prompt.ids) - 1
+        return self._to_score < self.job.prompt_end - 1
 
     def score(self, logits: Callable[[int], Floats], n: int) -> None:
         """Score the prompt's tokens by a slice of `n` that was just computed; `logits` gives those of its i-th."""
-        ids, top = self.job.prompt.ids, self.job.request.sampling.top_logprobs
-        for place in range(max(self._to_score, self.n_past - n), min(self.n_past, len(ids) - 1)):
-            scored = scores(logits(place - self.n_past + n), ids[place + 1], top)
+        top = self.job.request.sampling.top_logprobs
+        for place in range(max(self._to_score, self.n_past - n), min(self.n_past, self.job.prompt_end - 1)):
+            scored = scores(logits(place - self.n_past + n), self.tokens[place + 1], top)
             self._logprobs.append(token_logprob(self._model, scored))
             self._to_score = place + 1
         self._echo()
@@ -179,7 +197,7 @@ class Sequence:
         """Tokens computed by now. Those of the current batch are estimated by the clock, at `token_s` seconds each."""
         before, n, began = self._reading
         of_batch = int((self._clock() - began) / token_s) if token_s else 0
-        return max(self.n_past, before + min(n - 1, of_batch))
+        return max(self.n_past, before + min(n - 1, of_batch)) - self.job.n_front
 
     def accept(self, token: int) -> None:
         """Append the next token; give the reader the text that it adds, and the end if this is the end."""

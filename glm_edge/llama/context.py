@@ -6,7 +6,7 @@ Positions and cells are counted in tokens.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import llama_cpp as ll
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import EngineError, OutOfMemoryError
+from .cell_state import cell_state
 from .library import clear_log, log_excerpt
 from .model import Model
 
@@ -87,6 +88,7 @@ class Context:
         params.n_threads, params.n_threads_batch = n_threads, n_threads_batch
         params.type_k = params.type_v = _KV_TYPES[kv_type]
         params.flash_attn_type = int(flash_attention)
+        self._kv_type, self._transposed = kv_type, not flash_attention
         params.kv_unified = True
         if should_abort is not None:
             self._abort = ll.ggml_abort_callback(should_abort)  # kept alive as long as the context
@@ -161,6 +163,20 @@ class Context:
             self.copy(self._spare, sequence, start, end)
         self.remove(self._spare)
         return bool(fits)
+
+    def cells(self, keys: Sequence[npt.NDArray[np.float32]], values: Sequence[npt.NDArray[np.float32]]) -> memoryview:
+        """A state, as `restore` takes it, of positions 0, 1, … with these keys, rotated, and values of each layer.
+
+        Both have the shape (positions, groups x head). Needs as many free cells for a moment.
+        Raises EngineError where llama.cpp does not take it, or does not give it back as it was.
+        """
+        state = cell_state(keys, values, kv_type=self._kv_type, transposed=self._transposed, sequence=self._spare)
+        buffer = (ctypes.c_uint8 * len(state)).from_buffer(state)
+        taken = ll.llama_state_seq_set_data(self._ctx, buffer, len(state), self._spare) == len(state)
+        if not taken or self.state(self._spare, 0, len(keys[0])) != state:
+            self.remove(self._spare)
+            raise EngineError(f"no room in the cache for {len(keys[0])} cells, or llama.cpp keeps them in another form")
+        return state
 
     def close(self) -> None:
         if self._ctx:

@@ -43,6 +43,10 @@ ADD_EOS = "tokenizer.ggml.add_eos_token"
 ADD_SPACE_PREFIX = "tokenizer.ggml.add_space_prefix"
 CHAT_TEMPLATE = "tokenizer.chat_template"
 
+GENERAL_TYPE = "general.type"  # "adapter" for an adapter; models leave it out
+ADAPTER_TYPE = "adapter.type"  # "prefix" for one of P-Tuning v2
+ADAPTER_TOKENS = "glm_edge.adapter.tokens"  # cells in front of every sequence
+
 VERSION = "glm_edge.version"  # of the GLM Edge that converted
 RECIPE = "glm_edge.recipe"  # the --type of the conversion
 PREFIX_IDS = "glm_edge.prefix_ids"  # i32 array: [gMASK] and sop, which start every prompt

@@ -3,13 +3,17 @@
 Weights come from the checkpoint's own files, so nothing of GGUF, ggml or llama.cpp is in between. Written for being
 right and readable; it takes milliseconds a token on small models. The architecture is that of `modeling_chatglm.py` in
 THUDM/chatglm2-6b; the tiny reference checkpoint's logits and greedy text, made with that code, agree (test_oracle.py).
+With a P-Tuning v2 checkpoint the cache begins with the keys and values of its prefix encoder, which are not rotated;
+positions begin at 0 behind them (`get_prompt` and `PrefixEncoder` there).
 Not here: sampling, quantized weights, batches.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -72,6 +76,23 @@ class Oracle:
         empty = np.zeros((0, self.config.multi_query_group_num, self.config.kv_channels), np.float32)
         return Cache([empty] * self.config.num_layers, [empty] * self.config.num_layers)
 
+    def tuned_cache(self, encoder: Mapping[str, NDArray[Any]]) -> Cache:
+        """A cache that begins with the output of a prefix encoder, given by the names of its tensors."""
+        rows = encoder["embedding.weight"].astype(np.float32)
+        if "trans.0.weight" in encoder:
+            one, two = (
+                (encoder[f"trans.{n}.weight"].astype(np.float32), encoder[f"trans.{n}.bias"].astype(np.float32))
+                for n in (0, 2)
+            )
+            rows = np.tanh(rows @ one[0].T + one[1]) @ two[0].T + two[1]
+        layers, groups, head = (
+            self.config.num_layers,
+            self.config.multi_query_group_num,
+            self.config.kv_channels,
+        )
+        cells = rows.reshape(len(rows), layers * 2, groups, head)
+        return Cache([cells[:, 2 * n] for n in range(layers)], [cells[:, 2 * n + 1] for n in range(layers)])
+
     def logits(self, ids: list[int], cache: Cache) -> Floats:
         """(len(ids), vocabulary): what follows each of `ids`, which go after the positions in `cache`."""
         x = self._weights["embedding.word_embeddings.weight"][ids]
@@ -83,9 +104,9 @@ class Oracle:
         logits: Floats = self._norm("encoder.final_layernorm", x) @ self._weights["output_layer.weight"].T
         return logits
 
-    def greedy(self, ids: list[int], limit: int) -> list[int]:
+    def greedy(self, ids: list[int], limit: int, cache: Cache | None = None) -> list[int]:
         """The ids of the most likely continuation, token by token, without the end of text; at most `limit`."""
-        cache = self.cache()
+        cache = cache or self.cache()
         made: list[int] = []
         token = int(self.logits(ids, cache)[-1].argmax())
         while token != END and len(made) < limit:
@@ -121,7 +142,8 @@ class Oracle:
         query, key = rotated(query, cache.length, ratio), rotated(key, cache.length, ratio)
         cache.keys[layer] = keys = np.concatenate([cache.keys[layer], key])
         cache.values[layer] = values = np.concatenate([cache.values[layer], value])
-        future = np.arange(len(keys))[None, :] > np.arange(cache.length, cache.length + len(x))[:, None]
+        front = len(keys) - cache.length - len(x)  # cells of P-Tuning, which every token sees
+        future = np.arange(len(keys))[None, :] > np.arange(cache.length, cache.length + len(x))[:, None] + front
         mixed = np.empty((len(x), heads, head), np.float32)
         for n in range(heads):
             group = n * groups // heads  # neighbouring heads share keys and values
