@@ -28,7 +28,7 @@ from glm_edge.model.adapter import MAX_TOKENS, ModelShape, shape_of, tensor_name
 from glm_edge.model.checks import check_model
 from glm_edge.model.gguf import read_gguf
 
-from .layout import Entry, head_of, padded
+from .layout import HeadEntry, head_of, padded
 from .metadata import Value
 from .source.checkpoint import open_weights
 from .source.config import read_config
@@ -91,7 +91,7 @@ def convert_adapter(
     )
     data = _tensors(folder, _cells(encoder), shape, type)
     metadata = _metadata(folder, shape, tokens, sources)
-    entries = [Entry(name, values.shape, type) for name, values in data.items()]
+    entries = [HeadEntry(name, values.shape, type) for name, values in data.items()]
     head = _hashed_head(metadata, entries, data)
     parts = [head, *(values.tobytes() + bytes(padded(values.nbytes) - values.nbytes) for values in data.values())]
     size = sum(map(len, parts))
@@ -250,7 +250,7 @@ def _metadata(folder: Path, shape: ModelShape, tokens: int, sources: str) -> dic
     }
 
 
-def _hashed_head(metadata: Mapping[str, Value], entries: list[Entry], data: Mapping[str, NDArray[Any]]) -> bytes:
+def _hashed_head(metadata: Mapping[str, Value], entries: list[HeadEntry], data: Mapping[str, NDArray[Any]]) -> bytes:
     """The head with the hashes of itself and of every tensor in it."""
     empty = "0" * keys.HASH_DIGITS * (1 + len(entries))
     head = head_of({**metadata, keys.HASHES: Value(T.STRING, empty)}, entries)

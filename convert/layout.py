@@ -71,7 +71,7 @@ def lay_out(metadata: Mapping[str, Value], tensors: Sequence[Tensor], recipe: Re
     """Choose each tensor's type by the recipe, and its place."""
     types = _types(metadata, tensors, recipe)
     metadata = {**metadata, keys.HASHES: Value(GGUFValueType.STRING, _no_hashes(len(tensors)))}
-    entries = [Entry(tensor.name, tensor.shape, name) for tensor, name in zip(tensors, types, strict=True)]
+    entries = [HeadEntry(tensor.name, tensor.shape, name) for tensor, name in zip(tensors, types, strict=True)]
     head = head_of(metadata, entries)
     placed = []
     offset = len(head)
@@ -116,7 +116,7 @@ def _types(metadata: Mapping[str, Value], tensors: Sequence[Tensor], recipe: Rec
     return types
 
 
-class Entry(NamedTuple):
+class HeadEntry(NamedTuple):
     """A tensor as the head describes it."""
 
     name: str
@@ -124,7 +124,7 @@ class Entry(NamedTuple):
     type: str
 
 
-def head_of(metadata: Mapping[str, Value], entries: Sequence[Entry]) -> bytes:
+def head_of(metadata: Mapping[str, Value], entries: Sequence[HeadEntry]) -> bytes:
     """The bytes before the tensors' data, padded."""
     writer = GGUFWriter(None, keys.ARCHITECTURE)
     for key, value in metadata.items():

@@ -170,7 +170,9 @@ class EngineConfig:
     prompt_lookup: bool = True  # draft tokens from the prompt where that is measured to be faster
     cache_folder: Path | None = None  # keeps computed prefixes over restarts; None: memory only
     cache_bytes: int = 2 << 30  # limit of that folder
-    adapters: tuple[tuple[str, Path], ...] = ()  # name and file of each; requests choose one by its name
+    # name and file of each adapter; without a name, a folder of which every .gguf file is one, by its own name
+    adapters: tuple[tuple[str, Path], ...] = ()
+    broken_adapters: bool = False  # leave out those that cannot be loaded, with a warning, instead of failing
 
 
 @dataclass(frozen=True)
@@ -226,6 +228,13 @@ class Engine(Protocol):
 
         Args:
             check: called several times a second while it takes; what it raises ends the work and is raised here.
+        """
+        ...
+
+    def reload_adapters(self) -> ModelInfo:
+        """Read the adapters' files again; running answers keep what they have.
+
+        Raises what is wrong with a file, and changes nothing then; as `submit` during a restart and after close().
         """
         ...
 

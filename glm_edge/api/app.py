@@ -34,7 +34,7 @@ from .contract.chatglm import chatglm_response, parse_chatglm
 from .contract.completions import parse_completion, parse_tokenize, tokenized_json
 from .contract.errors import error_response
 from .contract.fields import CompletionCall
-from .contract.served_model import check_model, fingerprint, model_list, model_object
+from .contract.served_model import adapter_named, fingerprint, model_list, model_object
 from .log import what_failed
 from .page import page
 from .stream import ClientGoneError, ResponseStream, check_wanted
@@ -172,7 +172,7 @@ class _Api:
     def tokenize(self) -> Response:
         engine = self._admission.engine
         call = parse_tokenize(_body())
-        check_model(call.model, engine.info.id, self._aliases)
+        adapter_named(call.model, engine.info, self._aliases)
         with ExitStack() as stack:
             stack.callback(self._admission.acquire(g.key, others=self._policy.keys.several).release)
             ids = engine.tokenize(call.text, partial(check_wanted, self._admission, g.client_gone))
@@ -181,11 +181,11 @@ class _Api:
     def _complete(self, call: CompletionCall, prefix: str, write: Callable[[ResponseHead], Serializer]) -> Response:
         """The answers to a checked request, at once or as a stream."""
         engine = self._admission.engine
-        check_model(call.model, engine.info.id, self._aliases)
+        adapter = adapter_named(call.model, engine.info, self._aliases)
         head = ResponseHead(
             f"{prefix}{uuid.uuid4().hex}",
             int(time.time()),
-            engine.info.id,
+            adapter or engine.info.id,
             call.include_usage,
             call.request.sampling.logprobs,
             self._trim,
@@ -195,7 +195,7 @@ class _Api:
         )
         serializer = write(head)
         with ExitStack() as stack:
-            stream = self._submit(call.request, stack)
+            stream = self._submit(replace(call.request, adapter=adapter), stack)
             if not call.stream:
                 return _json(200, serializer.completion(stream.whole()), _timing(stream))
             stream.begin()
@@ -232,8 +232,7 @@ class _Api:
 
     def model(self, name: str) -> Response:
         info = self._admission.engine.info
-        check_model(name, info.id, self._aliases)
-        return _json(200, model_object(info, self._created))
+        return _json(200, model_object(info, self._created, adapter_named(name, info, self._aliases)))
 
     def openapi(self) -> Response:
         return _json(200, openapi.document(__version__))

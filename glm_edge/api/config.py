@@ -28,6 +28,7 @@ class ServeConfig:
         capacity: requests at once, those in the engine's queue included.
         per_key: answers at once that one key may have; None is half of the capacity where there are other keys.
         max_wait: longest wait in the queue, in seconds; OpenAI's clients give up after so long.
+        reload: whether SIGHUP reads the adapters' files again.
     """
 
     host: str = "127.0.0.1"
@@ -42,4 +43,5 @@ class ServeConfig:
     capacity: int = 24
     per_key: int | None = None
     max_wait: float = 600
+    reload: bool = False
     limits: Limits = field(default_factory=Limits)

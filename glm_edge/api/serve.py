@@ -19,7 +19,7 @@ from dataclasses import replace
 from types import FrameType
 from typing import NoReturn
 
-from ..errors import StorageError, UsageError
+from ..errors import GlmEdgeError, StorageError, UsageError
 from ..system.notify import notify
 from ..system.private import forbid_core_files
 from ..system.threads import start
@@ -62,20 +62,29 @@ def serve(load: Callable[[], Engine], config: ServeConfig) -> None:
     limits = replace(limits, threads=max(limits.threads, config.capacity + 2 * SPARE_REQUESTS))
     app = create_app(admission, policy=policy, aliases=config.aliases, max_body=config.limits.body, trim=config.trim)
     server = HttpServer(app, sockets, policy=policy, limits=limits)
-    _Run(server, admission, load, config.grace, _url(sockets[0])).run()
+    _Run(server, admission, load, config.grace, _url(sockets[0]), reload=config.reload).run()
 
 
 class _Run:
     """One run of the server: loading, serving, draining."""
 
     def __init__(
-        self, server: HttpServer, admission: Admission, load: Callable[[], Engine], grace: float, url: str
+        self,
+        server: HttpServer,
+        admission: Admission,
+        load: Callable[[], Engine],
+        grace: float,
+        url: str,
+        *,
+        reload: bool,
     ) -> None:
         self._server = server
         self._admission = admission
         self._load = load
         self._grace = grace
         self._url = url
+        self._reload = reload
+        self._reloading = threading.Lock()
         self._stop = False
         self._failure: BaseException | None = None
         self._engine: Engine | None = None
@@ -84,6 +93,8 @@ class _Run:
         for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), self._on_signal)
+        if self._reload and hasattr(signal, "SIGHUP"):
+            signal.signal(signal.SIGHUP, self._on_hangup)
         _say(f"listening at {self._url}, loading the model")
         start(threading.Thread(target=self._load_engine, name="loader", daemon=True))
         while not self._stop and self._failure is None:
@@ -113,6 +124,21 @@ class _Run:
             os._exit(128 + signum)
         self._stop = True
         self._server.wake()
+
+    def _on_hangup(self, signum: int, frame: FrameType | None) -> None:
+        """In a thread of its own: a signal's handler must not wait."""
+        threading.Thread(target=self._reload_adapters, name="reload", daemon=True).start()
+
+    def _reload_adapters(self) -> None:
+        engine = self._engine
+        if engine is None:
+            _say("adapters are not read again: the model is still being loaded")
+            return
+        with self._reloading:
+            try:
+                _say(f"adapters: {', '.join(engine.reload_adapters().adapters) or 'none'}")
+            except GlmEdgeError as error:
+                _say(f"adapters are not read again, those that are loaded stay: {error}")
 
     def _load_engine(self) -> None:
         try:

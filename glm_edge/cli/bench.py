@@ -33,6 +33,7 @@ _SPARE = 64  # tokens of context beside a prompt: a second turn, an answer's sta
 @click.option("--prompt", type=WholeNumber(32), default=512, show_default=True, help="Tokens of the long prompt.")
 @click.option("--tokens", type=WholeNumber(8), default=32, show_default=True, help="Tokens of an answer.")
 @click.option("--streams", default="1,2,4,8", show_default=True, help="Answers at the same time; empty for none.")
+@click.option("--adapter", type=click.Path(path_type=Path), help="Answer with this adapter of convert-adapter.")
 @click.option("--bare", is_flag=True, help="Measure a bare llama_decode loop beside the engine.")
 @click.option("--mapped", is_flag=True, help="Map the weights without repacking them, as where memory is short.")
 @click.option("--compare", is_flag=True, help="Measure llama_cpp.Llama on the same file, in turn.")
@@ -46,6 +47,7 @@ def command(
     prompt: int,
     tokens: int,
     streams: str,
+    adapter: Path | None,
     bare: bool,
     mapped: bool,
     compare: bool,
@@ -78,6 +80,7 @@ def command(
         slots=max(counts, default=1),
         queue=32,
         prompt_lookup=False,
+        adapters=() if adapter is None else (("adapter", adapter),),
     )
     config = with_profile(config)
     _bench(config, runs, prompt, tokens, counts, bare=bare, compare=compare, plot_file=plot_file)

@@ -15,6 +15,7 @@ from ..types import LEAST_CTX, Chunk, Engine, EngineConfig, Message, Request, Sa
 from .model import model_option
 from .number import Number, ThreadCount, WholeNumber
 
+ADAPTER = "adapter"  # its name in the engine, where one is given
 _HELP = "/new starts a new conversation, /exit or Ctrl-D leaves; Ctrl-C stops an answer."
 
 
@@ -34,6 +35,7 @@ _HELP = "/new starts a new conversation, /exit or Ctrl-D leaves; Ctrl-C stops an
 @click.option("--seed", type=WholeNumber(0), help="Makes answers repeatable.")
 @click.option("--max-tokens", type=WholeNumber(1), help="Longest answer; the context is the limit without it.")
 @click.option("--ctx", "n_ctx", type=WholeNumber(LEAST_CTX), help="Tokens of context, prompt and answers together.")
+@click.option("--adapter", type=click.Path(path_type=Path), help="An adapter of convert-adapter to answer with.")
 @click.option("--threads", type=ThreadCount(), help="Threads that compute.  [default: one for each big core]")
 @click.option(
     "--cache/--no-cache", default=True, show_default=True, help="Keep computed prompts on disk, for restarts."
@@ -50,6 +52,7 @@ def command(
     seed: int | None,
     max_tokens: int | None,
     n_ctx: int | None,
+    adapter: Path | None,
     threads: int | None,
     cache: bool,
 ) -> None:
@@ -70,7 +73,8 @@ def command(
         prompt = given if prompt in (None, "-") else f"{given.rstrip()}\n\n{prompt}" if given.strip() else prompt
     if prompt is not None and not prompt.strip():
         raise UsageError("the prompt is empty: nothing to answer")
-    config = EngineConfig(path, n_ctx=n_ctx, n_threads=threads, cache_folder=cache_folder(cache))
+    adapters = () if adapter is None else ((ADAPTER, adapter),)
+    config = EngineConfig(path, n_ctx=n_ctx, n_threads=threads, cache_folder=cache_folder(cache), adapters=adapters)
     engine = load_engine(config)
     try:
         sampling = SamplingParams(temperature, top_p, seed, top_k, min_p, repetition_penalty=repetition_penalty)
@@ -103,7 +107,9 @@ class Conversation:
         """Print the answer to a question as it comes. Ctrl-C ends it; the printed part stays in the messages."""
         messages = (*self._messages, Message("user", question))
         self.interrupted = False
-        generation = self._engine.submit(Request(self._system + messages, self._sampling, self._max_tokens, trim=True))
+        adapter = next(iter(self._engine.info.adapters), None)
+        request = Request(self._system + messages, self._sampling, self._max_tokens, trim=True, adapter=adapter)
+        generation = self._engine.submit(request)
         text = ""
         last: Chunk | None = None
         while True:

@@ -40,14 +40,12 @@ def load_engine(config: EngineConfig, *, quiet: bool = False) -> LlamaEngine:
     """Load the model of `config`; see LlamaEngine for what it raises.
 
     Args:
-        quiet: no messages about the model, as after a restart.
+        quiet: no messages about the model, as after a restart, but for what is left out.
     """
     engine = interruptible(lambda progress: LlamaEngine(with_profile(config), progress))
-    if quiet:
-        return engine
-    for line in engine.warnings:
+    for line in engine.left_out if quiet else engine.warnings:
         click.echo(f"warning: {line}", err=True)
-    if engine.info.id == DEMO_ID:
+    if not quiet and engine.info.id == DEMO_ID:
         click.echo(banner(engine.info.n_params), err=True)
     return engine
 

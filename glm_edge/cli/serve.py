@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,6 +52,13 @@ if TYPE_CHECKING:
     "--share-prefixes", is_flag=True, help="Let keys share computed prompts; they can find out what others asked."
 )
 @click.option("--alias", "aliases", multiple=True, metavar="NAME", help="Another name of the model; repeatable.")
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="An adapter of convert-adapter, that clients choose by its name as model; repeatable. Or a folder of them.",
+)
 @click.option("--allow-host", "hosts", multiple=True, metavar="NAME", help="Another Host to answer to; repeatable.")
 @click.option(
     "--allow-origin", "origins", multiple=True, metavar="URL", help="A web page's origin that may call; repeatable."
@@ -91,6 +99,7 @@ def command(
     cache: bool,
     share_prefixes: bool,
     aliases: tuple[str, ...],
+    adapters: tuple[str, ...],
     hosts: tuple[str, ...],
     origins: tuple[str, ...],
     per_key: int | None,
@@ -102,12 +111,13 @@ def command(
     """Serve a model over HTTP, as OpenAI's chat completions.
 
     A key can also be given in GLM_EDGE_API_KEY: other users of the machine can read options, not the environment.
-    Ctrl-C lets running answers end; a second one stops at once.
+    Ctrl-C lets running answers end; a second one stops at once. SIGHUP reads the files of --adapter again.
     """
     require_addresses(threads=max(Limits.threads, slots + queue))
     from ..api.serve import serve
     from ..errors import UsageError
     from ..worker import Worker
+    from .adapter import parse_adapters
     from .model import cache_folder, resolve_model
 
     if not all(name.strip() for name in aliases):
@@ -115,7 +125,15 @@ def command(
     folder = cache_folder(cache)
     keys = _collect_keys(api_keys, api_key_file, folder)
     path = resolve_model(model)
-    engine = EngineConfig(path, n_ctx=n_ctx, n_threads=threads, slots=slots, queue=queue, cache_folder=folder)
+    engine = EngineConfig(
+        path,
+        n_ctx=n_ctx,
+        n_threads=threads,
+        slots=slots,
+        queue=queue,
+        cache_folder=folder,
+        adapters=parse_adapters(adapters),
+    )
     config = ServeConfig(
         host,
         port,
@@ -129,8 +147,10 @@ def command(
         capacity=slots + queue,
         per_key=per_key,
         max_wait=max_wait,
+        reload=bool(adapters),
     )
-    load, reload = partial(_load, engine), partial(_load, engine, quiet=True)
+    # a file that was broken since the start must not keep the engine from starting again
+    load, reload = partial(_load, engine), partial(_load, replace(engine, broken_adapters=True), quiet=True)
     serve(load if in_process else lambda: Worker(load, reload), config)
 
 

@@ -29,6 +29,7 @@ def command(file: Path, folders: tuple[Path, ...]) -> None:
     """
     require_addresses()
     from ..model import keys
+    from ..model.adapter import is_adapter
     from ..model.checks import golden_texts
     from ..tools.verify import compare_sources, sources, verify
     from .model import resolve_model
@@ -39,9 +40,13 @@ def command(file: Path, folders: tuple[Path, ...]) -> None:
         with progress_bar("sources") as progress:
             compare_sources(head, folders, progress)
     recipe, version = head.metadata.get(keys.RECIPE), head.metadata.get(keys.VERSION)
+    if is_adapter(head):
+        what = f"an adapter of {head.metadata[keys.ADAPTER_TOKENS]} cells, {head.size / 1e6:.1f} MB"
+    else:
+        what = f"{recipe}, {head.size / 1e9:.3f} GB, {len(head.tensors)} tensors"
+        what += f", the right token ids for {len(golden_texts(head))} texts"
     click.echo(
-        f"{file}: unchanged since GLM Edge {version} wrote it: {recipe}, {head.size / 1e9:.3f} GB,"
-        f" {len(head.tensors)} tensors, the right token ids for {len(golden_texts(head))} texts"
+        f"{file}: unchanged since GLM Edge {version} wrote it: {what}"
         + (f"; the {len(sources(head))} files that it was made from are unchanged too" if folders else "")
     )
     facts = {"file": file.name, "bytes": head.size, "head_sha256": str(head.metadata[keys.HASHES])[: keys.HASH_DIGITS]}

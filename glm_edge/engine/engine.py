@@ -82,7 +82,16 @@ class LlamaEngine:
                 lookup=config.prompt_lookup,
                 latency=LatencyModel(rows_of_four=self.plan.repack),
             )
-            self._file, self._adapters = file, load_adapters(config.adapters, file, self._context, self.plan.n_ctx)
+            self._file = file
+            left_out: list[GlmEdgeError] = []
+            self._adapters = load_adapters(
+                config.adapters,
+                file,
+                self._context,
+                self.plan.n_ctx,
+                left_out.append if config.broken_adapters else None,
+            )
+            self.left_out = [f"an adapter is left out: {error}" for error in left_out]  # lines for the user
             self._info = ModelInfo(model_id(file), config.model, self._model.n_params, self.plan.n_ctx)
             self._loop = EngineLoop(scheduler, slots=config.slots, queue_size=config.queue)
             self._thread = start(threading.Thread(target=self._loop.run, name="engine", daemon=True))
@@ -100,7 +109,7 @@ class LlamaEngine:
     @property
     def warnings(self) -> list[str]:
         """What the user should know about the load: a line each."""
-        return [*([self.plan.warning] if self.plan.slow else []), *self._store.warnings]
+        return [*([self.plan.warning] if self.plan.slow else []), *self._store.warnings, *self.left_out]
 
     def _open_context(self, config: EngineConfig) -> Context:
         threads = config.n_threads or processors().best
@@ -209,10 +218,7 @@ class LlamaEngine:
             return error.prompt_tokens
 
     def reload_adapters(self) -> ModelInfo:
-        """Read the adapters' files again; running answers keep theirs. Returns the model's facts with their names.
-
-        Raises as `load_adapters` does, and changes nothing then.
-        """
+        """See types.Engine; raises as `load_adapters` does."""
         config = self._config
         self._adapters = self.between_batches(
             lambda: load_adapters(config.adapters, self._file, self._context, self._info.n_ctx)

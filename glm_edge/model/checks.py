@@ -165,6 +165,10 @@ def _check_origin(file: GgufFile) -> None:
             f"{file.path}: is a model of the architecture {architecture[:64]!r}; GLM Edge runs ChatGLM2-6B"
             f" ({ARCHITECTURE!r}): give it such a model's GGUF file"
         )
+    if file.metadata.get(keys.GENERAL_TYPE) == "adapter":
+        raise UnsupportedModelError(
+            f"{file.path}: is an adapter, not a model; name its model with --model and this file with --adapter"
+        )
     if any(key.startswith("split.") for key in file.metadata):
         raise UnsupportedModelError(f"{file.path}: is one part of a split model; {CONVERT} into one file")
     for key in (PREFIX_IDS, GOLDEN):

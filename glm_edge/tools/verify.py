@@ -2,9 +2,9 @@
 
 In this order: structure and keys, by our own reader; every tensor's data, read once, for scales that are not finite and
 against the hashes in the head; the head's own hash; token ids of the golden texts. Only the last step uses llama.cpp,
-which gets the file when all else is right. A few megabytes of weights are in memory at a time. The hashes find damage,
-not forgery: who can write the file can write them too. The same holds for the hashes of the source files, which
-`compare_sources` compares.
+which gets the file when all else is right. A few megabytes of weights are in memory at a time. An adapter has no token
+ids; its own reader compares its hashes. The hashes find damage, not forgery: who can write the file can write them too.
+The same holds for the hashes of the source files, which `compare_sources` compares.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 
 from ..convert.source.sources import file_digest
 from ..errors import IntegrityError, InvalidFileError, StorageError, UnsupportedModelError
+from ..model.adapter import is_adapter, read_adapter
 from ..model.checks import check_model
 from ..model.gguf import read_gguf
 from ..model.keys import HASH_DIGITS, HASHES, SOURCES
@@ -46,6 +47,8 @@ def verify(path: Path, progress: Callable[[int, int], None] | None = None) -> Gg
     UnsupportedModelError (not ChatGLM2, or a file without hashes), StorageError, OutOfMemoryError.
     """
     file = read_gguf(path)
+    if is_adapter(file):
+        return read_adapter(path).file
     check_model(file)
     hashes = _hashes(file)
     try:

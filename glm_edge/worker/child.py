@@ -114,6 +114,8 @@ class _Child:
                 raise LoadingError("the model is still being loaded")
             if call.do == "tokenize":
                 reply = Reply(call.id, self._engine.tokenize(call.argument, partial(self._check_wanted, call.id)))
+            elif call.do == "adapters":
+                reply = Reply(call.id, self._engine.reload_adapters())
             else:
                 generation = self._engine.submit(call.argument)
                 reply = Reply(call.id, generation.progress)

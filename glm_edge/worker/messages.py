@@ -24,8 +24,8 @@ class Call:
     """From the parent: a call, answered with one Reply. Items follow that of a submit. The first call is the load."""
 
     id: int
-    do: Literal["load", "submit", "tokenize"]
-    argument: Any  # a function that makes the engine, pickled by its name; a Request; a text
+    do: Literal["load", "submit", "tokenize", "adapters"]
+    argument: Any  # a function that makes the engine, pickled by its name; a Request; a text; None
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Close:
 class Reply:
     """From the child: what a call returned or raised. A child that cannot load exits after it.
 
-    `value`: of load a ModelInfo, of submit the request's Progress, of tokenize the ids.
+    `value`: of load and adapters a ModelInfo, of submit the request's Progress, of tokenize the ids.
     """
 
     id: int

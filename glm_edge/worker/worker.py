@@ -109,7 +109,7 @@ class Worker:
         id = next(self._ids)
         # with the scope: whose request kills, by its schema say, must not get the same text refused to others, or
         # learn that they asked it
-        text = repr((request.prefix_scope, request.messages, request.prompts))
+        text = repr((request.prefix_scope, request.adapter, request.messages, request.prompts))
         prompt = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
         self._quarantine.check(prompt)
         opened = OpenCall(Call(id, "submit", request), prompt=prompt)
@@ -128,6 +128,14 @@ class Worker:
         finally:
             self._calls.cancel(opened.call.id)  # does nothing where the reply is there
         return ids
+
+    def reload_adapters(self) -> ModelInfo:
+        """See types.Engine."""
+        opened = OpenCall(Call(next(self._ids), "adapters", None))
+        self._enter(opened)
+        info: ModelInfo = opened.done.result()
+        self.info = info
+        return info
 
     def close(self) -> None:
         """See types.Engine."""

@@ -242,16 +242,17 @@ class ChatGLMResponse(ResponseObject):
 
 
 class ModelObject(ResponseObject):
-    """The served model."""
+    """The served model, or an adapter of it."""
 
     id: str
     object: Literal["model"]
     created: int  # seconds since 1970
     owned_by: str
+    parent: NotRequired[str]  # of an adapter: the model that it belongs to
 
 
 class ModelList(ResponseObject):
-    """All models of the server, which is one."""
+    """All models of the server: one, and its adapters."""
 
     object: Literal["list"]
     data: list[ModelObject]

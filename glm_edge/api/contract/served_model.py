@@ -13,15 +13,25 @@ from .validation import show
 PUBLIC_NAME = "chatglm2-6b"  # by which programs for this model ask, whatever its file is called
 
 
-def check_model(name: str | None, served: str, aliases: Collection[str] = ()) -> None:
-    """Raise RequestError unless `name` is the served model, one of its aliases, in any case, or nothing."""
-    known = {one.lower() for one in (served, PUBLIC_NAME, *aliases)}
-    if name and name.lower() not in known:
-        raise RequestError(
-            f"the model {show(name)} does not exist here; this server has {show(served)}",
-            param="model",
-            code="model_not_found",
-        )
+def adapter_named(name: str | None, info: ModelInfo, aliases: Collection[str] = ()) -> str | None:
+    """The adapter that `name` asks for; None where it is the model itself, one of its aliases, or nothing.
+
+    Case does not matter. Raises RequestError for any other name.
+    """
+    asked = (name or "").lower()
+    if not asked or asked in (one.lower() for one in (info.id, *aliases)):
+        return None
+    for adapter in info.adapters:
+        if asked == adapter.lower():
+            return adapter
+    if asked == PUBLIC_NAME:
+        return None
+    served = ", ".join(map(show, (info.id, *info.adapters)))
+    raise RequestError(
+        f"the model {show(name)} does not exist here; this server has {served}",
+        param="model",
+        code="model_not_found",
+    )
 
 
 def fingerprint(info: ModelInfo, version: str) -> str:
@@ -30,9 +40,14 @@ def fingerprint(info: ModelInfo, version: str) -> str:
     return f"fp_{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
 
 
-def model_object(info: ModelInfo, created: int) -> ModelObject:
-    return {"id": info.id, "object": "model", "created": created, "owned_by": "glm-edge"}
+def model_object(info: ModelInfo, created: int, adapter: str | None = None) -> ModelObject:
+    """The served model, or one of its adapters."""
+    found: ModelObject = {"id": adapter or info.id, "object": "model", "created": created, "owned_by": "glm-edge"}
+    if adapter is not None:
+        found["parent"] = info.id
+    return found
 
 
 def model_list(info: ModelInfo, created: int) -> ModelList:
-    return {"object": "list", "data": [model_object(info, created)]}
+    names = (None, *info.adapters)
+    return {"object": "list", "data": [model_object(info, created, adapter) for adapter in names]}

@@ -7,6 +7,7 @@ time everywhere.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from ...engine.engine import LlamaEngine
 from ...engine.text.tokenizer import Tokenizer
@@ -46,9 +47,14 @@ def prompt(tokenizer: Tokenizer, n: int, seed: int, *before: Message) -> tuple[M
     return (*before, Message("user", text[:low]))
 
 
+def submit(engine: LlamaEngine, request: Request) -> Generation[Chunk]:
+    """Submit a request, with the engine's adapter where it has one."""
+    return engine.submit(replace(request, adapter=next(iter(engine.info.adapters), None)))
+
+
 def ask(engine: LlamaEngine, request: Request, tell: Tell) -> tuple[Stats, str]:
     """The figures and the text of a whole answer; reports its work."""
-    generation = engine.submit(request)
+    generation = submit(engine, request)
     chunks: list[Chunk] = []
     start: int | None = None  # tokens of the prompt in the cache at the first look
     told = 0

@@ -17,7 +17,7 @@ from ...llama.library import high_level
 from ...model.gguf import read_gguf
 from ...system.device import peak_memory, processors
 from ...types import EngineConfig, Message, Request, SamplingParams, Stats
-from .asking import LOAD, WORD, ask, load, over, prompt, stats_of
+from .asking import LOAD, WORD, ask, load, over, prompt, stats_of, submit
 from .bare import Bare
 from .child import Tell
 
@@ -208,7 +208,7 @@ class _Measurement:
         ]
         for request in requests:
             ask(self._engine, replace(request, max_tokens=1), self._tell)
-        generations = [self._engine.submit(request) for request in requests]
+        generations = [submit(self._engine, request) for request in requests]
         rate = 0.0
         for generation in generations:
             rate += stats_of(list(generation)).decode_rate
@@ -220,10 +220,10 @@ class _Measurement:
         length = min(ARRIVING, self._engine.info.n_ctx // 2)
         if self._task.config.slots < 2 or self._task.seed > 0:  # once is enough
             return
-        running = self._engine.submit(Request(prompt(self._tokenizer, 32, self._task.seed + 2000), SamplingParams(0)))
+        running = submit(self._engine, Request(prompt(self._tokenizer, 32, self._task.seed + 2000), SamplingParams(0)))
         running.get()
         long = prompt(self._tokenizer, length, self._task.seed + 3000)
-        arriving = self._engine.submit(Request(long, SamplingParams(0), 1))
+        arriving = submit(self._engine, Request(long, SamplingParams(0), 1))
         longest, last, told = 0.0, time.perf_counter(), 0
         while not over(arriving) and (chunk := running.get()) is not None:
             now = time.perf_counter()

@@ -42,7 +42,7 @@ def write_tuned(folder: Path, encoder: Encoder, *, prefix: str = PREFIX, **confi
     write_shard(folder / "pytorch_model.bin", {prefix + name: values for name, values in encoder.items()})
     settings = {
         "model_type": "chatglm",
-        "pre_seq_len": len(encoder["embedding.weight"]),
+        "pre_seq_len": len(encoder.get("embedding.weight", ())),
         "prefix_projection": "trans.0.weight" in encoder,
     }
     (folder / "config.json").write_text(json.dumps({**settings, **config}), "utf-8")

@@ -99,6 +99,10 @@ class FakeEngine:
             raise EngineClosedError("closed")
         return [ord(character) for character in text]
 
+    def reload_adapters(self) -> ModelInfo:
+        """The adapters of `self.info`."""
+        return self.info
+
     def close(self) -> None:
         self._closed.set()
         with self._lock:
