@@ -165,8 +165,8 @@ def test_the_context_is_shorter_by_its_cells(tuned: tuple[LlamaEngine, list[Enco
     engine, _ = tuned
     between = "\n" * 490  # a token each
     with pytest.raises(ContextLengthError, match="482"):
-        engine.submit(Request((), SamplingParams(0), None, prompt=between, adapter="a1"))
-    assert engine.submit(Request((), SamplingParams(0), 1, prompt=between)).get() is not None
+        engine.submit(Request((), SamplingParams(0), None, prompts=(between,), adapter="a1"))
+    assert engine.submit(Request((), SamplingParams(0), 1, prompts=(between,))).get() is not None
     chunks = list(engine.submit(ask("go on", "a1", None)))
     stats = chunks[-1].stats
     assert stats is not None
@@ -179,7 +179,7 @@ def test_an_adapter_without_room_waits_until_an_answer_has_ended(
 ) -> None:
     engine, _ = tuned
     alone = answer(engine, ask("go on", "a1", 40))
-    long = [Request((), SamplingParams(0), None, prompt=f"{n} " * 150) for n in range(2)]
+    long = [Request((), SamplingParams(0), None, prompts=(f"{n} " * 150,)) for n in range(2)]
     running = [engine.submit(one) for one in long]
     assert answer(engine, ask("go on", "a1", 40)) == alone
     assert all(list(one)[-1].finish_reason in ("stop", "length") for one in running)
@@ -198,7 +198,7 @@ def test_an_adapter_that_leaves_no_room_is_refused(tiny_f32: Path, tmp_path: Pat
     adapter = convert_adapter(source, model, tmp_path / "a.gguf").path
     with pytest.raises(UsageError, match="takes 100 of 128 tokens of context"):
         LlamaEngine(EngineConfig(model, n_ctx=128, n_threads=1, adapters=(("a", adapter),)))
-    with pytest.raises(UsageError, match="the name 'a' is another adapter's"):
+    with pytest.raises(UsageError, match="the name 'a' is taken"):
         LlamaEngine(EngineConfig(model, n_threads=1, adapters=(("a", adapter), ("a", adapter))))
     with pytest.raises(Exception, match=r"made for another model \(4 layers, 2 groups of 64, hidden size 256\); tiny"):
         LlamaEngine(EngineConfig(tiny_f32, n_threads=1, adapters=(("a", adapter),)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +13,13 @@ import pytest
 from glm_edge.api.contract.chat import ChatRequest, parse_chat
 from glm_edge.api.contract.completions import CompletionRequest, parse_completion
 from glm_edge.api.contract.fields import CompletionCall, CompletionFields
-from glm_edge.api.contract.served_model import check_model
+from glm_edge.api.contract.served_model import adapter_named
 from glm_edge.errors import RequestError
+from glm_edge.types import ModelInfo
 from support.server.bad_bodies import UNSUPPORTED
 
 BODY = {"messages": [{"role": "user", "content": "x"}]}
+SERVED = ModelInfo("chatglm2-6b", Path("model.gguf"), n_params=1, n_ctx=8192)
 
 
 NOTHING = [
@@ -117,14 +121,20 @@ def test_the_first_of_many_unknown_fields_is_named_without_an_error_for_each(bod
 @pytest.mark.case("H13")
 @pytest.mark.parametrize("name", [None, "", "chatglm2-6b", "ChatGLM2-6B", "my-file", "MY-FILE", "gpt-4o", "GPT-4o"])
 def test_the_served_model_its_aliases_and_no_name_are_accepted(name: str | None) -> None:
-    check_model(name, "my-file", ["gpt-4o"])
+    assert adapter_named(name, replace(SERVED, id="my-file"), ["gpt-4o"]) is None
+
+
+@pytest.mark.case("H13")
+@pytest.mark.parametrize(("name", "adapter"), [("adgen", "adgen"), ("ADGEN", "adgen"), ("chatglm2-6b", None)])
+def test_an_adapter_is_asked_for_by_its_name(name: str, adapter: str | None) -> None:
+    assert adapter_named(name, replace(SERVED, adapters=("adgen", "chat"))) == adapter
 
 
 @pytest.mark.case("H13")
 @pytest.mark.parametrize("name", ["gpt-4", " ", "chatglm2", "\x1b[31m"])
 def test_another_model_does_not_exist(name: str) -> None:
     with pytest.raises(RequestError) as error:
-        check_model(name, "chatglm2-6b")
+        adapter_named(name, SERVED)
     assert (error.value.param, error.value.code) == ("model", "model_not_found")
     assert "chatglm2-6b" in str(error.value)
     assert str(error.value).isprintable()
