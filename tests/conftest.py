@@ -7,6 +7,7 @@ project's root, or where GLM_EDGE_REFERENCE points). Only engine/test_official.p
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,13 +67,22 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An empty config folder and no model in the environment: no test meets this user's settings, or changes them."""
+    folder = tmp_path_factory.mktemp("settings")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("settings")))
+        patch.setenv("XDG_CONFIG_HOME", str(folder))
         for name in [name for name in os.environ if name.startswith("GLM_EDGE_") and name.endswith("_MODEL")]:
             patch.delenv(name)
-        yield
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_the_test_before(settings: Path) -> Iterator[None]:
+    """A test that converts makes its model the default; the next one must not run that."""
+    yield
+    for entry in settings.iterdir():
+        shutil.rmtree(entry)
 
 
 @pytest.fixture(scope="session")

@@ -41,14 +41,14 @@ class Server:
 
     def said(self, pattern: str) -> re.Match[str]:
         """The next line on stderr that has it."""
-        while line := self._lines.get(timeout=60):
+        while line := self._lines.get(timeout=3 * PATIENCE):
             if match := re.search(pattern, line):
                 return match
         raise AssertionError(f"it never said {pattern}")
 
     def rest(self) -> str:
         """What it says until it is gone, and its child with it."""
-        self._reader.join(60)
+        self._reader.join(3 * PATIENCE)
         assert not self._reader.is_alive()
         lines = []
         while not self._lines.empty():
