@@ -25,6 +25,13 @@ from .progress import progress_bar
     help="A GGUF file, with its prefixes; repeatable: the first becomes the default.  [default: the demo model]",
 )
 @click.option(
+    "--adapter",
+    "adapters",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="A file of convert-adapter for one of the models; repeatable. They go to models/adapters.",
+)
+@click.option(
     "--for",
     "target",
     type=click.Choice([f"linux-{machine}" for machine in MACHINES]),
@@ -44,7 +51,12 @@ from .progress import progress_bar
     help="What `glm-edge runtime` built.  [default: built now, and kept]",
 )
 def command(
-    out: Path, models: tuple[Path, ...], target: str | None, pythons: tuple[str, ...], runtime: Path | None
+    out: Path,
+    models: tuple[Path, ...],
+    adapters: tuple[Path, ...],
+    target: str | None,
+    pythons: tuple[str, ...],
+    runtime: Path | None,
 ) -> None:
     """Make OUT, a folder or a .tar file with everything that a machine without a network needs.
 
@@ -69,7 +81,8 @@ def command(
 
         files = (demo_model(),)
     cache = Path(platformdirs.user_cache_dir("glm-edge", appauthor=False)) / "wheels"
-    task = Task(Path(os.path.abspath(out)), files, machine, tuple(dict.fromkeys(pythons)) or (here,), runtime, cache)
+    python = tuple(dict.fromkeys(pythons)) or (here,)
+    task = Task(Path(os.path.abspath(out)), files, machine, python, runtime, cache, adapters)
     made = bundle(task, progress_bar)
     for line in made.warnings:
         click.echo(f"warning: {line}", err=True)

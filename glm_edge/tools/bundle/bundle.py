@@ -26,6 +26,7 @@ from pathlib import Path
 from ... import __version__
 from ...engine.prefix_cache.store_file import bundled_folder
 from ...errors import StorageError, UsageError
+from ...model.adapter import check_fits, read_adapter, shape_of
 from ...model.checks import check_model
 from ...model.gguf import read_gguf
 from ...system.hashes import sha256_of
@@ -55,6 +56,7 @@ class Task:
     Args:
         out: a folder, or a file whose name ends in .tar.
         models: GGUF files; the first one becomes the default.
+        adapters: files of convert-adapter, for one of the models.
         machine: "x86_64" or "aarch64".
         pythons: "3.11" and others.
         runtime: a wheel of llama-cpp-python; None takes the one in the cache folder, or builds it.
@@ -67,6 +69,7 @@ class Task:
     pythons: tuple[str, ...]
     runtime: Path | None
     cache: Path
+    adapters: tuple[Path, ...] = ()
 
     @property
     def targets(self) -> list[Target]:
@@ -86,7 +89,7 @@ class Made:
 def bundle(task: Task, steps: Steps) -> Made:
     """Make the bundle of a task. Raises UsageError, StorageError and what a wrong model file raises."""
     check_out(task.out)
-    time, (name, content), models = epoch(), own_wheel(), _models(task.models)
+    time, (name, content), models = epoch(), own_wheel(), _models(task.models) | _adapters(task)
     if task.runtime is not None:
         _check_runtime(task.runtime, task)
     wheels = {wheel for target in task.targets for wheel in locked(target)}
@@ -127,6 +130,20 @@ def _models(paths: Sequence[Path]) -> dict[str, Path]:
         for prefix in sorted(folder.glob("*.prefix")):
             if prefix.is_file() and not prefix.is_symlink():  # the engine ignores everything else too
                 found[f"models/{folder.name}/{prefix.name}"] = prefix
+    return found
+
+
+def _adapters(task: Task) -> dict[str, Path]:
+    """Names in the bundle and files of the adapters. Raises what a wrong one raises, or one that fits no model."""
+    found: dict[str, Path] = {}
+    for path in task.adapters:
+        name = f"models/adapters/{path.name}"
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}\.gguf", path.name, re.ASCII) or name in found:
+            raise UsageError(f"{path}: an adapter in a bundle needs a plain name of its own that ends in .gguf")
+        adapter = read_adapter(path)
+        if all(shape_of(read_gguf(model)) != adapter.shape for model in task.models):
+            check_fits(adapter, read_gguf(task.models[0]))
+        found[name] = path
     return found
 
 

@@ -9,7 +9,7 @@ from ...model.values import TENSOR_TYPES
 from ...system.device import GIB, memory_available
 from .host import Finding, Host
 from .memory import memory
-from .model import look_at, model
+from .model import adapter, look_at, model
 from .probe import Probed, probe
 from .processor import fast, processor
 from .report import Diagnosis
@@ -27,6 +27,7 @@ def examine(
     folders: Mapping[str, Path],
     port: int,
     measure: Callable[..., Probed] = probe,
+    adapters: Sequence[Path] = (),
 ) -> Diagnosis:
     """Look at everything.
 
@@ -34,6 +35,7 @@ def examine(
         file: the model that a chat would run; None: the demo model.
         folders: where data, cache and settings are kept.
         measure: as `probe`.
+        adapters: files of convert-adapter that are to be used with the model.
     """
     available = memory_available(host.root)
     wrong, own = look_at(file, available) if file is not None else (None, None)
@@ -53,6 +55,7 @@ def examine(
         findings.append(wrong)
     if own is not None and file is not None:
         findings.append(model(file, timed(own, probed.rates), available))
+    findings += [adapter(path, None if own is None else file) for path in adapters]
     return Diagnosis(findings, types, _next(findings, types, file))
 
 

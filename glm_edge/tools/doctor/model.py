@@ -1,4 +1,4 @@
-"""The model file: whether it is sound, and how it will run here. Its weights are not read."""
+"""The model file: whether it is sound, and how it will run here. Its weights are not read. And its adapters."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ...engine.memory_plan import weights_of
 from ...errors import GlmEdgeError
+from ...model.adapter import check_fits, read_adapter
 from ...model.checks import check_model
 from ...model.gguf import read_gguf
 from ...system.device import GIB
@@ -40,3 +41,18 @@ def model(path: Path, fit: Fit, available: int) -> Finding:
     if fit.decode and fit.prefill:
         text += f"; reads {fit.prefill:.2g} and writes {fit.decode:.2g} tokens/s"
     return Finding("model", "ok", f"{text}; {_CHECK}", facts=facts)
+
+
+def adapter(path: Path, model: Path | None) -> Finding:
+    """Whether an adapter is whole and fits the model, where that is sound. Reads all of it: a few megabytes."""
+    facts: dict[str, object] = {"path": str(path)}
+    try:
+        found = read_adapter(path)
+        if model is not None:
+            check_fits(found, read_gguf(model))
+    except GlmEdgeError as error:
+        return Finding("adapter", "problem", str(error), "convert it again for this model", facts)
+    facts |= {"tokens": found.tokens, "bytes": found.file.size}
+    fits = "" if model is None else f", fits {model.name}"
+    text = f"{path.name}, {found.file.size / 1e6:.1f} MB; whole{fits}; takes {found.tokens} tokens of the context"
+    return Finding("adapter", "ok", text, facts=facts)

@@ -20,10 +20,13 @@ import pytest
 from click.testing import CliRunner
 
 from glm_edge.cli.bundle import command
+from glm_edge.convert.adapter import convert_adapter
 from glm_edge.errors import GlmEdgeError, InvalidFileError, StorageError, UsageError
 from glm_edge.tools.bundle.bundle import Progress, Task, bundle
 from glm_edge.tools.bundle.wheels import locked
 from support.bundles import HERE, quietly, write_wheel
+from support.checkpoints.small_checkpoint import CONFIG as SMALL
+from support.checkpoints.tuned_checkpoint import random_encoder, write_tuned
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="bundles are for Linux")
 
@@ -273,3 +276,14 @@ def test_ctrl_c_while_it_fetches_is_one_line(tmp_path: Path, runtime: Path) -> N
     assert running.returncode == 130
     assert said == "error: interrupted\n"
     assert not (tmp_path / "out").exists()
+
+
+def test_adapters_come_along_and_must_fit(task: Task, small_checkpoint: Path, small_gguf: Path, tmp_path: Path) -> None:
+    source = write_tuned(tmp_path / "tuned", random_encoder(SMALL, 4))
+    adapter = convert_adapter(source, small_checkpoint, tmp_path / "a.gguf").path
+    out = tmp_path / "out"
+    bundle(replace(task, out=out, models=(small_gguf,), adapters=(adapter,)), quietly)
+    assert (out / "models" / "adapters" / "a.gguf").read_bytes() == adapter.read_bytes()
+    assert "models/adapters/a.gguf" in (out / "SHA256SUMS").read_text("utf-8")
+    with pytest.raises(GlmEdgeError, match="was made for another model"):
+        bundle(replace(task, out=tmp_path / "other", adapters=(adapter,)), quietly)

@@ -11,15 +11,19 @@ import pytest
 from click.testing import CliRunner, Result
 
 from glm_edge.cli.doctor import command
+from glm_edge.convert.adapter import convert_adapter
 from glm_edge.convert.convert import convert
 from glm_edge.convert.recipes import RECIPES
 from glm_edge.tools.doctor.examine import examine
 from glm_edge.tools.doctor.host import Host
+from glm_edge.tools.doctor.model import adapter as look_at_adapter
 from glm_edge.tools.doctor.probe import Probed, probe
 from glm_edge.tools.doctor.report import as_text
 from glm_edge.tools.doctor.runtime import runtime
 from glm_edge.tools.doctor.speeds import CHATGLM2_6B, OFFERED, Work, fits, work_of_recipe
 from support.checkpoints.full_size_bytes import FULL, full_size
+from support.checkpoints.small_checkpoint import CONFIG
+from support.checkpoints.tuned_checkpoint import random_encoder, write_tuned
 
 MISSING = "raise ModuleNotFoundError('No module', name='llama_cpp')"
 DYING = "import os, signal; os.kill(os.getpid(), signal.SIGILL)"
@@ -133,3 +137,13 @@ def test_more_memory_never_fits_less() -> None:
         assert good >= before
         before = good
     assert before == len(OFFERED)
+
+
+def test_an_adapter_is_looked_at(model: Path, small_checkpoint: Path, tmp_path: Path) -> None:
+    source = write_tuned(tmp_path / "tuned", random_encoder(CONFIG, 4))
+    adapter = convert_adapter(source, small_checkpoint, tmp_path / "a.gguf").path
+    done = call("--model", str(model), "--adapter", str(adapter))
+    assert done.exit_code == 0, done.output
+    assert "a.gguf, 0.0 MB; whole, fits small.gguf; takes 4 tokens of the context" in " ".join(done.output.split())
+    adapter.write_bytes(adapter.read_bytes()[:-1] + b"x")
+    assert look_at_adapter(adapter, model).level == "problem"
