@@ -65,7 +65,7 @@ mount --rbind /sys "$1/sys"
 python3 -c 'import fcntl, socket, struct
 fcntl.ioctl(socket.socket(), 0x8914, struct.pack("16sH14x", b"lo", 1))'  # SIOCSIFFLAGS, IFF_UP
 root=$1; shift
-exec chroot --userspec=1000:1000 "$root" env -i "$@"
+chroot --userspec=1000:1000 "$root" env -i "$@" || exit $?  # no exec: another user would not be killed with unshare
 """
 
 
