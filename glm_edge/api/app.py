@@ -154,7 +154,7 @@ class _Api:
     # Routes
 
     def chat(self) -> Response:
-        return self._complete(parse_chat(_body()), "chatcmpl-", ChatSerializer)
+        return self._complete(parse_chat(_body(), trim=self._trim), "chatcmpl-", ChatSerializer)
 
     def complete_text(self) -> Response:
         """A prompt to go on with, without a conversation."""
@@ -164,7 +164,7 @@ class _Api:
         """The contract of ChatGLM2's own demo server."""
         call = parse_chatglm(_body())
         with ExitStack() as stack:
-            stream = self._submit(call.request, stack)
+            stream = self._submit(replace(call.request, trim=self._trim), stack)
             text = stream.whole()[0].text
             body = chatglm_response(call, text, time.time(), stream.total.trimmed_rounds)
             return _json(200, body, _timing(stream))
@@ -188,7 +188,7 @@ class _Api:
             adapter or engine.info.id,
             call.include_usage,
             call.request.sampling.logprobs,
-            self._trim,
+            call.request.trim,
             fingerprint(engine.info, __version__),
             max(1, len(call.request.prompts)),
             call.tools,
@@ -210,7 +210,7 @@ class _Api:
         engine = self._admission.engine
         lease = self._admission.acquire(g.key, asked.answers, others=self._policy.keys.several)
         stack.callback(lease.release)
-        generation = engine.submit(replace(asked, trim=self._trim, prefix_scope=self._policy.prefix_scope(g.key)))
+        generation = engine.submit(replace(asked, prefix_scope=self._policy.prefix_scope(g.key)))
         lease.accepted = True
         stream = ResponseStream(
             generation, asked.answers, self._admission, g.client_gone, g.request_id, max(1, len(asked.prompts))

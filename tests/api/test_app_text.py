@@ -230,6 +230,19 @@ def test_with_trimming_on_requests_allow_it_and_answers_say_how_many_rounds_were
     assert events("/v1/chat/completions", CHAT, trim=True)[-1]["glm_edge"]["trimmed_rounds"] == 0
 
 
+def test_a_request_says_itself_whether_rounds_may_be_left_out() -> None:
+    rounds = [{"role": "user", "content": "q" * 10}, {"role": "assistant", "content": "a" * 10}] * 4
+    body = {"messages": [*rounds, {"role": "user", "content": "last"}]}
+    path = "/v1/chat/completions"
+    found = answer(path, {**body, "trim_history": True}, FakeEngine(n_ctx=64))
+    assert found["glm_edge"]["trimmed_rounds"] == 2
+    for told, server in ((None, False), (False, False), (False, True)):
+        client = create_app(FakeEngine(n_ctx=64), trim=server).test_client()
+        refused = client.post(path, json={**body, "trim_history": told})
+        assert refused.json is not None
+        assert refused.json["error"]["code"] == "context_length_exceeded"
+
+
 @pytest.mark.parametrize("path", ["/health", "/livez"])
 def test_health_checks_are_not_logged(path: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "glm_edge"):

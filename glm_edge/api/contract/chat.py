@@ -1,8 +1,8 @@
 """Requests for chat completions: JSON to a CompletionCall. Pure.
 
-The contract is OpenAI's POST /v1/chat/completions. `history` is ours: messages that go before `messages`. top_k, min_p
-and repetition_penalty are named as other servers of open models name them. To support a field, give it a type here and
-use it in `parse_chat`.
+The contract is OpenAI's POST /v1/chat/completions. `history` (messages that go before `messages`) and
+`trim_history` are ours. top_k, min_p and repetition_penalty are named as other servers of open models name them. To
+support a field, give it a type here and use it in `parse_chat`.
 """
 
 from __future__ import annotations
@@ -210,6 +210,7 @@ class ChatRequest(CompletionFields):
     parallel_tool_calls: bool | None = None  # an answer has one call at most, in any case
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
+    trim_history: bool | None = None
     # Checked and without effect: they concern billing, storage and who asks.
     safety_identifier: Text | None = None
     metadata: Metadata | None = None
@@ -267,8 +268,12 @@ class ChatRequest(CompletionFields):
         return call_format(functions, choice, None)
 
 
-def parse_chat(body: Any) -> CompletionCall:
-    """Check a chat completion's body; the first fault found is raised as RequestError."""
+def parse_chat(body: Any, *, trim: bool = False) -> CompletionCall:
+    """Check a chat completion's body; the first fault found is raised as RequestError.
+
+    Args:
+        trim: whether the oldest rounds are left out of what does not fit, unless `trim_history` says.
+    """
     chat = validate(ChatRequest, body)
     calls, described = chat.calls()
     format = None if chat.response_format is None else chat.response_format.json_format()
@@ -283,5 +288,6 @@ def parse_chat(body: Any) -> CompletionCall:
         max_tokens=chat.max_completion_tokens if chat.max_tokens is None else chat.max_tokens,
         stop=() if calls is not None and calls.required else chat.stops,  # they end text, not a call
         n=chat.n or 1,
+        trim=trim if chat.trim_history is None else chat.trim_history,
     )
     return chat.call(request)

@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 from jsonschema import Draft202012Validator
 
 from glm_edge.api.access.keys import Keys
-from glm_edge.api.access.policy import AccessPolicy
+from glm_edge.api.access.policy import PAGE_FILES, AccessPolicy
 from glm_edge.api.admission import Admission
 from glm_edge.api.app import create_app
 from glm_edge.errors import EngineError
@@ -62,7 +62,7 @@ def test_the_document_has_every_route_and_no_other(app: Flask, document: Any) ->
         (rule.rule.replace("<path:name>", "{name}"), method.lower())
         for rule in app.url_map.iter_rules()
         for method in rule.methods or ()
-        if method not in ("HEAD", "OPTIONS") and not rule.rule.startswith("/page/")  # the page's own files
+        if method not in ("HEAD", "OPTIONS") and not rule.rule.startswith(PAGE_FILES)
     }
     assert served == {(path, method) for path, item in document["paths"].items() for method in item}
 

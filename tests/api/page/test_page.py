@@ -191,6 +191,7 @@ def test_a_conversation_can_be_saved_as_a_file(open_page: Open, kind: str, tmp_p
     if kind == "json":
         saved = json.loads(text)
         assert saved["model"] == "chatglm2-6b"
+        assert [node["content"] for node in saved["conversation"]["nodes"]] == ["how are you", "fine"]
         assert saved["messages"] == [
             {"role": "user", "content": "how are you"},
             {"role": "assistant", "content": "fine"},

@@ -41,7 +41,7 @@ TOLD = {
     "share": (RateLimitError("x", retry_after=30), "This key has as many answers", "此密钥同时进行的回答", " s."),
     "closed": (EngineClosedError("x"), "The server is shutting down.", "服务器正在关闭。", " s."),
     "failed": (EngineError("x"), "The server failed on this question: the engine", "服务器处理此问题时出错：", ""),
-    "too-long": (ContextLengthError(9000, 8192), "too long for the model", "对话超出了模型的长度", ""),
+    "too-long": (ContextLengthError(9000, 8192), "too long for the model", "问题就超出了模型的长度", ""),
 }
 
 

@@ -164,8 +164,9 @@ def test_tab_goes_through_all_in_order_and_what_has_the_focus_is_seen(driver: Ch
             page.driver.switch_to.active_element.send_keys(Keys.TAB)
             stops.append(page.js(seen))
             assert len(stops) < 30
-    side = ["Skip to the message field", "new", "one", "×", "settings-open", "theme", "lang"]
-    main = ["Export", "log", "Copy", "Copy code", "x = 1", "Copy", "Raw text", "Try again", "input", "send"]
+    side = ["Skip to the message field", "new", "search", "one", "×", "import", "settings-open", "theme", "lang"]
+    answer = ["Copy code", "x = 1", "Copy", "Raw text", "Try again"]
+    main = ["rename", "Export", "log", "Copy", "Edit", *answer, "attach", "input", "send"]
     assert stops == [[name, True] for name in side + main]
 
 

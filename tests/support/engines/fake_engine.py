@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from glm_edge.engine.text.trim import trimmed
 from glm_edge.errors import ContextLengthError, EngineClosedError, GlmEdgeError, OverloadedError
 from glm_edge.generation import Generation, Progress
-from glm_edge.types import Chunk, FinishReason, ModelInfo, Request, Stats, TokenLogprob
+from glm_edge.types import Chunk, FinishReason, Message, ModelInfo, Request, Stats, TokenLogprob
 
 Step = str | float | threading.Event | GlmEdgeError | Progress
 Script = Sequence[Step] | Callable[[Request], Sequence[Step]]
@@ -43,6 +44,7 @@ class FakeEngine:
         self._live: set[Generation[Chunk]] = set()
         self._jobs: queue.Queue[_Job] = queue.Queue()
         self._closed = threading.Event()
+        self._dropped: dict[Generation[Chunk], int] = {}  # rounds that were left out
         self._progress: dict[Generation[Chunk], Progress] = {}
         self.texts: list[str] = []  # that are being tokenized
         self.may_tokenize = threading.Event()
@@ -71,6 +73,10 @@ class FakeEngine:
     def submit(self, request: Request) -> Generation[Chunk]:
         if self._closed.is_set():
             raise EngineClosedError("closed")
+        dropped = 0
+        if request.trim and not request.prompts:
+            messages, dropped = trimmed(request.messages, self.info.n_ctx, self.info.n_ctx // 4, _message_tokens)
+            request = replace(request, messages=messages)
         if _prompt_tokens(request) >= self.info.n_ctx:
             raise ContextLengthError(_prompt_tokens(request), self.info.n_ctx)
         generation: Generation[Chunk] = Generation(progress=lambda: self._progress_of(generation))
@@ -79,6 +85,7 @@ class FakeEngine:
                 raise OverloadedError("every place is taken", retry_after=3.2)
             self.requests.append(request)
             self.generations.append(generation)
+            self._dropped[generation] = dropped
             self._live.add(generation)
         self._jobs.put((request, generation, time.monotonic()))
         with self._lock:
@@ -169,7 +176,8 @@ class FakeEngine:
                 tokens += 1
             elif not self._wait(step, generation):
                 return False  # whoever cancelled or closed has said so already
-        stats = Stats(_prompt_tokens(request), tokens, 0, started - submitted, 0.0, time.monotonic() - started)
+        times = (started - submitted, 0.0, time.monotonic() - started)
+        stats = Stats(_prompt_tokens(request), tokens, 0, *times, trimmed_rounds=self._dropped[generation])
         generation.put(Chunk("", index, reason, stats))
         return True
 
@@ -191,4 +199,8 @@ def _logprobs(text: str, request: Request) -> tuple[TokenLogprob, ...]:
 
 
 def _prompt_tokens(request: Request) -> int:
-    return max(map(len, request.prompts), default=0) + sum(len(message.content) for message in request.messages)
+    return max(map(len, request.prompts), default=0) + _message_tokens(request.messages)
+
+
+def _message_tokens(messages: Sequence[Message]) -> int:
+    return sum(len(message.content) for message in messages)

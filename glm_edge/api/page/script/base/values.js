@@ -51,7 +51,7 @@ export function asMessage(value) {
 }
 
 export function asChat(value) {
-  // A conversation as tree.js has it. Until version 0.3 `messages` was a plain list without branches.
+  // A conversation as tree.js has it. Before there were branches, `messages` was a plain list.
   if (!isObject(value) || !isText(value.id)) return null;
   const plain = Array.isArray(value.messages) ? value.messages.map((message, i) => isObject(message) && { ...message, id: i + 1 }) : [];
   const chat = {

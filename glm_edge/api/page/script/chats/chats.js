@@ -15,8 +15,10 @@ export function freshChat() {
   const id = Date.now().toString(36) + random;
   return { id, updated: 0, system: app.settings.system, title: "", nodes: [], chosen: {} };
 }
-export const titleOf = (chat) =>
-  chat.title || shownPath(chat)[0]?.content.trim().split("\n")[0].slice(0, 80) || say("newChat");
+export function titleOf(chat) {
+  const first = shownPath(chat)[0];
+  return chat.title || first?.content.trim().split("\n")[0].slice(0, 80) || first?.files?.[0].name || say("newChat");
+}
 
 export function keep(chat) {
   const nodes = chat.nodes.filter((node) => node.role === "user" || node.content);
@@ -24,6 +26,11 @@ export function keep(chat) {
   if (write("localStorage", "chat." + id, { id, updated, system, title, nodes, chosen })) return;
   storage.fails = true;
   changed("notice");
+}
+export function addChat(chat) {
+  chats.set(chat.id, chat);
+  keep(chat);
+  openChat(chat);
 }
 export function loadChats() {
   for (const name of keptChatKeys()) {

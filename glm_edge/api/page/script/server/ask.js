@@ -6,6 +6,7 @@ import { app, changed } from "../base/state.js";
 import { write } from "../base/storage.js";
 import { SAMPLING } from "../base/values.js";
 import { chats, keep, runs } from "../chats/chats.js";
+import { withFiles } from "../chats/files.js";
 import { addMessage, parentOf, pathTo, removeMessage, shownPath } from "../chats/tree.js";
 import { EventReader } from "./events.js";
 import { Failure, whyCut } from "./failures.js";
@@ -18,18 +19,20 @@ export function bodyFor(chat, question) {
   said.forEach((message, i) => {
     // A question that was never answered is not part of what is told, except the last one.
     const answered = said[i + 1]?.role === "assistant" || i === said.length - 1;
-    if (message.role === "assistant" || answered) messages.push({ role: message.role, content: message.content });
+    if (message.role === "assistant" || answered) messages.push({ role: message.role, content: withFiles(message) });
   });
-  const body = { messages, stream: true, stream_options: { include_usage: true } };
+  // Where the conversation has outgrown the context, the oldest rounds are left out, and the answer says how many.
+  const body = { messages, stream: true, stream_options: { include_usage: true }, trim_history: true };
   for (const name of Object.keys(SAMPLING)) if (app.settings[name] !== null) body[name] = app.settings[name];
   if (app.settings.length !== null) body.max_tokens = app.settings.length;
   return body;
 }
 
 // A new question behind what is shown, or in place of `before`, which is kept as a branch.
-export function send(chat, content, before = null) {
+export function send(chat, content, files = [], before = null) {
   const parent = before ? before.parent : (shownPath(chat).at(-1)?.id ?? 0);
-  const question = addMessage(chat, parent, { role: "user", content, meta: {} });
+  const message = { role: "user", content, meta: {} };
+  const question = addMessage(chat, parent, files.length > 0 ? { ...message, files } : message);
   write("sessionStorage", "current", chat.id);
   return ask(chat, question);
 }

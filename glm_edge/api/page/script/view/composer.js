@@ -4,25 +4,18 @@ import { $, onClick, onSubmit } from "../base/dom.js";
 import { app, on } from "../base/state.js";
 import { runs } from "../chats/chats.js";
 import { send, stop } from "../server/ask.js";
+import { hasFiles, takeFiles } from "./attach.js";
+import { fit, sends } from "./field.js";
 import { closeExport, exportIsOpen } from "./header.js";
 import { closeMenu, menuIsOpen } from "./menu.js";
 
-// As high as its text.
-export function fit(area) {
-  area.style.height = "auto";
-  area.style.height = area.scrollHeight + "px";
-}
-// Whether this key press sends: while an input method is composing, Enter takes its suggestion; 229 is how Safari says so.
-export const sends = (event) =>
-  event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== 229;
-
 function sendInput() {
   const text = $("input").value;
-  if (!text.trim() || runs.has(app.current.id)) return;
+  if ((!text.trim() && !hasFiles()) || runs.has(app.current.id)) return;
   $("input").value = "";
   fit($("input"));
   $("input").focus();
-  send(app.current, text);
+  send(app.current, text, takeFiles());
 }
 function stopAnswer() {
   stop();

@@ -1,18 +1,34 @@
-// The list of conversations.
+// The list of conversations: searching, opening, deleting them, and reading one from a file.
 
 import { $, button, el, onClick } from "../base/dom.js";
 import { say } from "../base/language.js";
 import { app, on } from "../base/state.js";
-import { chats, forgetChat, freshChat, openChat, titleOf } from "../chats/chats.js";
+import { addChat, chats, forgetChat, freshChat, openChat, titleOf } from "../chats/chats.js";
+import { MOST_IMPORT, importChat } from "../chats/transfer.js";
 
 function showList() {
+  const wanted = $("search").value.trim().toLowerCase();
   const sorted = [...chats.values()].sort((a, b) => b.updated - a.updated);
-  $("list").replaceChildren(...sorted.map(entry));
+  const found = sorted.map((chat) => [chat, wanted && passage(chat, wanted)]).filter(([, text]) => text !== null);
+  $("list").replaceChildren(...found.map(([chat, text]) => entry(chat, text)));
+  $("not-found").hidden = !wanted || found.length > 0;
 }
-function entry(chat) {
+// What stands around the words in a conversation, any of its branches: "" where its title has them, null where nothing does.
+function passage(chat, wanted) {
+  if (titleOf(chat).toLowerCase().includes(wanted)) return "";
+  for (const { content, files = [] } of chat.nodes) {
+    for (const text of [content, ...files.flatMap((file) => [file.name, file.text])]) {
+      const at = text.toLowerCase().indexOf(wanted);
+      if (at >= 0) return (at > 12 ? "…" : "") + text.slice(Math.max(0, at - 12), at + 60).replace(/\s+/g, " ");
+    }
+  }
+  return null;
+}
+function entry(chat, text) {
   const title = titleOf(chat);
   const here = chat === app.current;
   const open = button(title, () => openChat(chat), "chat");
+  if (text) open.append(el("small", { textContent: text }));
   const drop = button("×", () => deleteChat(chat), "drop");
   drop.setAttribute("aria-label", say("deleteOne") + ": " + title);
   if (here) open.setAttribute("aria-current", "true");
@@ -25,7 +41,20 @@ function deleteChat(chat) {
   showList();
   $("new").focus();
 }
+async function readChat(file) {
+  const chat = file.size <= MOST_IMPORT ? importChat(await file.text().catch(() => "")) : null;
+  $("import-problem").hidden = chat !== null;
+  $("import-problem").textContent = chat ? "" : say("importWrong", file.name);
+  if (chat) addChat(chat);
+}
 
 on("chats", showList);
 on("opened", showList);
 onClick("new", () => openChat(freshChat()));
+onClick("import", () => $("import-input").click());
+$("search").addEventListener("input", showList);
+$("import-input").addEventListener("change", () => {
+  const [file] = $("import-input").files;
+  if (file) readChat(file);
+  $("import-input").value = "";
+});

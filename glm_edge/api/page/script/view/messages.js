@@ -1,17 +1,20 @@
 // The messages of the conversation that is shown, and what went wrong with the last one.
 
-import { $, button, el } from "../base/dom.js";
+import { $, button, el, onClick } from "../base/dom.js";
 import { say } from "../base/language.js";
 import { app, on } from "../base/state.js";
 import { runs } from "../chats/chats.js";
 import { shownPath } from "../chats/tree.js";
 import { again } from "../server/ask.js";
-import { messageView, showMessage, showProgress } from "./message.js";
+import { edit, messageView, showMessage, showProgress } from "./message.js";
 import { following, toEnd } from "./scroll.js";
+import { openSettings } from "./settings.js";
 
 function showChat() {
   const chat = app.current;
   $("empty").hidden = chat.nodes.length > 0;
+  $("system-line").hidden = !chat.system.trim();
+  $("system-line").textContent = say("systemLine", chat.system.trim().slice(0, 400));
   const nodes = shownPath(chat).map(messageView);
   showRunning(); // first: screen readers may keep silent about an alert in what is busy
   $("messages").replaceChildren(...nodes, ...troubleView(chat));
@@ -31,6 +34,7 @@ function troubleView(chat) {
   const box = el("div", { className: "trouble" }, el("p", { textContent: failed ? failure.text() : say("noAnswer") }));
   if (failed) box.setAttribute("role", "alert");
   box.append(button(say("again"), () => again(chat, last), "line"));
+  if (last.role === "user") box.append(button(say("editQuestion"), () => edit(last), "line"));
   return [box];
 }
 
@@ -60,6 +64,7 @@ function showAnswered({ run, nothing }) {
   });
 }
 
+onClick("system-line", () => openSettings("system"));
 on("chat", showChat);
 on("opened", () => {
   showChat();

@@ -11,6 +11,7 @@ const number = (id) => ($(id).value === "" ? null : Number($(id).value));
 
 export function openSettings(field = null) {
   $("system").value = app.current.system;
+  $("system-new").checked = app.current.system === app.settings.system;
   for (const name of Object.keys(SAMPLING)) $(name).value = app.settings[name] ?? "";
   $("length").value = app.settings.length ?? "";
   $("theme-choice").value = app.settings.theme;
@@ -22,8 +23,9 @@ export function openSettings(field = null) {
 function saveSettings() {
   const sampling = Object.fromEntries(Object.keys(SAMPLING).map((name) => [name, number(name)]));
   const theme = $("theme-choice").value;
-  app.settings = asSettings({ ...app.settings, ...sampling, system: $("system").value, theme, length: number("length") });
-  app.current.system = app.settings.system;
+  app.current.system = $("system").value;
+  const system = $("system-new").checked ? app.current.system : app.settings.system; // of new conversations
+  app.settings = asSettings({ ...app.settings, ...sampling, system, theme, length: number("length") });
   if (app.current.nodes.length > 0) keep(app.current);
   keepSettings();
   changed("theme");
