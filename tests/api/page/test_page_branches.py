@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -271,3 +272,24 @@ def test_a_dropped_file_is_taken_and_can_be_left_out(open_page: Open) -> None:
     page.until(lambda: page.texts("article.assistant .body") == ["fine"], "the answer")
     assert said(engine.requests[0]) == ["b.txt:\n```\ntext of b.txt\n```"]
     assert page.texts("#list .chat") == ["b.txt"]
+
+
+def test_an_adapter_is_chosen_in_the_settings(open_page: Open) -> None:
+    engine = numbered()
+    page = open_page(engine)
+    page.click("#settings-open")
+    assert not page.shown("#model-row")  # nothing to choose from
+    page.click("#settings [data-close]")
+    engine.info = replace(engine.info, adapters=("tea", "adgen"))
+    page = page.open()
+    page.click("#settings-open")
+    assert [option.text for option in page.all("#model-choice option")] == ["chatglm2-6b", "tea", "adgen"]
+    page.find("#model-choice").send_keys("tea")
+    page.click("#settings button[type=submit]")
+    page.ask("who are you?")
+    assert engine.requests[-1].adapter == "tea"
+    page.click("#settings-open")
+    page.find("#model-choice").send_keys("chatglm2-6b")
+    page.click("#settings button[type=submit]")
+    page.ask("and now?")
+    assert engine.requests[-1].adapter is None

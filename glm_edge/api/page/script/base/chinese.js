@@ -6,6 +6,7 @@ export const chinese = {
   demo: "演示模型：只知道几十件事，供试用本程序。使用 ChatGLM2-6B：",
   hello: "想问点什么？",
   keys: "Enter 发送，Shift+Enter 换行，Esc 停止。", kept: "对话只保存在此浏览器中。",
+  answersBy: "由谁回答",
   message: "输入消息", send: "发送", stop: "停止", down: "↓ 到最新", you: "你", model: "GLM",
   copy: "复制", copied: "已复制", notCopied: "无法复制", again: "重新回答", connect: "重新连接", copyCode: "复制代码", raw: "原文", rendered: "排版", plainText: "太长或嵌套太深，无法排版：显示为纯文本。",
   system: "系统提示词", systemHelp: "放在当前对话的最前面。", systemNew: "也用于以后的新对话",

@@ -6,6 +6,7 @@ export const english = {
   demo: "Demo model: it knows a few dozen things and is here to try the program. For ChatGLM2-6B:",
   hello: "What would you like to ask?",
   keys: "Enter sends, Shift+Enter starts a new line, Esc stops.", kept: "Conversations stay in this browser.",
+  answersBy: "Answers by",
   message: "Message", send: "Send", stop: "Stop", down: "↓ To the end", you: "You", model: "GLM",
   copy: "Copy", copied: "Copied", notCopied: "Could not copy", again: "Try again", connect: "Connect again", copyCode: "Copy code", raw: "Raw text", rendered: "Formatted", plainText: "Too long or too deeply nested for formatting: shown as plain text.",
   system: "System prompt", systemHelp: "Goes before this conversation.", systemNew: "Before new conversations, too",

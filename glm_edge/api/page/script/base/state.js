@@ -9,6 +9,7 @@ export const app = {
   settings: asSettings(read("localStorage", "settings")),
   key: typeof kept === "string" ? kept : null, // the API key
   modelId: null,
+  models: [], // names that a request can choose from: the model, then its adapters
   current: null, // the conversation that is shown
 };
 export function keepSettings() {

@@ -20,12 +20,13 @@ const fits = (value, { min, max, whole }) =>
 
 export function asSettings(value) {
   const given = isObject(value) ? value : {};
-  const { lang, theme, system, length } = given;
+  const { lang, theme, system, length, model } = given;
   const settings = {
     lang: lang === "en" || lang === "zh" ? lang : null, // null: as the browser
     theme: theme === "light" || theme === "dark" ? theme : "auto",
     system: isText(system) ? system : "",
     length: Number.isInteger(length) && length > 0 ? length : null,
+    model: isText(model) ? model : null, // null: the model without an adapter
   };
   for (const [name, rule] of Object.entries(SAMPLING)) settings[name] = fits(given[name], rule) ? given[name] : rule.initial;
   return settings;

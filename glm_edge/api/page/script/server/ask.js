@@ -25,6 +25,7 @@ export function bodyFor(chat, question) {
   const body = { messages, stream: true, stream_options: { include_usage: true }, trim_history: true };
   for (const name of Object.keys(SAMPLING)) if (app.settings[name] !== null) body[name] = app.settings[name];
   if (app.settings.length !== null) body.max_tokens = app.settings.length;
+  if (app.models.includes(app.settings.model)) body.model = app.settings.model;
   return body;
 }
 

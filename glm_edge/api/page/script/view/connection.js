@@ -35,6 +35,7 @@ export async function loadModel() {
     const list = await (await request("v1/models")).json();
     const id = list?.data?.[0]?.id;
     app.modelId = typeof id === "string" ? id : null;
+    app.models = (list?.data ?? []).map((model) => model.id).filter((name) => typeof name === "string");
     setNotice(null);
     showModel();
   } catch (error) {

@@ -15,6 +15,9 @@ export function openSettings(field = null) {
   for (const name of Object.keys(SAMPLING)) $(name).value = app.settings[name] ?? "";
   $("length").value = app.settings.length ?? "";
   $("theme-choice").value = app.settings.theme;
+  $("model-row").hidden = app.models.length < 2;
+  $("model-choice").replaceChildren(...app.models.map((name) => new Option(name, name)));
+  $("model-choice").value = app.models.includes(app.settings.model) ? app.settings.model : app.modelId;
   $("key-forget").hidden = app.key === null;
   closeMenu();
   $("settings").showModal();
@@ -25,7 +28,9 @@ function saveSettings() {
   const theme = $("theme-choice").value;
   app.current.system = $("system").value;
   const system = $("system-new").checked ? app.current.system : app.settings.system; // of new conversations
-  app.settings = asSettings({ ...app.settings, ...sampling, system, theme, length: number("length") });
+  const chosen = $("model-choice").value;
+  const model = chosen === app.modelId ? null : chosen || app.settings.model;
+  app.settings = asSettings({ ...app.settings, ...sampling, system, theme, model, length: number("length") });
   if (app.current.nodes.length > 0) keep(app.current);
   keepSettings();
   changed("theme");
