@@ -1,7 +1,7 @@
 """What the engine in a child process costs, against the same engine in this process: milliseconds a token.
 
-    python tests/benchmarks/worker.py                    # the demo model, 1 and 4 streams at once
-    python tests/benchmarks/worker.py --model FILE --tokens 64 --pairs 5
+    python tests/benchmarks/serving/worker.py                    # the demo model, 1 and 4 streams at once
+    python tests/benchmarks/serving/worker.py --model FILE --tokens 64 --pairs 5
 
 Both engines are loaded in one run and take turns, the first of a pair being last in the next. A turn reads `streams`
 answers of exactly `tokens` tokens, each in a thread of its own, greedy, end of text forbidden. A turn's figure is the
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import psutil
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from glm_edge.cli.demo import demo_model
 from glm_edge.engine.engine import LlamaEngine

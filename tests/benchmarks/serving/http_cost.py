@@ -1,7 +1,7 @@
 """What streaming through HTTP costs, against reading the same engine directly: milliseconds a token.
 
-    python tests/benchmarks/http_cost.py                    # the demo model, 1 and 4 streams at once
-    python tests/benchmarks/http_cost.py --model FILE --tokens 64 --pairs 5
+    python tests/benchmarks/serving/http_cost.py                    # the demo model, 1 and 4 streams at once
+    python tests/benchmarks/serving/http_cost.py --model FILE --tokens 64 --pairs 5
 
 Engine and server run in this process, as in `glm-edge serve --in-process`; the client is another process, which reads
 events as they come and looks at nothing but their number. Direct and over HTTP take turns in one run, the first of a
@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from glm_edge.cli.demo import demo_model
 from glm_edge.engine.engine import LlamaEngine
