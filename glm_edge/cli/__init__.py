@@ -28,6 +28,7 @@ _VERBS = {
     "rm": ("glm_edge.cli.rm", "Remove a model that GLM Edge made."),
     "config": ("glm_edge.cli.config", "Show the configuration file, with every key that it may have."),
     "perplexity": ("glm_edge.cli.perplexity", "How well a model predicts a text."),
+    "compare": ("glm_edge.cli.compare", "How far a quantized model is from the one that it was made from."),
     "bench": ("glm_edge.cli.bench", "Measure speed and memory; --tune finds the fastest settings."),
     "runtime": ("glm_edge.cli.runtime", "Build llama.cpp for every processor of an architecture, as one wheel."),
     "bundle": ("glm_edge.cli.bundle", "Make a folder with all that a machine without a network needs."),
