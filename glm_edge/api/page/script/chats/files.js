@@ -29,12 +29,13 @@ function decoded(bytes) {
   return null;
 }
 
-// A question as the model gets it.
+// A message as the model gets it. The server refuses U+0000 and half a surrogate pair, which an answer may hold all the same.
 export function withFiles({ content, files = [] }) {
   const blocks = files.map(({ name, text }) => {
     const longest = Math.max(2, ...[...text.matchAll(/`+/g)].map((run) => run[0].length));
     const fence = "`".repeat(longest + 1);
     return `${name}:\n${fence}\n${text.replace(/\n$/, "")}\n${fence}`;
   });
-  return [...blocks, content].filter((part) => part.trim()).join("\n\n");
+  const whole = [...blocks, content].filter((part) => part.trim()).join("\n\n").replaceAll("\0", "\ufffd");
+  return whole.toWellFormed?.() ?? whole;
 }

@@ -6,7 +6,9 @@
 import { el } from "../base/dom.js";
 
 const MOST_FORMULA = 2_000; // characters
-const OPTIONS = { throwOnError: true, trust: false, strict: "ignore", maxExpand: 200, maxSize: 20 };
+const OPTIONS = {
+  throwOnError: true, trust: false, strict: "ignore", maxExpand: 200, maxSize: 10, errorColor: "currentColor",
+};
 const ENDS = { "$$": "$$", "\\[": "\\]", "\\(": "\\)", $: "$" };
 
 // markdown-it's rules for them. The source stands in <code class="formula">, or "formula display".
