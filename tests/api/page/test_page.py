@@ -239,3 +239,12 @@ def test_a_full_storage_is_told_and_the_chat_goes_on(open_page: Open) -> None:
     assert "storage is full" in page.texts("#notice p")[0]
     page.ask("again")
     assert len(engine.requests[1].messages) == 3
+
+
+def test_what_the_server_refuses_in_a_text_does_not_end_a_conversation(open_page: Open) -> None:
+    engine = FakeEngine(["a\0b"])
+    page = open_page(engine)
+    page.ask("one")
+    page.ask("two")
+    assert page.texts(".trouble") == []
+    assert said(engine.requests[1]) == [("user", "one"), ("assistant", "a\ufffdb"), ("user", "two")]

@@ -293,12 +293,3 @@ def test_an_adapter_is_chosen_in_the_settings(open_page: Open) -> None:
     page.click("#settings button[type=submit]")
     page.ask("and now?")
     assert engine.requests[-1].adapter is None
-
-
-def test_what_the_server_refuses_in_a_text_does_not_end_a_conversation(open_page: Open) -> None:
-    engine = FakeEngine(["a\0b"])
-    page = open_page(engine)
-    page.ask("one")
-    page.ask("two")
-    assert page.texts(".trouble") == []
-    assert said(engine.requests[1]) == ["one", "a\ufffdb", "two"]

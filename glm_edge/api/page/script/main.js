@@ -1,7 +1,8 @@
 // The chat page: it speaks the same HTTP API as every other client, and keeps everything in the browser.
 //
 // base/ has what everyone uses, chats/ the conversations, server/ asking, text/ what becomes of a text, view/ what is
-// seen. A folder imports from those before it. Who changes something says `changed(what)`; views listen with `on(what)`.
+// seen. A folder imports from those before it. Who changes something says `changed(what)`; who shows it listens with
+// `on(what)`.
 
 import { $ } from "./base/dom.js";
 import { loadChats } from "./chats/chats.js";

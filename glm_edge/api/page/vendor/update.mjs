@@ -85,13 +85,16 @@ try {
       writeFileSync(join(HERE, here), here.endsWith(".css") ? onlyWoff2(text) : text);
     }
     for (const font of one.fonts ? readdirSync(join(unpacked, one.fonts)) : []) {
-      if (font.endsWith(".woff2")) writeFileSync(join(HERE, "fonts", font), readFileSync(join(unpacked, one.fonts, font)));
+      const bytes = readFileSync(join(unpacked, one.fonts, font));
+      if (font.endsWith(".woff2")) writeFileSync(join(HERE, "fonts", font), bytes);
     }
     const { license } = JSON.parse(readFileSync(join(unpacked, "package.json"), "utf8"));
-    const files = Object.keys(one.files ?? { "inside of markdown-it.min.js": "" }).join(", ") + (one.fonts ? ", fonts/" : "");
+    const names = Object.keys(one.files ?? { "inside of markdown-it.min.js": "" });
+    const files = [...names, ...(one.fonts ? ["fonts/"] : [])].join(", ");
     const licence = readdirSync(unpacked).find((file) => /^licen[sc]e/i.test(file));
     const text = readFileSync(join(unpacked, licence), "utf8").trim();
-    licences.push(`${"=".repeat(80)}\n${one.name} ${one.version}: ${license}\n${files}\n${"=".repeat(80)}\n\n${text}\n`);
+    const rule = "=".repeat(80);
+    licences.push(`${rule}\n${one.name} ${one.version}: ${license}\n${files}\n${rule}\n\n${text}\n`);
   }
   writeFileSync(join(HERE, "LICENSES.txt"), licences.join("\n").replace(/\r/g, "").replace(/[ \t]+$/gm, ""));
 } finally {

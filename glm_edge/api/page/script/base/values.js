@@ -2,8 +2,8 @@
 
 import { isObject } from "./dom.js";
 
-// Fields of sampling: the lowest and highest value that the server takes, whether only whole numbers, the page's default.
-// null is sent as nothing: the server's own default holds.
+// Fields of sampling: the lowest and highest value that the server takes, whether only whole numbers, and the page's
+// default. null is sent as nothing: the server's own default holds.
 export const SAMPLING = {
   temperature: { min: 0, max: 2, initial: 0.8 }, // the model's own
   top_p: { min: 0, max: 1, initial: null },
@@ -28,7 +28,9 @@ export function asSettings(value) {
     length: Number.isInteger(length) && length > 0 ? length : null,
     model: isText(model) ? model : null, // null: the model without an adapter
   };
-  for (const [name, rule] of Object.entries(SAMPLING)) settings[name] = fits(given[name], rule) ? given[name] : rule.initial;
+  for (const [name, rule] of Object.entries(SAMPLING)) {
+    settings[name] = fits(given[name], rule) ? given[name] : rule.initial;
+  }
   return settings;
 }
 
@@ -42,7 +44,9 @@ function asMeta(value) {
   return meta;
 }
 
-const asFile = (value) => (isObject(value) && isText(value.name) && isText(value.text) ? { name: value.name, text: value.text } : null);
+function asFile(value) {
+  return isObject(value) && isText(value.name) && isText(value.text) ? { name: value.name, text: value.text } : null;
+}
 
 export function asMessage(value) {
   if (!isObject(value) || !["user", "assistant"].includes(value.role) || !isText(value.content)) return null;
@@ -54,7 +58,8 @@ export function asMessage(value) {
 export function asChat(value) {
   // A conversation as tree.js has it. Before there were branches, `messages` was a plain list.
   if (!isObject(value) || !isText(value.id)) return null;
-  const plain = Array.isArray(value.messages) ? value.messages.map((message, i) => isObject(message) && { ...message, id: i + 1 }) : [];
+  const listed = Array.isArray(value.messages) ? value.messages : [];
+  const plain = listed.map((message, i) => isObject(message) && { ...message, id: i + 1 });
   const chat = {
     id: value.id,
     updated: Number.isFinite(value.updated) ? value.updated : 0,

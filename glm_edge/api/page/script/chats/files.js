@@ -19,8 +19,10 @@ export async function readFile(file) {
   return { name: file.name.slice(0, 200), text: text.replace(/\r\n?/g, "\n") };
 }
 function decoded(bytes) {
-  const utf16 = bytes[0] === 0xff && bytes[1] === 0xfe ? "utf-16le" : bytes[0] === 0xfe && bytes[1] === 0xff ? "utf-16be" : null;
-  for (const coding of utf16 ? [utf16] : ["utf-8", "gb18030"]) { // the second: Chinese text from older Windows programs
+  const mark = bytes[0] * 256 + bytes[1]; // of byte order
+  // The last: Chinese text of older Windows programs.
+  const codings = mark === 0xfffe ? ["utf-16le"] : mark === 0xfeff ? ["utf-16be"] : ["utf-8", "gb18030"];
+  for (const coding of codings) {
     try {
       const text = new TextDecoder(coding, { fatal: true }).decode(bytes);
       return /[\0-\x08\x0e-\x1a\x1c-\x1f\x7f]/.test(text) ? null : text;
@@ -29,7 +31,7 @@ function decoded(bytes) {
   return null;
 }
 
-// A message as the model gets it. The server refuses U+0000 and half a surrogate pair, which an answer may hold all the same.
+// A message as the model gets it. The server refuses U+0000 and half a surrogate pair, which an answer may hold.
 export function withFiles({ content, files = [] }) {
   const blocks = files.map(({ name, text }) => {
     const longest = Math.max(2, ...[...text.matchAll(/`+/g)].map((run) => run[0].length));

@@ -58,7 +58,7 @@ function withoutSystem({ title, messages }) {
 function fromMarkdown(text) {
   const roles = new Map();
   for (const words of [english, chinese]) {
-    for (const [name, role] of [["exportSystem", "system"], ["exportYou", "user"], ["model", "assistant"]]) roles.set(words[name], role);
+    roles.set(words.exportSystem, "system").set(words.exportYou, "user").set(words.model, "assistant");
   }
   const lines = text.replace(/\r\n?/g, "\n").replace(/^\ufeff/, "").split("\n");
   const messages = [];

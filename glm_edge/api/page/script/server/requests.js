@@ -1,4 +1,4 @@
-// Requests to the server's API, with the key where there is one. Paths are relative: it may stand behind a path of its own.
+// Requests to the API, with the key where there is one. Paths are relative: the server may stand behind one of its own.
 
 import { isObject } from "../base/dom.js";
 import { say } from "../base/language.js";

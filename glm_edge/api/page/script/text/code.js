@@ -25,6 +25,6 @@ export function showCode(pre, complete) {
 }
 function coloured(text, language) {
   const html = hljs.highlight(text, { language, ignoreIllegals: true }).value;
-  const options = { ALLOWED_TAGS: ["span"], ALLOWED_ATTR: ["class"], ALLOW_DATA_ATTR: false, RETURN_DOM_FRAGMENT: true };
-  return globalThis.DOMPurify.sanitize(html, options);
+  const allowed = { ALLOWED_TAGS: ["span"], ALLOWED_ATTR: ["class"], ALLOW_DATA_ATTR: false };
+  return globalThis.DOMPurify.sanitize(html, { ...allowed, RETURN_DOM_FRAGMENT: true });
 }

@@ -1,7 +1,7 @@
-// Formulas: $…$, $$…$$, \(…\) and \[…\], set by KaTeX, which is loaded with its style and fonts when the first one comes.
+// Formulas: $…$, $$…$$, \(…\) and \[…\], set by KaTeX, which is loaded with its style and fonts when one comes.
 //
-// Until then, and where KaTeX cannot read one, its source is shown. KaTeX makes nodes, not markup; what it would write into
-// attributes of style goes through the CSSOM, because the policy forbids those. It may load, link and name nothing.
+// Until then, and where KaTeX cannot read one, its source is shown. KaTeX makes nodes, not markup. What it would write
+// into attributes of style goes through the CSSOM: the policy forbids those. It may load, link and name nothing.
 
 import { el } from "../base/dom.js";
 
@@ -22,7 +22,8 @@ export function addFormulas(md) {
   });
   md.block.ruler.before("fence", "formula", (state, startLine, endLine, silent) => {
     const start = state.bMarks[startLine] + state.tShift[startLine];
-    const found = /^(?:\$\$|\\\[)/.test(state.src.slice(start, start + 2)) && formulaAt(state.src, start, state.eMarks[endLine - 1]);
+    const begins = ["$$", "\\["].includes(state.src.slice(start, start + 2));
+    const found = begins && formulaAt(state.src, start, state.eMarks[endLine - 1]);
     if (!found) return false;
     let line = startLine;
     while (state.eMarks[line] < found.end) line += 1;
@@ -39,7 +40,8 @@ export function addFormulas(md) {
   };
 }
 function push(state, { source, display }) {
-  return Object.assign(state.push("formula", "code", 0), { content: source, block: state.line !== undefined, markup: display ? "display" : "" });
+  const block = state.line !== undefined;
+  return Object.assign(state.push("formula", "code", 0), { content: source, block, markup: display ? "display" : "" });
 }
 function formulaAt(text, start, most) {
   const open = Object.keys(ENDS).find((mark) => text.startsWith(mark, start));

@@ -1,8 +1,8 @@
-// Markdown to nodes: markdown-it parses, DOMPurify turns its HTML into nodes and lets only these tags and attributes through.
+// Markdown to nodes: markdown-it parses, DOMPurify turns its HTML into nodes and lets through what is listed here.
 //
 // HTML in the text stays text. Links lead away only by a click and only to the web or a mail address; images are links.
-// Work is bounded: a longer run of text within one block is not searched for markup; a text that is longer, or has more or
-// more deeply nested blocks, is no Markdown at all.
+// Work is bounded: a longer run of text within one block is not searched for markup; a text that is longer, or has more
+// or more deeply nested blocks, is no Markdown at all.
 
 import "../../vendor/purify.min.js";
 import MarkdownIt from "../../vendor/markdown-it.min.js";
@@ -33,7 +33,8 @@ md.core.ruler.at("inline", (state) => {
 md.renderer.rules.long = (tokens, i) => md.utils.escapeHtml(tokens[i].content);
 md.core.ruler.push("ours", (state) => {
   for (const token of state.tokens) {
-    if (token.type.startsWith("heading")) token.tag = "h" + Math.min(6, Number(token.tag[1]) + 3); // below the page's own
+    // Below the page's own headings.
+    if (token.type.startsWith("heading")) token.tag = "h" + Math.min(6, Number(token.tag[1]) + 3);
     const align = /^text-align:(\w+)$/.exec(token.attrGet("style") ?? "");
     if (align) token.attrs = [["class", align[1]]]; // the policy forbids attributes of style
   }

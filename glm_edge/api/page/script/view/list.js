@@ -13,7 +13,7 @@ function showList() {
   $("list").replaceChildren(...found.map(([chat, text]) => entry(chat, text)));
   $("not-found").hidden = !wanted || found.length > 0;
 }
-// What stands around the words in a conversation, any of its branches: "" where its title has them, null where nothing does.
+// What stands around the words in any branch of a conversation: "" where its title has them, null where nothing does.
 function passage(chat, wanted) {
   if (titleOf(chat).toLowerCase().includes(wanted)) return "";
   for (const { content, files = [] } of chat.nodes) {

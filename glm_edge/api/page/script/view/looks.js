@@ -10,7 +10,7 @@ const isDark = () => (app.settings.theme === "auto" ? systemDark.matches : app.s
 export function showWords() {
   document.documentElement.lang = lang() === "zh" ? "zh-CN" : "en";
   for (const node of document.querySelectorAll("[data-t]")) node.textContent = say(node.dataset.t);
-  for (const node of document.querySelectorAll("[data-label]")) node.setAttribute("aria-label", say(node.dataset.label));
+  for (const node of document.querySelectorAll("[data-label]")) node.ariaLabel = say(node.dataset.label);
   for (const node of document.querySelectorAll("[data-hint]")) node.placeholder = say(node.dataset.hint);
   $("lang").textContent = say("otherLang");
   $("lang").lang = lang() === "zh" ? "en" : "zh-CN";

@@ -62,7 +62,8 @@ function showActions(message) {
     const failed = app.current.trouble?.question.id === message.parent && shownPath(app.current).at(-1) === message;
     if (!failed) actions.push(button(say("again"), () => again(app.current, message))); // there is one at the failure
     if (message.meta.trimmed > 0 && !node.querySelector(".trimmed")) {
-      node.querySelector("h3").after(el("p", { className: "trimmed", textContent: say("trimmed", message.meta.trimmed) }));
+      const words = say("trimmed", message.meta.trimmed);
+      node.querySelector("h3").after(el("p", { className: "trimmed", textContent: words }));
     }
   }
   under.replaceChildren(...actions, ...arrows(message), ...figures(message));
