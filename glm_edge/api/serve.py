@@ -38,11 +38,12 @@ _ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # localhost has an IPv6 add
 _ABORT_S = 1.5  # after the grace: for errors to reach the clients, and for the engine to stop
 
 
-def serve(load: Callable[[], Engine], config: ServeConfig) -> None:
+def serve(load: Callable[[], Engine], config: ServeConfig, ready: Callable[[str], None] = lambda url: None) -> None:
     """Serve until a signal says to stop. Must be called in the main thread, which gets the signals.
 
     Args:
         load: returns the loaded engine; called in a thread of its own once the address is taken.
+        ready: called in that thread with the address to open, once the model is loaded.
 
     Raises UsageError for an address that needs a key, StorageError for one that cannot be had, and what `load` raises.
     """
@@ -62,7 +63,7 @@ def serve(load: Callable[[], Engine], config: ServeConfig) -> None:
     limits = replace(limits, threads=max(limits.threads, config.capacity + 2 * SPARE_REQUESTS))
     app = create_app(admission, policy=policy, aliases=config.aliases, max_body=config.limits.body, trim=config.trim)
     server = HttpServer(app, sockets, policy=policy, limits=limits)
-    _Run(server, admission, load, config.grace, _url(sockets[0]), reload=config.reload).run()
+    _Run(server, admission, load, config.grace, _url(sockets[0]), ready, reload=config.reload).run()
 
 
 class _Run:
@@ -75,6 +76,7 @@ class _Run:
         load: Callable[[], Engine],
         grace: float,
         url: str,
+        ready: Callable[[str], None],
         *,
         reload: bool,
     ) -> None:
@@ -85,6 +87,7 @@ class _Run:
         self._url = url
         self._reload = reload
         self._reloading = threading.Lock()
+        self._ready = ready
         self._stop = False
         self._failure: BaseException | None = None
         self._engine: Engine | None = None
@@ -152,7 +155,9 @@ class _Run:
         info = engine.info
         serving = f"serving {info.id} at {self._url} (n_ctx {info.n_ctx})"
         notify("READY=1", f"STATUS={serving}")
-        _say(serving)
+        page = self._url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+        _say(f"{serving}; open {page} in a browser")
+        self._ready(page)
 
     def _drain(self) -> None:
         notify("STOPPING=1")

@@ -7,7 +7,9 @@ line and an exit code (`errors.py`); `--debug` shows the traceback.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+from difflib import get_close_matches
 from typing import cast
 
 import click
@@ -27,6 +29,7 @@ _VERBS = {
     "use": ("glm_edge.cli.use", "Choose the default model."),
     "rm": ("glm_edge.cli.rm", "Remove a model that GLM Edge made."),
     "config": ("glm_edge.cli.config", "Show the configuration file, with every key that it may have."),
+    "completion": ("glm_edge.cli.completion", "Make a shell complete commands, options and models' names."),
     "perplexity": ("glm_edge.cli.perplexity", "How well a model predicts a text."),
     "compare": ("glm_edge.cli.compare", "How far a quantized model is from the one that it was made from."),
     "bench": ("glm_edge.cli.bench", "Measure speed and memory; --tune finds the fastest settings."),
@@ -50,6 +53,15 @@ class _Verbs(click.Group):
             return None
         return with_debug(cast(click.Command, importlib.import_module(_VERBS[cmd_name][0]).command))
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in _VERBS:
+            near = get_close_matches(args[0], _VERBS, 1)
+            hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(_VERBS)}"
+            raise click.UsageError(f"there is no command {args[0]!r}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in _VERBS.items()])
@@ -70,4 +82,8 @@ def glm_edge(context: click.Context) -> None:
 
 def main() -> None:
     """Entry point of `glm-edge`."""
+    if asked := os.environ.get("_GLM_EDGE_COMPLETE"):  # by a shell that `glm-edge completion` has taught
+        from click.shell_completion import shell_complete
+
+        sys.exit(shell_complete(glm_edge, {}, "glm-edge", "_GLM_EDGE_COMPLETE", asked))
     sys.exit(run(glm_edge, sys.argv[1:], prog_name="glm-edge"))

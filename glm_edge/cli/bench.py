@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import UsageError
+from ..errors import StorageError, UsageError
 from ..system.address_space import require_addresses
 from ..types import EngineConfig
 from .model import model_option
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..tools.bench.subjects import BenchTask
 
 _DEPTHS = (512, 1024, 2048, 4096, 8192)  # tokens of context that --plot shows, as far as the context goes
+_BUSY = 20.0  # percent of the processors that others may use while settings are compared
 _SPARE = 64  # tokens of context beside a prompt: a second turn, an answer's start
 
 
@@ -38,7 +39,9 @@ _SPARE = 64  # tokens of context beside a prompt: a second turn, an answer's sta
 @click.option("--mapped", is_flag=True, help="Map the weights without repacking them, as where memory is short.")
 @click.option("--compare", is_flag=True, help="Measure llama_cpp.Llama on the same file, in turn.")
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Also draw a PNG; needs glm-edge[plot].")
-@click.option("--tune", is_flag=True, help="Only find the fastest settings for this machine, and save them.")
+@click.option("--tune", is_flag=True, help="Only find the fastest settings for this machine and model, and save them.")
+@click.option("--reset", is_flag=True, help="Only forget what --tune has saved.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON line on stdout; the table goes to stderr.")
 def command(
     model: Path | None,
     n_ctx: int | None,
@@ -53,12 +56,17 @@ def command(
     compare: bool,
     plot_file: Path | None,
     tune: bool,
+    reset: bool,
+    as_json: bool,
 ) -> None:
-    """Measure a model on this machine: a table, then one JSON line.
+    """Measure a model on this machine.
 
     Each run loads the model twice, in processes of their own; where one takes more than a minute, one is enough without
     --runs. Close other programs: they change the figures more than anything else.
     """
+    if reset:
+        _reset()
+        return
     require_addresses()
     from .load import with_profile
     from .model import resolve_model
@@ -66,7 +74,7 @@ def command(
     counts = _counts(streams)
     path = resolve_model(model)
     if tune:
-        _tune(EngineConfig(path, n_ctx=n_ctx))
+        _tune(EngineConfig(path, n_ctx=n_ctx), as_json=as_json)
         return
     if plot_file is not None:
         from ..tools.bench.plot import check_plot
@@ -83,7 +91,7 @@ def command(
         adapters=() if adapter is None else (("adapter", adapter),),
     )
     config = with_profile(config)
-    _bench(config, runs, prompt, tokens, counts, bare=bare, compare=compare, plot_file=plot_file)
+    _bench(config, runs, prompt, tokens, counts, bare=bare, compare=compare, plot_file=plot_file, as_json=as_json)
 
 
 def _bench(
@@ -96,6 +104,7 @@ def _bench(
     bare: bool,
     compare: bool,
     plot_file: Path | None,
+    as_json: bool,
 ) -> None:
     from dataclasses import replace
 
@@ -134,10 +143,12 @@ def _bench(
     click.echo(
         f"{file.path.name}, {recipe_text(file)}; threads {one}, {many} for prompts; context {plan.n_ctx}, batch"
         f" {plan.n_batch}; weights {'repacked' if plan.repack else 'mapped'}\n"
-        f"medians of {len(result.runs)}; load average {before:.1f} before, {after:.1f} after"
+        f"medians of {len(result.runs)}; load average {before:.1f} before, {after:.1f} after",
+        err=as_json,
     )
-    click.echo(table(figures, prompt))
-    click.echo(json_line(about, result, (before, after)))
+    click.echo(table(figures, prompt), err=as_json)
+    if as_json:
+        click.echo(json_line(about, result, (before, after)))
     if plot_file is not None:
         from ..tools.bench.plot import plot
 
@@ -166,7 +177,7 @@ def _steps(task: BenchTask) -> str:
     return "; ".join(step for step in steps if step)
 
 
-def _tune(config: EngineConfig) -> None:
+def _tune(config: EngineConfig, *, as_json: bool) -> None:
     from dataclasses import asdict
 
     from ..system.profile import profile_path, save_profile
@@ -174,13 +185,46 @@ def _tune(config: EngineConfig) -> None:
     from ..tools.bench.tune import tune, units
     from .load import profile_key
 
+    warn_if_busy()
     with _progress("tuning", units()) as shown:
         tuning = in_child(tune, config, tell=shown.update)
     for name, tried in tuning.figures.items():
-        click.echo(f"{name}: " + ", ".join(f"{value} {1 / seconds:.2f} tokens/s" for value, seconds in tried.items()))
+        click.echo(
+            f"{name}: " + ", ".join(f"{value} {1 / seconds:.2f} tokens/s" for value, seconds in tried.items()),
+            err=as_json,
+        )
     save_profile(profile_path(), tuning.profile, profile_key(config.model))
     click.echo(f"saved in {profile_path()}", err=True)
-    click.echo(json.dumps({"profile": asdict(tuning.profile), "seconds_per_token": tuning.figures}))
+    if as_json:
+        click.echo(json.dumps({"profile": asdict(tuning.profile), "seconds_per_token": tuning.figures}))
+
+
+def warn_if_busy(seconds: float = 0.5) -> None:
+    """Say it where other programs compute: what is fastest beside them is not fastest alone."""
+    import psutil
+
+    used = psutil.cpu_percent(seconds)
+    if used > _BUSY:
+        click.echo(
+            f"warning: other programs use {used:.0f} % of the processors, so the result may be wrong;"
+            " close them and tune again",
+            err=True,
+        )
+
+
+def _reset() -> None:
+    """Forget the profile."""
+    from ..system.profile import profile_path
+
+    path = profile_path()
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        click.echo("nothing was saved")
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be removed: {error.strerror}") from error
+    else:
+        click.echo(f"removed {path}")
 
 
 def _counts(text: str) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ import click
 from ..errors import UsageError
 from ..tools.bundle.wheels import PYTHONS
 from ..tools.runtime.compiler import MACHINES
+from .number import OneOf
 from .progress import progress_bar
 
 
@@ -34,13 +35,13 @@ from .progress import progress_bar
 @click.option(
     "--for",
     "target",
-    type=click.Choice([f"linux-{machine}" for machine in MACHINES]),
+    type=OneOf([f"linux-{machine}" for machine in MACHINES]),
     help="What it is to run on.  [default: this machine's architecture]",
 )
 @click.option(
     "--python",
     "pythons",
-    type=click.Choice(PYTHONS),
+    type=OneOf(PYTHONS),
     multiple=True,
     help="A Python that may be there; repeatable.  [default: this one's version]",
 )

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
-from glm_edge.cli.number import WholeNumber
+from glm_edge.cli.number import WholeNumber, no_choice
 from glm_edge.system.address_space import require_addresses
 
 from ..convert.recipes import ALIASES, DEFAULT, RECIPES
@@ -34,8 +35,12 @@ class _TypeName(click.types.StringParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         name = str(value).lower()
         if name not in RECIPES and name not in ALIASES:
-            raise click.UsageError(f"--type takes one of {', '.join(RECIPES)}, not {str(value)!r}", ctx)
+            raise no_choice(str(value), list(RECIPES), param, ctx)
         return name
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        found = (recipe for recipe in RECIPES.values() if recipe.name.startswith(incomplete))
+        return [CompletionItem(recipe.name, help=recipe.about) for recipe in found]
 
 
 def type_option(about: str) -> Callable[[F], F]:

@@ -1,8 +1,9 @@
-"""Numbers as options: click's ranges, whose errors say in plain words what the option takes; and threads."""
+"""Numbers and names as options: click's types, whose errors say in plain words what the option takes; and threads."""
 
 from __future__ import annotations
 
 import math
+from difflib import get_close_matches
 from typing import Any
 
 import click
@@ -33,6 +34,26 @@ class Number(click.FloatRange):
         if math.isnan(number):
             raise _refusal("a number", self.min, self.max, value, param, ctx)
         return number
+
+
+class OneOf(click.Choice[str]):
+    """One of a few names."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return str(super().convert(value, param, ctx))
+        except click.BadParameter:
+            raise no_choice(str(value), list(self.choices), param, ctx) from None
+
+
+def no_choice(
+    value: str, choices: list[str], param: click.Parameter | None, ctx: click.Context | None
+) -> click.UsageError:
+    """The refusal of a value that is none of the names, with the nearest."""
+    name = param.opts[0] if isinstance(param, click.Option) else (param.human_readable_name if param else "this")
+    near = get_close_matches(value.lower(), choices, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return click.UsageError(f"{name} takes one of {', '.join(choices)}, not {value!r}{hint}", ctx)
 
 
 class ThreadCount(WholeNumber):

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ..tools.runtime.compiler import MACHINES
+from .number import OneOf
 from .progress import progress_bar
 
 
@@ -15,7 +16,7 @@ from .progress import progress_bar
 @click.option(
     "--for",
     "machine",
-    type=click.Choice([f"linux-{machine}" for machine in MACHINES]),
+    type=OneOf([f"linux-{machine}" for machine in MACHINES]),
     help="What it is to run on.  [default: this machine's architecture]",
 )
 @click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Folder for the wheel.  [default: here]")

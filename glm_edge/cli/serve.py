@@ -85,6 +85,7 @@ if TYPE_CHECKING:
     help="Run the engine in the server's own process: if it crashes or hangs, so does the server.  [default: in a"
     " process of its own, which is started again]",
 )
+@click.option("--open", "open_", is_flag=True, help="Open the chat page in a browser when the model is loaded.")
 @click.option("--trim-history", "trim", is_flag=True, help="Leave out the oldest rounds of what does not fit.")
 def command(
     model: Path | None,
@@ -106,6 +107,7 @@ def command(
     max_wait: float,
     grace: float,
     in_process: bool,
+    open_: bool,
     trim: bool,
 ) -> None:
     """Serve a model over HTTP, as OpenAI's chat completions.
@@ -151,7 +153,7 @@ def command(
     )
     # a file that was broken since the start must not keep the engine from starting again
     load, reload = partial(_load, engine), partial(_load, replace(engine, broken_adapters=True), quiet=True)
-    serve(load if in_process else lambda: Worker(load, reload), config)
+    serve(load if in_process else lambda: Worker(load, reload), config, _open if open_ else lambda url: None)
 
 
 def _collect_keys(given: Sequence[str], file: Path | None, cache: Path | None) -> Keys:
@@ -174,6 +176,13 @@ def _collect_keys(given: Sequence[str], file: Path | None, cache: Path | None) -
     for warning in key_file_warnings(file) if file else ():
         click.echo(f"warning: {warning}", err=True)
     return keys
+
+
+def _open(url: str) -> None:
+    import webbrowser
+
+    if not webbrowser.open(url):
+        click.echo("warning: there is no browser that can be opened", err=True)
 
 
 def _load(config: EngineConfig, *, quiet: bool = False) -> Engine:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import click
 from ..errors import InvalidFileError
 from ..system.address_space import require_addresses
 from .model import model_option
+from .progress import bar
 
 
 @click.command("tokenize")
@@ -31,10 +34,23 @@ def command(model: Path | None) -> None:
     check_model(file)
     vocabulary = Model(file.path, vocab_only=True)
     Tokenizer(vocabulary, file)  # refuses a vocabulary that gives other ids than the converter got
-    for number, line in enumerate(sys.stdin.buffer, 1):
-        if line.strip():
-            click.echo(json.dumps({"ids": vocabulary.tokenize(_text(line, number))}))
-    vocabulary.close()
+    try:
+        with bar("tokenizing", total=_size(), unit="B", unit_scale=True, delay=2) as shown:
+            for number, line in enumerate(sys.stdin.buffer, 1):
+                if line.strip():
+                    click.echo(json.dumps({"ids": vocabulary.tokenize(_text(line, number))}))
+                shown.update(len(line))
+    finally:
+        vocabulary.close()
+
+
+def _size() -> int | None:
+    """Bytes of stdin where it is a file; None where nobody knows yet."""
+    try:
+        status = os.fstat(sys.stdin.fileno())
+    except (OSError, ValueError):
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def _text(line: bytes, number: int) -> str:

@@ -69,7 +69,7 @@ def by_bench(path: Path) -> tuple[tuple[float, float], tuple[float, float]]:
         return found
 
     facts = next(finding["facts"] for finding in said("doctor", "--json")["findings"] if finding["topic"] == "model")
-    figures = said("bench", "--runs", "1", "--streams", "")["medians"]["engine"]
+    figures = said("bench", "--json", "--runs", "1", "--streams", "")["medians"]["engine"]
     return (facts["decode_rate"], facts["prefill_rate"]), (figures["decode_rate"], figures["prefill_rate"])
 
 

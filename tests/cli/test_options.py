@@ -60,6 +60,34 @@ def test_a_wrong_number_is_told_what_the_option_takes(
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "end"),
+    [
+        ("sreve", "there is no command 'sreve'; did you mean serve? (see glm-edge --help)"),
+        ("serve --prot 1", "'--port', '--slots'?) (see glm-edge serve --help)"),
+        ("convert x --type q8", "not 'q8'; did you mean q8_0? (see glm-edge convert --help)"),
+        ("bundle x --for linux-arm", "not 'linux-arm'; did you mean linux-aarch64? (see glm-edge bundle --help)"),
+        ("completion bsh", "not 'bsh'; did you mean bash? (see glm-edge completion --help)"),
+    ],
+)
+def test_what_is_nearly_right_is_told_the_right_word(capsys: pytest.CaptureFixture[str], words: str, end: str) -> None:
+    code, message = refused(capsys, *words.split())
+    assert code == 2
+    assert message.endswith(end)
+
+
+FILES = ["verify", "convert", "warm --prompts", "perplexity", "chat --model", "serve --api-key-file", "use", "rm"]
+
+
+@pytest.mark.parametrize("verb", FILES)
+def test_a_file_that_is_not_there_is_exit_6_for_every_verb(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, verb: str
+) -> None:
+    code, message = refused(capsys, *verb.split(), tmp_path / "none.gguf")
+    assert code == 6
+    assert message.startswith(f"{tmp_path / 'none.gguf'}: ")
+
+
 @pytest.mark.parametrize("verb", ["convert", "pull"])
 def test_a_wrong_type_is_told_the_names_and_each_once(capsys: pytest.CaptureFixture[str], verb: str) -> None:
     code, message = refused(capsys, verb, "--type", "q9", "x")

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from glm_edge.cli.bench import warn_if_busy
 from glm_edge.engine.engine import LlamaEngine
 from glm_edge.errors import EngineError, OutOfMemoryError
 from glm_edge.system.device import Processors
@@ -32,13 +33,13 @@ def bench(*options: str | Path, config: Path) -> subprocess.CompletedProcess[str
     return subprocess.run(command, capture_output=True, text=True, env=env, check=False)
 
 
-def test_bench_prints_a_table_and_one_json_line(tiny_q4_0: Path, tmp_path: Path) -> None:
+def test_with_json_bench_prints_one_line_and_the_table_elsewhere(tiny_q4_0: Path, tmp_path: Path) -> None:
     options = ("--runs", "1", "--prompt", "160", "--tokens", "8", "--streams", "1,2", "--threads", "1", "--ctx", "512")
-    done = bench("--model", tiny_q4_0, *options, "--bare", "--compare", config=tmp_path)
+    done = bench("--model", tiny_q4_0, *options, "--bare", "--compare", "--json", config=tmp_path)
     assert done.returncode == 0, done.stderr
-    *rows, last = done.stdout.splitlines()
-    assert any(row.startswith("decode, tokens/s") for row in rows)
-    line = json.loads(last)
+    assert any(row.startswith("decode, tokens/s") for row in done.stderr.splitlines())
+    (only,) = done.stdout.splitlines()
+    line = json.loads(only)
     assert line["threads"] == [1, 1]
     assert line["file_bytes"] == tiny_q4_0.stat().st_size
     assert line["recipe"]["q4_0"] > 0
@@ -111,15 +112,26 @@ def test_plot_is_drawn_or_says_what_to_install(tiny_q4_0: Path, tmp_path: Path) 
 def test_tuning_is_kept_and_used(tiny_q4_0: Path, tmp_path: Path) -> None:
     if sys.platform != "linux":
         pytest.skip("the folder of settings can be moved by the environment on Linux only")
-    done = bench("--model", tiny_q4_0, "--ctx", "256", "--tune", config=tmp_path)
+    done = bench("--model", tiny_q4_0, "--ctx", "256", "--tune", "--json", config=tmp_path)
     assert done.returncode == 0, done.stderr
-    profile = json.loads(done.stdout.splitlines()[-1])["profile"]
+    profile = json.loads(done.stdout)["profile"]
     assert json.loads((tmp_path / "glm-edge" / "profile.json").read_text())["profile"] == profile
-    used = bench(
-        "--model", tiny_q4_0, "--runs", "1", "--prompt", "32", "--tokens", "8", "--streams", "", config=tmp_path
-    )
-    config = json.loads(used.stdout.splitlines()[-1])["config"]
-    assert {name: config[name] for name in profile} == profile
+    options = ("--runs", "1", "--prompt", "32", "--tokens", "8", "--streams", "")
+    used = bench("--model", tiny_q4_0, *options, config=tmp_path)  # without --json none is printed
+    assert f"threads {profile['n_threads']}, {profile['n_threads_batch']} for prompts" in used.stdout
+    assert f"batch {profile['n_batch']};" in used.stdout
+    assert not any(row.startswith("{") for row in used.stdout.splitlines())
+    assert bench("--reset", config=tmp_path).stdout == f"removed {tmp_path / 'glm-edge' / 'profile.json'}\n"
+    assert bench("--reset", config=tmp_path).stdout == "nothing was saved\n"
+
+
+@pytest.mark.parametrize("used", [0.0, 60.0])
+def test_tuning_warns_on_a_busy_machine(
+    used: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(psutil, "cpu_percent", lambda interval: used)
+    warn_if_busy()
+    assert capsys.readouterr().err.startswith("warning: other programs use 60 % of the processors") == (used > 0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="sees in /proc what a process has loaded")
