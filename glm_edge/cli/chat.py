@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
 
-from ..errors import InvalidFileError, RequestError, UsageError
+from ..errors import InvalidFileError, UsageError
 from ..system.address_space import require_addresses
-from ..types import LEAST_CTX, Chunk, Engine, EngineConfig, Message, Request, SamplingParams, Stats
+from ..types import LEAST_CTX, EngineConfig, SamplingParams
 from .model import model_option
 from .number import Number, ThreadCount, WholeNumber
 
 ADAPTER = "adapter"  # its name in the engine, where one is given
-_HELP = "/new starts a new conversation, /exit or Ctrl-D leaves; Ctrl-C stops an answer."
+_SETTINGS = ("temperature", "top-p", "top-k", "min-p", "repetition-penalty", "seed", "max-tokens")  # what /set takes
 
 
 @click.command("chat")
@@ -40,7 +40,9 @@ _HELP = "/new starts a new conversation, /exit or Ctrl-D leaves; Ctrl-C stops an
 @click.option(
     "--cache/--no-cache", default=True, show_default=True, help="Keep computed prompts on disk, for restarts."
 )
+@click.pass_context
 def command(
+    context: click.Context,
     model: Path | None,
     prompt: str | None,
     system: str | None,
@@ -60,12 +62,17 @@ def command(
 
     Answers go to stdout, everything else to stderr. Without a terminal on stdin, all of stdin is one prompt, or the
     text before that of --prompt: cat FILE | glm-edge chat --prompt 'Summarize this.' In a script whose stdin is
-    something else, add </dev/null.
+    something else, add </dev/null. Questions are kept for the next session, not those after a space, none with
+    --no-cache.
     """
     require_addresses()
     from .load import load_engine
     from .model import cache_folder, resolve_model
     from .progress import is_terminal
+    from .terminal.conversation import Conversation
+    from .terminal.history import history_path
+    from .terminal.input_line import input_line
+    from .terminal.talk import Talk, answer
 
     path = resolve_model(model)
     if prompt == "-" or not is_terminal(sys.stdin):
@@ -78,93 +85,26 @@ def command(
     engine = load_engine(config)
     try:
         sampling = SamplingParams(temperature, top_p, seed, top_k, min_p, repetition_penalty=repetition_penalty)
-        talk = Conversation(engine, system, sampling, max_tokens)
+        conversation = Conversation(engine, system, sampling, max_tokens)
         if prompt is not None:
-            talk.ask(prompt)
-            if talk.interrupted:
+            answer(conversation, prompt, quiet=True)
+            if conversation.interrupted:
                 raise KeyboardInterrupt
         else:
-            _converse(talk)
+            talk = Talk(conversation, settings(context.command))
+            talk.run(input_line(talk.complete, history_path() if cache else None))
     finally:
         engine.close()
 
 
-class Conversation:
-    """A conversation in the terminal: its messages so far; asks the engine and prints the answers."""
-
-    def __init__(self, engine: Engine, system: str | None, sampling: SamplingParams, max_tokens: int | None) -> None:
-        self._engine = engine
-        self._sampling = sampling
-        self._max_tokens = max_tokens
-        self._system = (Message("system", system),) if system else ()
-        self._messages: tuple[Message, ...] = ()
-        self.interrupted = False  # whether Ctrl-C ended the last answer
-
-    def new(self) -> None:
-        self._messages = ()
-
-    def ask(self, question: str) -> Stats | None:
-        """Print the answer to a question as it comes. Ctrl-C ends it; the printed part stays in the messages."""
-        messages = (*self._messages, Message("user", question))
-        self.interrupted = False
-        adapter = next(iter(self._engine.info.adapters), None)
-        request = Request(self._system + messages, self._sampling, self._max_tokens, trim=True, adapter=adapter)
-        generation = self._engine.submit(request)
-        text = ""
-        last: Chunk | None = None
-        while True:
-            try:
-                # a timeout, because a wait without one cannot be interrupted on Windows
-                last = chunk = generation.get(timeout=0.2)
-                if chunk is None:
-                    break
-                text += chunk.text
-                click.echo(chunk.text, nl=False)
-                if chunk.finish_reason is not None:
-                    break
-            except TimeoutError:
-                continue
-            except KeyboardInterrupt:
-                self.interrupted = True
-                generation.cancel()
-        click.echo()
-        self._messages = (*messages, Message("assistant", text))
-        return last.stats if last else None
+def settings(command: click.Command) -> dict[str, tuple[str, Callable[[str], object]]]:
+    """What /set takes: the same options, with the same limits."""
+    options = {param.opts[0].removeprefix("--"): param for param in command.params}
+    return {name: (str(options[name].name), partial(_value, options[name])) for name in _SETTINGS}
 
 
-def _converse(talk: Conversation) -> None:
-    """Questions from the terminal until its end."""
-    if importlib.util.find_spec("readline"):
-        importlib.import_module("readline")  # gives input() line editing and history
-    click.echo(_HELP, err=True)
-    while True:
-        try:
-            question = input("\n问> ").strip()
-        except EOFError:
-            click.echo(err=True)
-            return
-        except KeyboardInterrupt:  # drops a half-typed line; the program goes on
-            click.echo(err=True)
-            continue
-        if question in {"/exit", "/quit"}:
-            return
-        if question == "/new":
-            talk.new()
-        elif question.startswith("/"):
-            click.echo(_HELP, err=True)
-        elif question:
-            try:
-                stats = talk.ask(question)
-            except RequestError as error:
-                click.echo(f"error: {error}", err=True)
-                continue
-            except KeyboardInterrupt:  # before its first token, or a second one
-                click.echo(err=True)
-                continue
-            if stats is not None:
-                click.secho(_figures(stats), err=True, dim=True)
-            if stats is not None and stats.trimmed_rounds:
-                click.echo(f"(the oldest {stats.trimmed_rounds} rounds no longer fit and were left out)", err=True)
+def _value(option: click.Parameter, text: str) -> object:
+    return option.type.convert(text, option, None)
 
 
 def _read_stdin() -> str:
@@ -172,11 +112,3 @@ def _read_stdin() -> str:
         return sys.stdin.buffer.read().decode() if sys.stdin is not None else ""
     except UnicodeDecodeError as error:
         raise InvalidFileError(f"stdin: is not UTF-8 at byte {error.start}") from None
-
-
-def _figures(stats: Stats) -> str:
-    """One line about an answer's cost."""
-    return (
-        f"{stats.prompt_tokens} prompt tokens in {stats.prefill_s:.1f} s, "
-        f"{stats.completion_tokens} new ones at {stats.decode_rate:.1f} tokens/s"
-    )

@@ -61,7 +61,7 @@ def banner(n_params: int) -> str:
     """The line that tells the user that the demo model answers."""
     return (
         f"demo model, {n_params / 1e6:.0f} million weights, knows a few dozen things;"
-        " for ChatGLM2-6B: glm-edge pull THUDM/chatglm2-6b, then --model FILE"
+        " for ChatGLM2-6B: glm-edge pull THUDM/chatglm2-6b"
     )
 
 

@@ -48,6 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tools.runtime": {"system", "model"},
     "tools.bundle": {"system", "model", "engine.prefix_cache", "tools.runtime", "tools.service"},
     "tools.bundle.install": {"system"},
+    "cli.terminal": {"system"},
     "cli": {"*"},
 }
 DOORS = {"convert/__main__.py", "__main__.py"}  # these start the command line and do nothing else

@@ -1,0 +1,1 @@
+"""The conversation in a terminal: its messages, its commands, its input line and how answers look."""
