@@ -45,6 +45,7 @@ ALLOWED = {
     ("worker/child.py", "os.fdopen"): (2, HANDLE),
     ("worker/child.py", "os.open"): (1, "the null device"),
     ("cli/run.py", "os.open"): (1, "the null device"),
+    ("cli/serve.py", "webbrowser.open"): (1, "a page's address"),
     ("cli/demo.py", "path.read_bytes"): (1, "a file of the package"),
     ("api/page/page.py", "path.read_bytes"): (1, "a file of the package"),
     ("engine/prefix_cache/store.py", "opened.open"): (1, "Folder.open"),
