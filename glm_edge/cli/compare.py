@@ -13,7 +13,7 @@ import click
 
 from ..system.address_space import require_addresses
 from .number import ThreadCount, WholeNumber
-from .perplexity import read_text
+from .perplexity import text_of
 from .progress import progress_bar
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def command(a: Path, b: Path, file: Path, n_ctx: int, threads: int | None, as_js
     from .load import interruptible
     from .model import resolve_model
 
-    text = read_text(file)
+    text = text_of(file)
     files = [read_gguf(resolve_model(path)) for path in (a, b)]
     for head in files:
         check_model(head)

@@ -45,7 +45,7 @@ def command(file: Path, model: Path | None, n_ctx: int, threads: int | None) -> 
     from .load import interruptible
     from .model import resolve_model
 
-    text = read_text(file)
+    text = text_of(file)
     path = resolve_model(model)
     header = read_gguf(path)
     check_model(header)
@@ -82,7 +82,7 @@ def _measure(model: Model, text: str, prefix: tuple[int, ...], n_ctx: int, threa
         return perplexity(model, context, text, prefix, n_ctx, progress)
 
 
-def read_text(file: Path) -> str:
+def text_of(file: Path) -> str:
     """A text in UTF-8. Raises InvalidFileError for a model in its place, or another encoding."""
     content = read_file(file, _FILE_BYTES)
     if content.startswith(b"GGUF"):
