@@ -164,7 +164,7 @@ class EngineConfig:
     n_batch: int | None = None  # tokens of one batch at most; also the size of the compute buffers
     load_mode: LoadMode | None = None  # "mmap" does not repack weights, the others do
     slots: int = 1  # answers computed at the same time
-    queue: int = 16  # answers that may wait for a slot
+    queue: int = 252  # answers that may wait for a slot
     kv_type: Literal["f16", "f32"] = "f16"
     flash_attention: bool | None = None  # None: off, which rounds as the official code does
     prompt_lookup: bool = True  # draft tokens from the prompt where that is measured to be faster

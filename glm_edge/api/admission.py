@@ -18,6 +18,8 @@ from .config import ServeConfig
 
 State = Literal["loading", "ok", "failed", "shutting_down"]
 
+_REFUSALS_PER_SECOND = 10.0  # that are told at once
+
 SPARE_REQUESTS = 8  # above the capacity: the engine refuses these itself, and says when to come again
 _DECAY = 0.9  # weight of the running mean when another request ends
 _RETRY_S = 5.0  # until another try, while nothing is known
@@ -37,6 +39,36 @@ class Lease:
         self._release(self)
 
 
+class RefusalPace:
+    """When refusals are told: some at once, the others later, so that clients that come again and again, whatever
+    Retry-After says, leave the processor to the answers.
+
+    Args:
+        at_once: refusals that are told at once after a quiet time; 10 more are each second.
+        held_s: how long the others are held back. A client that waits for its answer does not ask again.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, at_once: int = 40, held_s: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._at_once = at_once
+        self._held_s = held_s
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._left = float(at_once)
+        self._since = clock()
+
+    def delay(self) -> float:
+        """Seconds that the next refusal is to be held back."""
+        with self._lock:
+            now = self._clock()
+            self._left = min(self._at_once, self._left + _REFUSALS_PER_SECOND * (now - self._since))
+            self._since = now
+            if self._left < 1:
+                return self._held_s
+            self._left -= 1
+            return 0.0
+
+
 class Admission:
     """The server's state and the leases on its capacity.
 
@@ -47,6 +79,7 @@ class Admission:
         capacity, per_key, max_wait_s: see ServeConfig. Each request holds a thread of the server, and some threads must
             stay free.
         ping_s: longest silence in a stream, in seconds. Proxies and clients give up on a connection after 15 to 60.
+        refusals: when requests that are too many are told so.
         clock: seconds, monotonic.
     """
 
@@ -58,10 +91,12 @@ class Admission:
         per_key: int | None = None,
         max_wait_s: float = ServeConfig.max_wait,
         ping_s: float = 10.0,
+        refusals: RefusalPace | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.max_wait_s = max_wait_s
         self.ping_s = ping_s
+        self.refusals = refusals or RefusalPace()
         self._engine = engine
         self._capacity = capacity
         self._per_key = per_key

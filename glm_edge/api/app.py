@@ -19,7 +19,7 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
 
 from .. import __version__
-from ..errors import RequestError
+from ..errors import OverloadedError, RateLimitError, RequestError
 from ..types import Engine, Request
 from . import metrics
 from .access.policy import OPEN_PATHS, PAGE_FILES, AccessPolicy
@@ -35,6 +35,7 @@ from .contract.completions import parse_completion, parse_tokenize, tokenized_js
 from .contract.errors import error_response
 from .contract.fields import CompletionCall
 from .contract.served_model import adapter_named, fingerprint, model_list, model_object
+from .http.channel import HOLD_BACK
 from .log import what_failed
 from .page import page
 from .stream import ClientGoneError, ResponseStream, check_wanted
@@ -147,6 +148,8 @@ class _Api:
         if isinstance(error, HTTPException):
             error = _of_http(error)
         failed = error_response(error, g.request_id)
+        if isinstance(error, OverloadedError | RateLimitError) and HOLD_BACK in request.environ:
+            request.environ[HOLD_BACK](self._admission.refusals.delay())
         if failed.status == 500:
             _log.error("%s %s", g.request_id, what_failed(error))
         return _json(failed.status, failed.body, failed.headers + headers)

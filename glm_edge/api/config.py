@@ -27,7 +27,7 @@ class ServeConfig:
         share_prefixes: whether a key's request may use what was computed for another key.
         capacity: requests at once, those in the engine's queue included.
         per_key: answers at once that one key may have; None is half of the capacity where there are other keys.
-        max_wait: longest wait in the queue, in seconds; OpenAI's clients give up after so long.
+        max_wait: longest wait in the queue, in seconds: OpenAI's clients give up after 600, the answer included.
         reload: whether SIGHUP reads the adapters' files again.
     """
 
@@ -40,8 +40,8 @@ class ServeConfig:
     grace: float = 30
     trim: bool = False
     share_prefixes: bool = False
-    capacity: int = 24
+    capacity: int = 256
     per_key: int | None = None
-    max_wait: float = 600
+    max_wait: float = 540
     reload: bool = False
     limits: Limits = field(default_factory=Limits)

@@ -44,6 +44,9 @@ class _Sums(NamedTuple):
         return _Sums(*(_FADE * figure for figure in self))
 
 
+_Queue = dict[Sequence, tuple[int, float | None]]
+
+
 class EtaEstimator:
     """The estimator of one engine: what past answers took, and so what present ones will take.
 
@@ -54,6 +57,7 @@ class EtaEstimator:
     def __init__(self, slots: int) -> None:
         self._slots = slots
         self._past = _Sums()
+        self._told: tuple[object, _Queue] = (None, {})  # what the places were estimated from; replaced as a whole
 
     def ended(self, stats: Stats) -> None:
         """Learn from an answer that came to its own end. Called from one thread."""
@@ -66,11 +70,8 @@ class EtaEstimator:
         if sequence.started:
             speed = sums.prefill_s / sums.computed if sums.computed else 0.0
             return Progress(done=min(total, sequence.read(speed)), total=total)
-        before = (
-            [other for other in others[: others.index(sequence)] if not other.started] if sequence in others else []
-        )
-        running = [other for other in others if other.started]
-        return Progress(len(before) + 1, self._wait(running, before, sums), 0, total)
+        place = self._places(others, sums).get(sequence, (1, None))
+        return Progress(*place, 0, total)
 
     def next_ends(self, others: Seq[Sequence], n: int = 1) -> float | None:
         """Seconds until `n` of the running answers have ended, or all of them; None while nothing is measured."""
@@ -82,18 +83,27 @@ class EtaEstimator:
         """The sums of the past and of the answers that have not ended."""
         sums = self._past
         for other in others:
-            sums = sums.plus(other.so_far(), ended=False)
+            if other.started:
+                sums = sums.plus(other.so_far(), ended=False)
         return sums
 
-    def _wait(self, running: list[Sequence], before: list[Sequence], sums: _Sums) -> float | None:
-        """Seconds until a slot is free and those in front have taken theirs."""
-        if not sums.intervals:
-            return None
+    def _places(self, others: Seq[Sequence], sums: _Sums) -> _Queue:
+        """Of each waiting answer: its position, and the seconds until a slot is free and those in front have theirs.
+
+        Estimated for all at once, and again when a token was written: hundreds may wait and ask.
+        """
+        running = [other for other in others if other.started]
+        facts = (list(others), [len(other.tokens) for other in running], self._past)
+        if self._told[0] == facts:
+            return self._told[1]
         free = [0.0] * (self._slots - len(running)) + [_left(sequence, sums) for sequence in running]
         heapq.heapify(free)
-        for sequence in before:
+        places: _Queue = {}
+        for position, sequence in enumerate((other for other in others if not other.started), 1):
+            places[sequence] = (position, free[0] if sums.intervals else None)
             heapq.heapreplace(free, free[0] + _left(sequence, sums))
-        return free[0]
+        self._told = (facts, places)
+        return places
 
 
 def _left(sequence: Sequence, sums: _Sums) -> float:

@@ -15,7 +15,7 @@ from ..errors import OutOfMemoryError
 # measured: numpy, OpenBLAS and llama.cpp map 125 MB with one processor and 42 MB more with each other one, for which
 # OpenBLAS starts a thread; the rest is for what is done with them
 _LIBRARIES, _PROCESSOR = 220_000_000, 42_000_000
-_STACK = 8 << 20  # of a thread
+_STACK = 1 << 20  # of a thread of the server
 
 
 def require_addresses(threads: int = 0) -> None:

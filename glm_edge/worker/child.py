@@ -25,6 +25,7 @@ from .messages import Beat, Call, Cancel, Close, Failed, Item, Pipes, Reply
 
 BEAT_S = 0.5
 _NEWS_S = 0.1  # between beats while requests wait for their first text
+_NEWS_EACH_S = 0.002  # longer for each of them: to tell hundreds takes milliseconds, in which no token is written
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -156,7 +157,7 @@ class _Child:
     def _beat(self) -> None:
         pause = threading.Event()
         failed = False
-        while not pause.wait(_NEWS_S if self._waiting else BEAT_S):
+        while not pause.wait(min(BEAT_S, _NEWS_S + _NEWS_EACH_S * len(self._waiting)) if self._waiting else BEAT_S):
             waiting = [(id, one.started, one.progress) for id, one in list(self._waiting.items())]
             engine = self._engine
             self._pipes.send(Beat(0 if engine is None else engine.steps, tuple(waiting)))

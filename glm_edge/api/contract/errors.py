@@ -30,6 +30,7 @@ _STATUS = {
     "headers_too_large": 431,
     "not_implemented": 501,
 }
+_LONGEST_RETRY = 60  # seconds; OpenAI's clients ignore more, and come again at once
 _RETRY_CLOSED = 5  # seconds until a restarted server is worth another try
 
 
@@ -77,7 +78,7 @@ def _unavailable(message: str, code: str, retry_after: float) -> ErrorResponse:
 
 
 def _retry_after(seconds: float) -> tuple[tuple[str, str], ...]:
-    return (("Retry-After", str(max(1, math.ceil(seconds)))),)
+    return (("Retry-After", str(min(_LONGEST_RETRY, max(1, math.ceil(seconds))))),)
 
 
 def _body(message: str, kind: str, param: str | None = None, code: str | None = None) -> ErrorBody:

@@ -27,17 +27,21 @@ from .parser import StrictParser
 
 _log = logging.getLogger("glm_edge.http")
 
+HOLD_BACK = "glm_edge.hold_back"  # in the environ: call it with seconds, and the answer is sent so much later
+
 _FAIR_S = 1.0  # until then, a client that owes a request is merely new
 
 
 class ExactPathTask(WSGITask):
     """The answer of the app. The app sees the path as it was sent; waitress alone would drop its leading slashes."""
 
+    channel: Any
     request: Any
 
     def get_environment(self) -> Any:
         environ = super().get_environment()
         environ["PATH_INFO"] = self.request.path
+        environ[HOLD_BACK] = self.channel.hold_back
         return environ
 
 
@@ -102,6 +106,7 @@ class Channel(HTTPChannel):
         self._expired = self._since  # when `expire` was called last
         self._ahead = 0  # bytes read since the running request
         self._linger_until: float | None = None
+        self._held_until = 0.0
         super().__init__(server, sock, addr, adj, map)
         self.parser_class = partial(StrictParser, server.policy)
 
@@ -113,7 +118,7 @@ class Channel(HTTPChannel):
             self._counted, self._delivery = self._answers, 0.0
         if self._linger_until is not None:
             self.will_close = self.will_close or now > self._linger_until
-        elif self.total_outbufs_len:
+        elif self.total_outbufs_len and not self._held():
             self._delivery += now - self._expired
             if self._stuck is None or self._sent >= self._stuck:
                 self._stuck = now
@@ -155,6 +160,19 @@ class Channel(HTTPChannel):
         """Answer the next request, in a thread of the server."""
         self._answers += 1
         super().service()
+
+    def hold_back(self, seconds: float) -> None:
+        """Send nothing for some seconds, about. No thread waits meanwhile, and nothing more is read."""
+        self._held_until = time.monotonic() + seconds
+
+    def _held(self) -> bool:
+        return time.monotonic() < self._held_until
+
+    def writable(self) -> bool:
+        return not self._held() and bool(super().writable())
+
+    def _flush_some(self, do_close: bool = True) -> bool:
+        return not self._held() and bool(super()._flush_some(do_close))  # type: ignore[misc]
 
     def send(self, data: bytes, do_close: bool = True) -> int:
         sent = super().send(data, do_close)
