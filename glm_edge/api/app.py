@@ -27,6 +27,7 @@ from .admission import Admission
 from .contract import openapi, strict_json
 from .contract.answers.chat import ChatSerializer
 from .contract.answers.figures import server_timing
+from .contract.answers.response import ResponseSerializer
 from .contract.answers.serializer import ResponseHead, Serializer
 from .contract.answers.text import TextSerializer
 from .contract.chat import parse_chat
@@ -34,6 +35,7 @@ from .contract.chatglm import chatglm_response, parse_chatglm
 from .contract.completions import parse_completion, parse_tokenize, tokenized_json
 from .contract.errors import error_response
 from .contract.fields import CompletionCall
+from .contract.response_request import parse_response
 from .contract.served_model import adapter_named, fingerprint, model_list, model_object
 from .http.channel import HOLD_BACK
 from .log import what_failed
@@ -41,6 +43,8 @@ from .page import page
 from .stream import ClientGoneError, ResponseStream, check_wanted
 
 _log = logging.getLogger("glm_edge.http")
+_EVENTS = "text/event-stream; charset=utf-8"
+_STREAM_HEADERS = {"Content-Type": _EVENTS, "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 def create_app(
@@ -70,6 +74,7 @@ def create_app(
     for path, view, method in (
         ("/v1/chat/completions", api.chat, "POST"),
         ("/v1/completions", api.complete_text, "POST"),
+        ("/v1/responses", api.respond, "POST"),
         ("/v1/tokenize", api.tokenize, "POST"),
         ("/", api.chatglm, "POST"),
         ("/", api.page, "GET"),
@@ -142,16 +147,15 @@ class _Api:
     def on_error(self, error: Exception) -> Response:
         if isinstance(error, ClientGoneError):
             return Response(status=499)  # for the log; the client has left
-        headers: tuple[tuple[str, str], ...] = ()
-        if isinstance(error, MethodNotAllowed):
-            headers = (("Allow", ", ".join(sorted(error.valid_methods or ()))),)
+        allowed = sorted(error.valid_methods or ()) if isinstance(error, MethodNotAllowed) else []
         if isinstance(error, HTTPException):
             error = _of_http(error)
         failed = error_response(error, g.request_id)
-        if isinstance(error, OverloadedError | RateLimitError) and HOLD_BACK in request.environ:
-            request.environ[HOLD_BACK](self._admission.refusals.delay())
+        if isinstance(error, OverloadedError | RateLimitError) and (hold_back := request.environ.get(HOLD_BACK)):
+            hold_back(self._admission.refusals.delay())
         if failed.status == 500:
             _log.error("%s %s", g.request_id, what_failed(error))
+        headers = (("Allow", ", ".join(allowed)),) if allowed else ()
         return _json(failed.status, failed.body, failed.headers + headers)
 
     # Routes
@@ -163,12 +167,16 @@ class _Api:
         """A prompt to go on with, without a conversation."""
         return self._complete(parse_completion(_body()), "cmpl-", TextSerializer)
 
+    def respond(self) -> Response:
+        """OpenAI's newer contract, without stored state."""
+        call, settings = parse_response(_body(), trim=self._trim)
+        return self._complete(call, "resp_", lambda head: ResponseSerializer(head, settings))
+
     def chatglm(self) -> Response:
         """The contract of ChatGLM2's own demo server."""
         call = parse_chatglm(_body())
         with ExitStack() as stack:
-            stream = self._submit(replace(call.request, trim=self._trim), stack)
-            text = stream.whole()[0].text
+            text = (stream := self._submit(replace(call.request, trim=self._trim), stack)).whole()[0].text
             body = chatglm_response(call, text, time.time(), stream.total.trimmed_rounds)
             return _json(200, body, _timing(stream))
 
@@ -185,26 +193,15 @@ class _Api:
         """The answers to a checked request, at once or as a stream."""
         engine = self._admission.engine
         adapter = adapter_named(call.model, engine.info, self._aliases)
-        head = ResponseHead(
-            f"{prefix}{uuid.uuid4().hex}",
-            int(time.time()),
-            adapter or engine.info.id,
-            call.include_usage,
-            call.request.sampling.logprobs,
-            call.request.trim,
-            fingerprint(engine.info, __version__),
-            max(1, len(call.request.prompts)),
-            call.tools,
-        )
-        serializer = write(head)
+        name, mark = adapter or engine.info.id, fingerprint(engine.info, __version__)
+        id, now = prefix + uuid.uuid4().hex, int(time.time())
+        serializer = write(ResponseHead.of(call, id, now, name, mark))
         with ExitStack() as stack:
             stream = self._submit(replace(call.request, adapter=adapter), stack)
             if not call.stream:
                 return _json(200, serializer.completion(stream.whole()), _timing(stream))
             stream.begin()
-            response = Response(stream.events(serializer), content_type="text/event-stream; charset=utf-8")
-            response.headers["Cache-Control"] = "no-cache"
-            response.headers["X-Accel-Buffering"] = "no"
+            response = Response(stream.events(serializer), headers=_STREAM_HEADERS)
             response.call_on_close(stack.pop_all().close)
             return response
 
@@ -215,9 +212,7 @@ class _Api:
         stack.callback(lease.release)
         generation = engine.submit(replace(asked, prefix_scope=self._policy.prefix_scope(g.key)))
         lease.accepted = True
-        stream = ResponseStream(
-            generation, asked.answers, self._admission, g.client_gone, g.request_id, max(1, len(asked.prompts))
-        )
+        stream = ResponseStream(generation, asked, self._admission, g.client_gone, g.request_id)
         g.stream = stream
         stack.callback(stream.close)
         self._metrics.begin(stream)
@@ -245,12 +240,10 @@ class _Api:
 
     def health(self) -> Response:
         """Whether the engine works. A chat may be refused all the same while all capacity is taken."""
-        state = self._admission.state
-        return _json(200 if state == "ok" else 503, {"status": state})
+        return _json(200 if (state := self._admission.state) == "ok" else 503, {"status": state})
 
     def livez(self) -> Response:
-        """Whether the process is alive, whatever the model does."""
-        return _json(200, {"status": "ok"})
+        return _json(200, {"status": "ok"})  # whatever the model does
 
 
 def _path() -> str:

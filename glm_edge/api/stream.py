@@ -12,9 +12,9 @@ from collections.abc import Callable, Generator, Iterator
 
 from ..errors import EngineClosedError, EngineError, OverloadedError
 from ..generation import Generation
-from ..types import Chunk, FinishReason, Stats, TokenLogprob
+from ..types import Chunk, FinishReason, Request, Stats, TokenLogprob
 from .admission import Admission
-from .contract.answers.events import DONE, PING, comment, event
+from .contract.answers.events import PING, comment, event
 from .contract.answers.figures import total
 from .contract.answers.serializer import FinishedAnswer, Serializer
 from .contract.errors import error_response
@@ -37,29 +37,27 @@ def check_wanted(admission: Admission, client_gone: Callable[[], bool]) -> None:
 
 
 class ResponseStream:
-    """The way of one request's `n` answers from the engine to the client.
+    """The way of one request's answers from the engine to the client.
 
     Args:
         client_gone: whether the client has closed the connection.
         request_id: for the error a stream may end with.
-        prompts: of the request, each with as many of the answers.
     """
 
     def __init__(
         self,
         generation: Generation[Chunk],
-        n: int,
+        request: Request,
         admission: Admission,
         client_gone: Callable[[], bool],
         request_id: str,
-        prompts: int = 1,
     ) -> None:
         self._generation = generation
         self._admission = admission
         self._client_gone = client_gone
         self._request_id = request_id
-        self._n = n
-        self._prompts = prompts
+        self._n = request.answers
+        self._prompts = max(1, len(request.prompts))
         self._submitted = time.monotonic()
         self._first: Chunk | None = None  # read ahead by `begin`
         self._ended: dict[int, Stats] = {}  # by the index of the answer
@@ -88,7 +86,7 @@ class ResponseStream:
             self._first = self._next(min(POLL_S, left))
 
     def events(self, serializer: Serializer) -> Iterator[bytes]:
-        """The stream, from the first event to [DONE]. Call after `begin`.
+        """The stream, from the first event to the mark of its end. Call after `begin`.
 
         Raises ConnectionAbortedError after an error event: the response must not look complete.
         """
@@ -103,7 +101,8 @@ class ResponseStream:
             self.error = error
             yield event(error_response(error, self._request_id).body)
             raise ConnectionAbortedError("the stream ended with an error") from None
-        yield DONE
+        if serializer.done:
+            yield serializer.done
 
     def _chunks(self, serializer: Serializer) -> Iterator[bytes]:
         chunk, self._first = self._first, None

@@ -15,16 +15,18 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
-from . import responses
+from . import response_objects, responses
 from .chat import ChatRequest
 from .chatglm import ChatGLMRequest
 from .completions import CompletionRequest, TokenizeRequest
+from .response_request import ResponseRequest
 
 Schema = dict[str, Any]
 
 _BODIES = (
     ChatRequest,
     CompletionRequest,
+    ResponseRequest,
     TokenizeRequest,
     ChatGLMRequest,
     responses.ErrorBody,
@@ -32,6 +34,8 @@ _BODIES = (
     responses.ChatCompletionChunk,
     responses.Completion,
     responses.CompletionChunk,
+    response_objects.ModelResponse,
+    response_objects.ResponseEvent,
     responses.TokenIds,
     responses.ChatGLMResponse,
     responses.ModelObject,
@@ -98,8 +102,8 @@ def _get(summary: str, content: Schema, *statuses: str, **more: Any) -> Schema:
     return {"get": _operation(summary, content, *statuses, **more)}
 
 
-def _or_stream(whole: type, chunk: type) -> Schema:
-    events = f"Events with a {chunk.__name__} as data, then one with [DONE]; lines that begin with ':' are comments."
+def _or_stream(whole: type, chunk: type, end: str = "[DONE]") -> Schema:
+    events = f"Events with a {chunk.__name__} as data, the last with {end}; lines that begin with ':' are comments."
     return {**_json(whole), "text/event-stream": {"schema": {"description": events}}}
 
 
@@ -119,9 +123,11 @@ def _paths() -> Schema:
     }
     chat = _or_stream(responses.ChatCompletion, responses.ChatCompletionChunk)
     text = _or_stream(responses.Completion, responses.CompletionChunk)
+    response = _or_stream(response_objects.ModelResponse, response_objects.ResponseEvent, end="response.completed")
     return {
         "/v1/chat/completions": _post("Go on with a conversation.", ChatRequest, chat),
         "/v1/completions": _post("Go on with a text.", CompletionRequest, text),
+        "/v1/responses": _post("Answer a text or a conversation.", ResponseRequest, response),
         "/v1/tokenize": _post("The ids of a text.", TokenizeRequest, _json(responses.TokenIds)),
         "/": {
             **_post("ChatGLM2's own contract.", ChatGLMRequest, _json(responses.ChatGLMResponse)),

@@ -21,12 +21,16 @@ from support.engines.fake_engine import FakeEngine, Step
 
 KEY = {"API-KEY": "key"}
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+TOOL = {"type": "function", "name": "f", "parameters": {"type": "object"}}
+CHAT_TOOL = {"type": "function", "function": {"name": "f"}}
+CALLING = [{"role": "user", "content": "call"}]
 MESSAGES = [{"role": "user", "content": "你好"}]
 
 
 def script(request: Request) -> list[Step]:
     text = request.prompts[0] if request.prompts else request.messages[-1].content
-    return [EngineError("broken")] if text == "fail" else ["你", "好"]
+    said: dict[object, list[Step]] = {"fail": [EngineError("broken")], "call": ['{"name": "f", "argu', 'ments": {}}']}
+    return said.get(text, ["你", "好"])
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +89,10 @@ ANSWERS: dict[str, tuple[str, str, Any, int]] = {
     "text": ("POST", TEXT, {"prompt": "x"}, 200),
     "text-logprobs": ("POST", TEXT, {"prompt": "x", "n": 2, "logprobs": 3}, 200),
     "text-400": ("POST", TEXT, {}, 400),
+    "response": ("POST", "/v1/responses", {"input": "x", "tools": [TOOL], "metadata": {"a": "b"}}, 200),
+    "response-400": ("POST", "/v1/responses", {"input": "x", "store": True}, 400),
+    "tools": ("POST", CHAT, {"messages": CALLING, "tools": [CHAT_TOOL], "n": 2}, 200),
+    "echo": ("POST", TEXT, {"prompt": ["x", "y"], "echo": True, "max_tokens": 0, "logprobs": 1}, 200),
     "tokenize": ("POST", "/v1/tokenize", {"text": "x"}, 200),
     "tokenize-400": ("POST", "/v1/tokenize", {"text": 1}, 400),
     "chatglm": ("POST", "/", {"prompt": "x", "history": [["a", "b"]]}, 200),
@@ -119,6 +127,11 @@ def test_answers_are_what_the_document_says(
     [
         (CHAT, {"messages": MESSAGES, "n": 2, "logprobs": True, "top_logprobs": 1}, "ChatCompletionChunk"),
         (TEXT, {"prompt": "x", "n": 2, "logprobs": 1}, "CompletionChunk"),
+        (
+            CHAT,
+            {"messages": CALLING, "n": 3, "tools": [CHAT_TOOL]},
+            "ChatCompletionChunk",
+        ),
     ],
 )
 def test_events_are_what_the_document_says(client: FlaskClient, document: Any, path: str, body: Any, name: str) -> None:
@@ -184,3 +197,13 @@ def test_errors_of_the_door_are_in_the_document(app: Flask, document: Any) -> No
     for status, response in refused.items():
         assert response.status_code == status
         validator(document, response_schema(document, CHAT, "POST", status)).validate(response.get_json())
+
+
+@pytest.mark.parametrize("text", ["x", "call"])
+def test_events_of_a_response_are_what_the_document_says(client: FlaskClient, document: Any, text: str) -> None:
+    body = {"input": text, "stream": True, "tools": [TOOL]}
+    raw = client.post("/v1/responses", json=body, headers=KEY).get_data(as_text=True)
+    events = [json.loads(one.partition("data: ")[2]) for one in raw.split("\n\n") if one.startswith("event: ")]
+    assert len(events) > 6
+    for event in events:
+        validator(document, document["components"]["schemas"]["ResponseEvent"]).validate(event)

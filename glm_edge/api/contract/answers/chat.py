@@ -19,13 +19,15 @@ from ..responses import (
 )
 from ..strict_json import dumps
 from .calls import AnswerPart, CallReader
-from .events import event
+from .events import DONE, event
 from .figures import figures, total, usage
 from .serializer import FinishedAnswer, ResponseHead, finite
 
 
 class ChatSerializer:
     """The serializer for chat completions. Events of text differ in the text alone: their frame is made once."""
+
+    done = DONE
 
     def __init__(self, head: ResponseHead) -> None:
         self.head = head

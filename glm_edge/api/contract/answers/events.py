@@ -18,6 +18,11 @@ def event(data: Mapping[str, Any]) -> bytes:
     return f"data: {dumps(data)}\n\n".encode()
 
 
+def named_event(name: str, data: Mapping[str, Any]) -> bytes:
+    """An event with a name, as POST /v1/responses has them."""
+    return f"event: {name}\n".encode() + event(data)
+
+
 def comment(progress: Progress) -> bytes:
     """How far a request is, for whoever reads a stream's comments: ": queue 2 eta 30" (seconds), ": prefill 96/500"
     (tokens)."""

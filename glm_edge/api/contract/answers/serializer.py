@@ -1,6 +1,6 @@
 """What every serializer is: a writer of the answers to one request, at once or as events of a stream. Pure.
 
-One for each kind of answer: `chat.py`, `text.py`. `glm_edge` in answers is ours; other fields are OpenAI's.
+One for each kind of answer: `chat.py`, `text.py`, `response.py`. `glm_edge` is ours; other fields are OpenAI's.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ....types import FinishReason, Stats, TokenLogprob
+from ..fields import CompletionCall
 from ..responses import ResponseInfo
 
 LEAST_LOGPROB = -9999.0  # how the contract writes what is hardly possible; JSON has no infinity
@@ -28,6 +29,13 @@ class ResponseHead:
     fingerprint: str = ""
     prompts: int = 1  # each with as many answers
     tools: tuple[str, ...] = ()  # names of those that the answers may call
+
+    @classmethod
+    def of(cls, call: CompletionCall, id: str, created: int, model: str, fingerprint: str) -> ResponseHead:
+        """The head of the answer to a call."""
+        prompts, logprobs = max(1, len(call.request.prompts)), call.request.sampling.logprobs
+        trim, usage = call.request.trim, call.include_usage
+        return cls(id, created, model, usage, logprobs, trim, fingerprint, prompts, call.tools)
 
     def info(self) -> ResponseInfo:
         return {
@@ -53,6 +61,11 @@ class Serializer(Protocol):
 
     @property
     def head(self) -> ResponseHead: ...
+
+    @property
+    def done(self) -> bytes:
+        """What marks the end of a stream, after the last event."""
+        ...
 
     def completion(self, answers: Sequence[FinishedAnswer]) -> Mapping[str, Any]:
         """The whole answers at once."""

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 from ....types import FinishReason, Stats, TokenLogprob
 from ..responses import Completion, CompletionChunk, TextLogprobs
-from .events import event
+from .events import DONE, event
 from .figures import figures, total, usage
 from .serializer import FinishedAnswer, ResponseHead, finite
 
 
 class TextSerializer:
     """The serializer for completions of a text. Counts the characters of each answer, for `text_offset`."""
+
+    done = DONE
 
     def __init__(self, head: ResponseHead) -> None:
         self.head = head
