@@ -164,7 +164,6 @@ class _Api:
         return self._complete(parse_chat(_body(), trim=self._trim), "chatcmpl-", ChatSerializer)
 
     def complete_text(self) -> Response:
-        """A prompt to go on with, without a conversation."""
         return self._complete(parse_completion(_body()), "cmpl-", TextSerializer)
 
     def respond(self) -> Response:
@@ -212,8 +211,7 @@ class _Api:
         stack.callback(lease.release)
         generation = engine.submit(replace(asked, prefix_scope=self._policy.prefix_scope(g.key)))
         lease.accepted = True
-        stream = ResponseStream(generation, asked, self._admission, g.client_gone, g.request_id)
-        g.stream = stream
+        stream = g.stream = ResponseStream(generation, asked, self._admission, g.client_gone, g.request_id)
         stack.callback(stream.close)
         self._metrics.begin(stream)
         return stream

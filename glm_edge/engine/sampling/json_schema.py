@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any
@@ -27,6 +28,19 @@ _MOST_COMPILED = 50  # parts of a refused schema that are compiled to find the o
 _LARGEST_MULTIPLE = 10_000
 
 FORMATS = ("date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid")
+# Formats of pydantic that mean one of these, a pattern, or any text.
+_ALSO: dict[str, dict[str, str]] = {
+    **{
+        f"uuid{n}": {"pattern": f"^[0-9a-f]{{8}}-[0-9a-f]{{4}}-{n}[0-9a-f]{{3}}-[89ab][0-9a-f]{{3}}-[0-9a-f]{{12}}$"}
+        for n in range(1, 9)
+    },
+    "base64": {"pattern": "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"},
+    "ipvanyaddress": {"format": "ipv4"},
+    "binary": {},
+    "password": {},
+    "path": {},
+}
+_LOOK_AROUND = re.compile(r"\(\?<?[=!]")
 _OF_TYPE = {
     "object": {"properties", "required", "additionalProperties", "patternProperties", "minProperties", "maxProperties"},
     "array": {"items", "prefixItems", "additionalItems", "minItems", "maxItems"},
@@ -173,8 +187,8 @@ def _all_schemas(root: Schema) -> Iterator[tuple[Schema, str]]:
 
 def _check(schema: Schema, path: str) -> None:
     """Refuse keywords that have no effect here."""
-    if schema.get("propertyNames") == {"type": "string"}:  # zod writes it, and all names are strings
-        del schema["propertyNames"]
+    _settle_names(schema)
+    _settle_format(schema)
     for name in schema:
         if name not in _KEYWORDS and name not in _NOTES and not name.startswith("x-"):
             raise refused(f"{path}/{name[:40]}", "is not supported", what=f"the schema's keyword {name[:40]}")
@@ -182,6 +196,35 @@ def _check(schema: Schema, path: str) -> None:
         raise refused(path, f"has more than {_MOST_PROPERTIES} properties")
     if "format" in schema and schema["format"] not in FORMATS:
         raise refused(f"{path}/format", f"must be one of {', '.join(FORMATS)}")
+
+
+def _settle_names(schema: Schema) -> None:
+    """Replace what zod writes of a record's names: that they are strings, or which ones they are."""
+    names = schema.get("propertyNames")
+    if names == {"type": "string"}:
+        del schema["propertyNames"]
+    elif isinstance(names, dict) and isinstance(names.get("enum"), list) and "properties" not in schema:
+        allowed = [name for name in names["enum"] if isinstance(name, str)]
+        del schema["propertyNames"]
+        schema["properties"] = {name: schema.get("additionalProperties", True) for name in allowed}
+        schema["additionalProperties"] = False
+
+
+def _settle_format(schema: Schema) -> None:
+    """Reduce a format and the pattern beside it to what is followed here.
+
+    zod writes both, and they say the same. So a pattern alone is enough where the format is not known, and a known
+    format where the pattern looks around.
+    """
+    format, pattern = schema.get("format"), schema.get("pattern")
+    if format in FORMATS:
+        if isinstance(pattern, str) and _LOOK_AROUND.search(pattern):
+            del schema["pattern"]
+    elif isinstance(format, str) and isinstance(pattern, str):
+        del schema["format"]
+    elif isinstance(format, str) and format in _ALSO:
+        del schema["format"]
+        schema |= _ALSO[format]
 
 
 def _check_multiples(schemas: list[Schema]) -> None:
