@@ -206,7 +206,9 @@ except Exception as error:
 def test_llm(server: LiveServer, tmp_path: Path) -> None:
     """The library below the command; models of one's own are in a file of its folder."""
     (tmp_path / "extra-openai-models.yaml").write_text(
-        f"- model_id: glm\n  model_name: chatglm2-6b\n  api_base: {server.url}/v1\n  supports_schema: true\n", "utf-8"
+        f"- model_id: glm\n  model_name: chatglm2-6b\n  api_base: {server.url}/v1\n  api_key_name: glm\n"
+        "  supports_schema: true\n",
+        "utf-8",
     )
     printed = [SAID, SAID, '{"city": "北京", "days": 7}', "True"]
     assert run(server.url, [python("llm"), "-c", LLM], tmp_path) == printed
