@@ -1,6 +1,6 @@
 """Many clients at once: how many get their answer, how long it takes, and what those that are refused cost the others.
 
-    python tests/benchmarks/many_clients.py [--clients 200] [--hammers 40] [--tokens 64] [serve options]
+    python tests/benchmarks/serving/many_clients.py [--clients 200] [--hammers 40] [--tokens 64] [serve options]
 
 Starts `glm-edge serve` with its defaults on a free port, with the demo model. First every client asks once through
 openai-python as it comes (two retries, 600 s), all at the same moment. Then as many clients as there is capacity for
