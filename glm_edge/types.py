@@ -16,6 +16,7 @@ from .generation import Generation
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "cancelled"]
 LoadMode = Literal["direct", "none", "mmap"]  # read past the page cache, read, map
+RuntimeName = Literal["llama", "ik"]  # llama.cpp, ik_llama.cpp
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,7 @@ class EngineConfig:
     n_threads: int | None = None  # for decode, and for prefill unless n_threads_batch is given
     n_threads_batch: int | None = None  # for prefill
     n_batch: int | None = None  # tokens of one batch at most; also the size of the compute buffers
+    runtime: RuntimeName | None = None  # None: llama.cpp
     load_mode: LoadMode | None = None  # "mmap" does not repack weights, the others do
     slots: int = 1  # answers computed at the same time
     queue: int = 252  # answers that may wait for a slot

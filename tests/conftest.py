@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from glm_edge.convert.convert import convert
+from glm_edge.errors import UnsupportedModelError
+from glm_edge.llama.ik import library_path
 from glm_edge.system.device import processors
+from glm_edge.types import RuntimeName
 from support.checkpoints.large_vocabulary import write_large_checkpoint
 from support.checkpoints.small_checkpoint import write_checkpoint
 from support.paths import PROJECT
@@ -92,6 +95,18 @@ def reference() -> Path:
     if not (folder / "tokens.jsonl").is_file():
         pytest.skip(f"no reference data at {folder}; set GLM_EDGE_REFERENCE to its folder")
     return folder
+
+
+@pytest.fixture(scope="session", params=["llama", "ik"])
+def runtime_name(request: pytest.FixtureRequest) -> RuntimeName:
+    """Each runtime in turn; skips ik_llama.cpp where it cannot be used."""
+    name: RuntimeName = request.param
+    if name == "ik":
+        try:
+            library_path()
+        except UnsupportedModelError as error:
+            pytest.skip(str(error))
+    return name
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ import click
 
 from ..errors import StorageError, UsageError
 from ..system.address_space import require_addresses
-from ..types import EngineConfig
-from .model import model_option
+from ..types import EngineConfig, RuntimeName
+from .model import model_option, runtime_option
 from .number import ThreadCount, WholeNumber
 from .progress import bar
 
@@ -30,6 +30,7 @@ _SPARE = 64  # tokens of context beside a prompt: a second turn, an answer's sta
 @click.option(
     "--threads", type=ThreadCount(), help="Threads that compute.  [default: the profile's, or one for each big core]"
 )
+@runtime_option
 @click.option("--runs", type=WholeNumber(1, 100), help="The table shows medians.  [default: 3; 1 on slow machines]")
 @click.option("--prompt", type=WholeNumber(32), default=512, show_default=True, help="Tokens of the long prompt.")
 @click.option("--tokens", type=WholeNumber(8), default=32, show_default=True, help="Tokens of an answer.")
@@ -46,6 +47,7 @@ def command(
     model: Path | None,
     n_ctx: int | None,
     threads: int | None,
+    runtime: RuntimeName | None,
     runs: int | None,
     prompt: int,
     tokens: int,
@@ -74,7 +76,7 @@ def command(
     counts = _counts(streams)
     path = resolve_model(model)
     if tune:
-        _tune(EngineConfig(path, n_ctx=n_ctx), as_json=as_json)
+        _tune(EngineConfig(path, runtime=runtime, n_ctx=n_ctx), as_json=as_json)
         return
     if plot_file is not None:
         from ..tools.bench.plot import check_plot
@@ -82,6 +84,7 @@ def command(
         check_plot(plot_file)
     config = EngineConfig(
         path,
+        runtime=runtime,
         n_ctx=n_ctx,
         n_threads=threads,
         load_mode="mmap" if mapped else None,
@@ -109,6 +112,7 @@ def _bench(
     from dataclasses import replace
 
     from ..engine.memory_plan import plan_memory, sequence_count, weights_of
+    from ..llama.runtime import runtime
     from ..model.checks import check_model
     from ..model.gguf import read_gguf
     from ..system.device import memory_available
@@ -142,7 +146,8 @@ def _bench(
     one, many = threads(task.config)
     click.echo(
         f"{file.path.name}, {recipe_text(file)}; threads {one}, {many} for prompts; context {plan.n_ctx}, batch"
-        f" {plan.n_batch}; weights {'repacked' if plan.repack else 'mapped'}\n"
+        f" {plan.n_batch}; weights {'repacked' if plan.repack else 'mapped'};"
+        f" {runtime(config.runtime or 'llama').title}\n"
         f"medians of {len(result.runs)}; load average {before:.1f} before, {after:.1f} after",
         err=as_json,
     )
@@ -182,11 +187,11 @@ def _tune(config: EngineConfig, *, as_json: bool) -> None:
 
     from ..system.profile import profile_path, save_profile
     from ..tools.bench.child import in_child
-    from ..tools.bench.tune import tune, units
+    from ..tools.bench.tune import runtimes, tune, units
     from .load import profile_key
 
     warn_if_busy()
-    with _progress("tuning", units()) as shown:
+    with _progress("tuning", units(runtimes(config))) as shown:
         tuning = in_child(tune, config, tell=shown.update)
     for name, tried in tuning.figures.items():
         click.echo(

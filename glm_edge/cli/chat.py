@@ -11,8 +11,8 @@ import click
 
 from ..errors import InvalidFileError, UsageError
 from ..system.address_space import require_addresses
-from ..types import LEAST_CTX, EngineConfig, SamplingParams
-from .model import model_option
+from ..types import LEAST_CTX, EngineConfig, RuntimeName, SamplingParams
+from .model import model_option, runtime_option
 from .number import Number, ThreadCount, WholeNumber
 
 ADAPTER = "adapter"  # its name in the engine, where one is given
@@ -37,6 +37,7 @@ _SETTINGS = ("temperature", "top-p", "top-k", "min-p", "repetition-penalty", "se
 @click.option("--ctx", "n_ctx", type=WholeNumber(LEAST_CTX), help="Tokens of context, prompt and answers together.")
 @click.option("--adapter", type=click.Path(path_type=Path), help="An adapter of convert-adapter to answer with.")
 @click.option("--threads", type=ThreadCount(), help="Threads that compute.  [default: one for each big core]")
+@runtime_option
 @click.option(
     "--cache/--no-cache", default=True, show_default=True, help="Keep computed prompts on disk, for restarts."
 )
@@ -56,6 +57,7 @@ def command(
     n_ctx: int | None,
     adapter: Path | None,
     threads: int | None,
+    runtime: RuntimeName | None,
     cache: bool,
 ) -> None:
     """Chat with a model in the terminal.
@@ -80,8 +82,14 @@ def command(
         prompt = given if prompt in (None, "-") else f"{given.rstrip()}\n\n{prompt}" if given.strip() else prompt
     if prompt is not None and not prompt.strip():
         raise UsageError("the prompt is empty: nothing to answer")
-    adapters = () if adapter is None else ((ADAPTER, adapter),)
-    config = EngineConfig(path, n_ctx=n_ctx, n_threads=threads, cache_folder=cache_folder(cache), adapters=adapters)
+    config = EngineConfig(
+        path,
+        runtime=runtime,
+        n_ctx=n_ctx,
+        n_threads=threads,
+        cache_folder=cache_folder(cache),
+        adapters=() if adapter is None else ((ADAPTER, adapter),),
+    )
     engine = load_engine(config)
     try:
         sampling = SamplingParams(temperature, top_p, seed, top_k, min_p, repetition_penalty=repetition_penalty)

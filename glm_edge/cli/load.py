@@ -12,7 +12,10 @@ from typing import TypeVar
 import click
 
 from ..engine.engine import LlamaEngine
-from ..llama.library import versions
+from ..errors import UnsupportedModelError
+from ..llama.ik import VERSION, installed
+from ..llama.model import check_types
+from ..llama.runtime import runtime
 from ..model.checks import model_sizes
 from ..model.gguf import read_gguf
 from ..system.device import machine
@@ -26,14 +29,25 @@ T = TypeVar("T")
 
 
 def profile_key(model: Path) -> dict[str, object]:
-    """The conditions of a profile: this kind of machine, this build of llama.cpp, and a model of these sizes."""
-    return {**machine(), **versions(), "model": asdict(model_sizes(read_gguf(model)))}
+    """The conditions of a profile: this kind of machine, these runtimes, and a model of these sizes."""
+    versions = {**runtime().versions(), "ik_llama_cpp_python": VERSION if installed() else ""}
+    return {**machine(), **versions, "model": asdict(model_sizes(read_gguf(model)))}
 
 
 def with_profile(config: EngineConfig) -> EngineConfig:
     """`config`, its open settings filled in from what `glm-edge bench --tune` has found here."""
     path = profile_path()
-    return tuned(config, load_profile(path, profile_key(config.model))) if path.exists() else config
+    if not path.exists():
+        return config
+    found = tuned(config, load_profile(path, profile_key(config.model)))
+    if found.runtime != config.runtime:
+        if config.adapters and not runtime(found.runtime or "llama").takes_cells:
+            return config
+        try:
+            check_types(read_gguf(config.model), runtime(found.runtime or "llama"))
+        except UnsupportedModelError:  # a profile is of a model's sizes, whatever its types
+            return config
+    return found
 
 
 def load_engine(config: EngineConfig, *, quiet: bool = False) -> LlamaEngine:

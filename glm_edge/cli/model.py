@@ -8,6 +8,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from ..errors import GlmEdgeError, InvalidFileError, StorageError
+from ..types import RuntimeName
 
 
 def complete_models(context: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -25,6 +26,20 @@ model_option = click.option(
     envvar="GLM_EDGE_MODEL",
     shell_complete=complete_models,
     help="The GGUF file, by path or name.  [default: GLM_EDGE_MODEL, the default model, or else the demo]",
+)
+
+
+def _runtime(context: click.Context, option: click.Parameter, value: str) -> RuntimeName | None:
+    return "llama" if value == "llama" else "ik" if value == "ik" else None
+
+
+runtime_option = click.option(
+    "--runtime",
+    type=click.Choice(["auto", "llama", "ik"]),
+    default="auto",
+    show_default=True,
+    callback=_runtime,
+    help="llama.cpp, or ik_llama.cpp (glm-edge[ik]); auto takes what bench --tune found to be faster, else llama.cpp.",
 )
 
 

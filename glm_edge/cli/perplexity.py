@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,8 @@ import click
 from ..errors import InvalidFileError
 from ..system.address_space import require_addresses
 from ..system.safe_open import read_file
-from .model import model_option
+from ..types import EngineConfig, RuntimeName
+from .model import model_option, runtime_option
 from .number import ThreadCount, WholeNumber
 from .progress import progress_bar
 
@@ -28,20 +30,21 @@ _FILE_BYTES = 256 << 20  # of text, at most
 @model_option
 @click.option("--ctx", "n_ctx", type=WholeNumber(64), default=512, show_default=True, help="Tokens of a window.")
 @click.option("--threads", type=ThreadCount(), help="Threads that compute.  [default: one for each big core]")
-def command(file: Path, model: Path | None, n_ctx: int, threads: int | None) -> None:
+@runtime_option
+def command(file: Path, model: Path | None, n_ctx: int, threads: int | None, runtime: RuntimeName | None) -> None:
     """Perplexity of a model on the text FILE, in UTF-8; conversations begin with "[Round 1]".
 
     Lower is better. Figures compare only where text and tokenizer are the same. Prints a sentence and one JSON line:
     the perplexity, its standard error (the sentence's +-) and the number of tokens that were predicted.
+    Without --runtime ik it is llama.cpp that computes.
     """
     require_addresses()
+    from ..engine.engine import open_model
     from ..engine.memory_plan import plan_memory, weights_of
-    from ..llama.model import Model
     from ..model.checks import check_model, prefix_ids
     from ..model.gguf import read_gguf
     from ..system.device import memory_available, processors
     from ..tools.perplexity import BATCH
-    from ..types import EngineConfig
     from .load import interruptible
     from .model import resolve_model
 
@@ -49,13 +52,11 @@ def command(file: Path, model: Path | None, n_ctx: int, threads: int | None) -> 
     path = resolve_model(model)
     header = read_gguf(path)
     check_model(header)
-    config = EngineConfig(path, n_ctx=n_ctx, n_batch=BATCH)
+    config = EngineConfig(path, runtime=runtime, n_ctx=n_ctx, n_batch=BATCH)
     plan = plan_memory(config, weights_of(header), sequences=BATCH, available=memory_available())
     if plan.slow:
         click.echo(f"warning: {plan.warning}", err=True)
-    loaded = interruptible(
-        lambda progress: Model(path, load_mode=plan.load_mode, repack=plan.repack, progress=progress)
-    )
+    loaded = interruptible(partial(open_model, config, plan))
     try:
         result = _measure(loaded, text, prefix_ids(header), n_ctx, threads or processors().best)
     finally:

@@ -14,8 +14,8 @@ import click
 from ..api.config import ServeConfig
 from ..api.http.limits import Limits
 from ..system.address_space import require_addresses
-from ..types import LEAST_CTX, EngineConfig
-from .model import model_option
+from ..types import LEAST_CTX, EngineConfig, RuntimeName
+from .model import model_option, runtime_option
 from .number import Number, ThreadCount, WholeNumber
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 )
 @click.option("--ctx", "n_ctx", type=WholeNumber(LEAST_CTX), help="Tokens of context, prompt and answer together.")
 @click.option("--threads", type=ThreadCount(), help="Threads that compute.  [default: one for each big core]")
+@runtime_option
 @click.option("--slots", type=WholeNumber(1, 64), default=4, show_default=True, help="Answers at the same time.")
 @click.option(
     "--queue",
@@ -95,6 +96,7 @@ def command(
     api_key_file: Path | None,
     n_ctx: int | None,
     threads: int | None,
+    runtime: RuntimeName | None,
     slots: int,
     queue: int,
     cache: bool,
@@ -129,6 +131,7 @@ def command(
     path = resolve_model(model)
     engine = EngineConfig(
         path,
+        runtime=runtime,
         n_ctx=n_ctx,
         n_threads=threads,
         slots=slots,

@@ -1,7 +1,7 @@
 """`glm-edge warm`: compute prompts beforehand and save them beside the model, so that even the first answer is quick.
 
-The states go into the folder MODEL.prefixes, to be bundled with the model. Every later start with the same llama.cpp
-reads it, on every processor; another version of llama.cpp ignores it, and so does an engine with flash attention.
+The states go into the folder MODEL.prefixes, to be bundled with the model. Every later start with the same runtime
+reads it, on every processor; another runtime or version ignores it, and so does an engine with flash attention.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from ..engine.text.prompt import prompt_text, rounds
 from ..errors import InvalidFileError
 from ..system.address_space import require_addresses
 from ..system.safe_open import read_file
-from ..types import Message
-from .model import model_option
+from ..types import Message, RuntimeName
+from .model import model_option, runtime_option
 from .number import ThreadCount
 
 _FILE_BYTES = 64 << 20  # of prompts, at most
@@ -27,7 +27,8 @@ _FILE_BYTES = 64 << 20  # of prompts, at most
 @model_option
 @click.option("--prompts", type=click.Path(path_type=Path), required=True, help="A file of JSON lines.")
 @click.option("--threads", type=ThreadCount(), help="Threads that compute.  [default: one for each big core]")
-def command(model: Path | None, prompts: Path, threads: int | None) -> None:
+@runtime_option
+def command(model: Path | None, prompts: Path, threads: int | None, runtime: RuntimeName | None) -> None:
     """Compute prompts and save them in MODEL.prefixes, to be bundled with the model.
 
     A line of PROMPTS is {"system": TEXT}, the beginning of all conversations of an application, or {"messages": [...]},
@@ -44,7 +45,7 @@ def command(model: Path | None, prompts: Path, threads: int | None) -> None:
     texts = _read(prompts)
     path = resolve_model(model)
     folder = bundled_folder(path)
-    engine = load_engine(EngineConfig(path, n_threads=threads, cache_folder=folder))
+    engine = load_engine(EngineConfig(path, runtime=runtime, n_threads=threads, cache_folder=folder))
     short: list[str] = []
     try:
         for number, text in bar("warming", iterable=texts, unit="prompt"):

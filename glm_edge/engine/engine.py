@@ -18,8 +18,8 @@ from typing import TypeVar
 from ..errors import ContextLengthError, EngineClosedError, GlmEdgeError, RequestError
 from ..generation import Generation
 from ..llama.context import Batch, Context
-from ..llama.library import versions
 from ..llama.model import Model
+from ..llama.runtime import runtime
 from ..model.checks import check_model, fingerprint, model_id
 from ..model.gguf import read_gguf
 from ..model.values import GgufFile
@@ -30,7 +30,7 @@ from .adapters import chosen, load_adapters
 from .latency import LatencyModel
 from .lookup import MAX_DRAFT
 from .loop import EngineLoop
-from .memory_plan import plan_memory, sequence_count, weights_of
+from .memory_plan import MemoryPlan, plan_memory, sequence_count, weights_of
 from .prefix_cache.store import Store
 from .sampling.constrained import ConstraintCompiler
 from .sampling.sampler import samplers
@@ -62,7 +62,7 @@ class LlamaEngine:
         self._idle = threading.Condition()  # notified when somebody has tokenized
         self._tokenizing = 0  # who tokenizes now; the model is freed when nobody does
         with ExitStack() as made:  # closes what there is, the last first, where the rest cannot be had
-            self._model = Model(config.model, load_mode=self.plan.load_mode, repack=self.plan.repack, progress=progress)
+            self._model = open_model(config, self.plan, progress)
             made.callback(self._model.close)
             made.callback(self._wait_for_tokenizing)
             self._tokenizer = Tokenizer(self._model, file)
@@ -72,11 +72,9 @@ class LlamaEngine:
             made.callback(self._context.close)
             self._constraints = ConstraintCompiler(self._model)
             made.callback(self._constraints.close)
-            batch = Batch(self.plan.n_batch)
-            made.callback(batch.close)
             scheduler = Scheduler(
                 self._context,
-                batch,
+                Batch(self.plan.n_batch),
                 config.slots,
                 self._store,
                 lookup=config.prompt_lookup,
@@ -270,11 +268,18 @@ def _max_new_tokens(request: Request, prompt_tokens: int, n_ctx: int) -> int:
     return min(request.max_length, n_ctx) - prompt_tokens
 
 
+def open_model(config: EngineConfig, plan: MemoryPlan, progress: Callable[[float], bool] | None = None) -> Model:
+    """The weights, loaded as planned."""
+    load = partial(Model, config.model, load_mode=plan.load_mode, repack=plan.repack, progress=progress)
+    return load() if config.runtime is None else load(runtime_name=config.runtime)
+
+
 def _open_store(config: EngineConfig, file: GgufFile, memory: int) -> Store:
-    """The store of prefixes that this model computed, in the cache's layout of this configuration and llama.cpp."""
-    runtime = versions()
+    """The store of prefixes that this model computed, in the cache's layout of this configuration and runtime."""
+    versions = runtime(config.runtime or "llama").versions()
+    system = versions.pop("system")
     # flash attention stores values in rows
-    layout = runtime["llama_cpp_python"], config.kv_type, bool(config.flash_attention)
+    layout = versions, config.kv_type, bool(config.flash_attention)
     identity = hashlib.sha256(repr(layout).encode() + fingerprint(file)).digest()
-    own = hashlib.sha256(identity + runtime["system"].encode()).digest()  # this processor's kernels
+    own = hashlib.sha256(identity + system.encode()).digest()  # this processor's kernels
     return Store(config.cache_folder, identity, own=own, limit=config.cache_bytes, memory=memory, model=config.model)

@@ -9,48 +9,58 @@ import ctypes
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import llama_cpp as ll
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import EngineError, OutOfMemoryError
+from ..errors import EngineError, OutOfMemoryError, UsageError
 from .cell_state import cell_state
-from .library import clear_log, log_excerpt
 from .model import Model
-
-_KV_TYPES = {"f16": ll.GGML_TYPE_F16, "f32": ll.GGML_TYPE_F32}
+from .runtime import AbortCallback, ContextSettings
 
 
 class Batch:
     """Tokens of any sequences for one decode call; at most `capacity` of them."""
 
     def __init__(self, capacity: int) -> None:
-        self._batch = ll.llama_batch_init(capacity, 0, 1)
         self.capacity = capacity
+        self._n = 0
+        self._tokens = (ctypes.c_int32 * capacity)()
+        self._positions = (ctypes.c_int32 * capacity)()
+        self._counts = (ctypes.c_int32 * capacity)(*[1] * capacity)  # sequences of each token
+        self._sequences = (ctypes.c_int32 * capacity)()
+        self._logits = (ctypes.c_int8 * capacity)()
+        size, of = ctypes.sizeof(ctypes.c_int32), ctypes.POINTER(ctypes.c_int32)
+        lists = [ctypes.cast(ctypes.addressof(self._sequences) + i * size, of) for i in range(capacity)]
+        self._lists = (of * capacity)(*lists)  # of each token, the list of its sequences
 
     def __len__(self) -> int:
-        return int(self._batch.n_tokens)
+        return self._n
 
     def clear(self) -> None:
-        self._batch.n_tokens = 0
+        self._n = 0
 
     def add(self, token: int, position: int, sequence: int, *, logits: bool) -> int:
         """Append one token; returns its index in the batch, by which its logits are asked for."""
-        b, i = self._batch, self._batch.n_tokens
+        i = self._n
         if i >= self.capacity:
             raise EngineError(f"batch is full at {self.capacity} tokens")
-        b.token[i] = token
-        b.pos[i] = position
-        b.n_seq_id[i] = 1
-        b.seq_id[i][0] = sequence
-        b.logits[i] = logits
-        b.n_tokens = i + 1
-        return int(i)
+        self._tokens[i] = token
+        self._positions[i] = position
+        self._sequences[i] = sequence
+        self._logits[i] = logits
+        self._n = i + 1
+        return i
 
-    def close(self) -> None:
-        if self._batch is not None:
-            ll.llama_batch_free(self._batch)
-            self._batch = None
+    def struct(self, kind: Any) -> Any:
+        """The batch as a runtime's `llama_batch`, valid as long as this object."""
+        return kind(
+            n_tokens=self._n,
+            token=self._tokens,
+            pos=self._positions,
+            n_seq_id=self._counts,
+            seq_id=self._lists,
+            logits=self._logits,
+        )
 
 
 class Context:
@@ -79,46 +89,62 @@ class Context:
         flash_attention: bool = False,
         should_abort: Callable[[object], bool] | None = None,
     ) -> None:
-        params = ll.llama_context_default_params()
-        params.n_ctx = n_ctx
-        params.n_batch = params.n_ubatch = n_batch
+        self._runtime, self._api = model.runtime, model.runtime.api
         self._spare = n_sequences  # one more sequence, for parts of others on their way out and in
-        params.n_seq_max = n_sequences + 1
-        params.n_outputs_max = max(n_outputs, n_sequences + 1)  # llama.cpp reserves one for each sequence
-        params.n_threads, params.n_threads_batch = n_threads, n_threads_batch
-        params.type_k = params.type_v = _KV_TYPES[kv_type]
-        params.flash_attn_type = int(flash_attention)
         self._kv_type, self._transposed = kv_type, not flash_attention
-        params.kv_unified = True
-        if should_abort is not None:
-            self._abort = ll.ggml_abort_callback(should_abort)  # kept alive as long as the context
-            params.abort_callback = self._abort
-        clear_log()
-        self._ctx = ll.llama_init_from_model(model.handle, params)
+        self._removed = False  # whether cells were removed since the cache was used last
+        self._stopped = False  # whether `should_abort` has stopped a batch, where the runtime does not tell
+        asked = should_abort if should_abort is None or self._runtime.tells_aborted else self._watched(should_abort)
+        self._abort = None if asked is None else AbortCallback(asked)  # kept alive as long as the context
+        settings = ContextSettings(
+            n_ctx,
+            n_batch,
+            n_sequences + 1,
+            n_outputs,
+            n_threads,
+            n_threads_batch,
+            kv_type,
+            flash_attention,
+            self._abort,
+        )
+        self._runtime.log.clear()
+        self._ctx = self._runtime.open_context(model.handle, settings)
         if not self._ctx:
-            raise OutOfMemoryError(f"no memory for a context of {n_ctx} tokens; ask for a smaller one{log_excerpt()}")
-        self._memory = ll.llama_get_memory(self._ctx)
+            log = self._runtime.log.excerpt
+            raise OutOfMemoryError(f"no memory for a context of {n_ctx} tokens; ask for a smaller one{log}")
+        self._memory = self._api.llama_get_memory(self._ctx)
         self._n_vocab = model.n_vocab
-        self.n_ctx: int = ll.llama_n_ctx(self._ctx)
+        self.n_ctx: int = self._api.llama_n_ctx(self._ctx)
+
+    def _watched(self, should_abort: Callable[[object], bool]) -> Callable[[object], bool]:
+        def asked(nothing: object) -> bool:
+            stop = should_abort(nothing)
+            self._stopped = self._stopped or stop
+            return stop
+
+        return asked
 
     def set_threads(self, n_threads: int, n_threads_batch: int) -> None:
         """Threads of the next calls: for single tokens, and for several."""
-        ll.llama_set_n_threads(self._ctx, n_threads, n_threads_batch)
+        self._api.llama_set_n_threads(self._ctx, n_threads, n_threads_batch)
 
     def decode(self, batch: Batch) -> Literal["done", "full", "aborted"]:
         """Compute one batch. "full": no cells for it, nothing changed. "aborted": part of it may be in the cache."""
-        code = ll.llama_decode(self._ctx, batch._batch)
+        self._stopped = False
+        self._close_gaps()
+        code = self._api.llama_decode(self._ctx, batch.struct(self._api.llama_batch))
+        if code == 2 or self._stopped:
+            return "aborted"
         if code == 0:
             return "done"
         if code == 1:
             return "full"
-        if code == 2:
-            return "aborted"
-        raise EngineError(f"llama.cpp failed to decode a batch of {len(batch)} tokens, code {code}{log_excerpt()}")
+        what = f"{self._runtime.title} failed to decode a batch of {len(batch)} tokens, code {code}"
+        raise EngineError(f"{what}{self._runtime.log.excerpt}")
 
     def logits(self, index: int) -> npt.NDArray[np.float32]:
         """Logits of the batch's token `index`, shape (n_vocab,): a view, overwritten by the next decode."""
-        pointer: Any = ll.llama_get_logits_ith(self._ctx, index)
+        pointer: Any = self._api.llama_get_logits_ith(self._ctx, index)
         if not pointer:
             raise EngineError(f"no logits for token {index} of the batch")
         return np.ctypeslib.as_array(pointer, shape=(self._n_vocab,))
@@ -136,43 +162,53 @@ class Context:
 
     def remove(self, sequence: int, start: int = 0, end: int = -1) -> None:
         """Drop positions start..end of a sequence from the cache; -1 is the end."""
-        ll.llama_memory_seq_rm(self._memory, sequence, start, end)
+        self._api.llama_memory_seq_rm(self._memory, sequence, start, end)
+        self._removed = True
 
     def copy(self, source: int, target: int, start: int, end: int) -> None:
         """Let `target` share positions start..end of `source`; nothing is computed or moved."""
-        ll.llama_memory_seq_cp(self._memory, source, target, start, end)
+        self._api.llama_memory_seq_cp(self._memory, source, target, start, end)
 
     def state(self, sequence: int, start: int, end: int) -> memoryview:
         """What the cache holds of positions start..end of a sequence, in llama.cpp's own format; writable."""
         self.copy(sequence, self._spare, start, end)
         try:
-            size = ll.llama_state_seq_get_size(self._ctx, self._spare)
+            size = self._api.llama_state_seq_get_size(self._ctx, self._spare)
             buffer = (ctypes.c_uint8 * size)()
-            written = ll.llama_state_seq_get_data(self._ctx, buffer, size, self._spare)
+            written = self._api.llama_state_seq_get_data(self._ctx, buffer, size, self._spare)
         finally:
             self.remove(self._spare)
         if written != size:
-            raise EngineError(f"llama.cpp gave {written} bytes of state where it announced {size}")
+            raise EngineError(f"{self._runtime.title} gave {written} bytes of state where it announced {size}")
         return memoryview(buffer).cast("B")
 
     def restore(self, sequence: int, state: memoryview, start: int, end: int) -> bool:
         """Add positions start..end of a writable state to a sequence. False, and no change, where it does not fit."""
         buffer = (ctypes.c_uint8 * len(state)).from_buffer(state)
-        fits = ll.llama_state_seq_set_data(self._ctx, buffer, len(state), self._spare) == len(state)
+        self._close_gaps()
+        fits = bool(self._api.llama_state_seq_set_data(self._ctx, buffer, len(buffer), self._spare) == len(buffer))
         if fits:
             self.copy(self._spare, sequence, start, end)
         self.remove(self._spare)
-        return bool(fits)
+        return fits
+
+    def _close_gaps(self) -> None:
+        if self._removed:
+            self._runtime.close_gaps(self._ctx, self._abort)
+            self._removed = False
 
     def cells(self, keys: Sequence[npt.NDArray[np.float32]], values: Sequence[npt.NDArray[np.float32]]) -> memoryview:
         """A state, as `restore` takes it, of positions 0, 1, … with these keys, rotated, and values of each layer.
 
         Both have the shape (positions, groups x head). Needs as many free cells for a moment.
-        Raises EngineError where llama.cpp does not take it, or does not give it back as it was.
+        Raises EngineError where llama.cpp does not take it, or does not give it back as it was; UsageError where the
+        runtime's states are laid out otherwise.
         """
+        if not self._runtime.takes_cells:
+            raise UsageError(f"{self._runtime.title} takes no adapters; leave out --runtime {self._runtime.name}")
         state = cell_state(keys, values, kv_type=self._kv_type, transposed=self._transposed, sequence=self._spare)
         buffer = (ctypes.c_uint8 * len(state)).from_buffer(state)
-        taken = ll.llama_state_seq_set_data(self._ctx, buffer, len(state), self._spare) == len(state)
+        taken = self._api.llama_state_seq_set_data(self._ctx, buffer, len(state), self._spare) == len(state)
         if not taken or self.state(self._spare, 0, len(keys[0])) != state:
             self.remove(self._spare)
             raise EngineError(f"no room in the cache for {len(keys[0])} cells, or llama.cpp keeps them in another form")
@@ -180,5 +216,5 @@ class Context:
 
     def close(self) -> None:
         if self._ctx:
-            ll.llama_free(self._ctx)
+            self._api.llama_free(self._ctx)
             self._ctx = None

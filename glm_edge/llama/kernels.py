@@ -17,9 +17,8 @@ import os
 import sys
 from typing import Any
 
-import llama_cpp.llama_cpp as ll
-
 from ..model.ggml import RUNTIME_MARKER, library_folder
+from .installed import ll
 
 _BROKEN = b"AMX"
 _BUILT_BY_CLANG = b"clang version"  # what clang leaves in a library
@@ -77,6 +76,6 @@ def _built_by_clang() -> bool:
 
 
 def _function(name: str, result: type | None, *arguments: type) -> Any:
-    function = getattr(ll._lib, name)
+    function = getattr(ll.llama_cpp._lib, name)
     function.restype, function.argtypes = result, arguments
     return function

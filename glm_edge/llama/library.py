@@ -6,50 +6,66 @@ Not here: models and contexts (`model.py`, `context.py`).
 from __future__ import annotations
 
 import ctypes
-from collections import deque
 from pathlib import Path
 from typing import Any
 
-import llama_cpp as ll
-
+from ..types import LoadMode
+from .installed import ll
 from .kernels import leave_out_broken_kernels, load_backends
+from .runtime import ContextSettings, Log, Runtime
 
-_LOGGED = (3, 4)  # GGML_LOG_LEVEL_WARN and ERROR; 5 continues a line of any level
-_log: deque[str] = deque(maxlen=8)  # llama.cpp's warnings and errors, newest last
+_LOAD_MODES = {"none": ll.LLAMA_LOAD_MODE_NONE, "mmap": ll.LLAMA_LOAD_MODE_MMAP, "direct": ll.LLAMA_LOAD_MODE_DIRECT_IO}
+_KV_TYPES = {"f16": ll.GGML_TYPE_F16, "f32": ll.GGML_TYPE_F32}
 
-
-@ll.llama_log_callback  # type: ignore[untyped-decorator]
-def _on_log(level: int, text: bytes, _: object) -> None:
-    if level in _LOGGED and (line := text.decode("utf-8", "replace").strip()):
-        _log.append(line)
-
-
-def clear_log() -> None:
-    """Forget what was logged: the next error is about what is called next."""
-    _log.clear()
-
-
-def logged_allocation_failure() -> bool:
-    """Whether an allocation failed, which llama.cpp tells in its log alone."""
-    return any("alloc" in line for line in _log)
-
-
-def log_excerpt() -> str:
-    """What llama.cpp logged last, for the end of an error message."""
-    return f" (llama.cpp: {_log[-1]})" if _log else ""
-
-
-ll.llama_log_set(_on_log, ctypes.c_void_p(0))
+LOG = Log("llama.cpp")
+ll.llama_log_set(LOG.callback, ctypes.c_void_p(0))
 ll.llama_backend_init()
 load_backends()
-MAY_REPACK = leave_out_broken_kernels()  # whether weights may be repacked for the processor's kernels
+_MAY_REPACK = leave_out_broken_kernels()  # whether weights may be repacked for the processor's kernels
+
+
+class LlamaCpp(Runtime):
+    """llama.cpp, through llama-cpp-python's low-level functions."""
+
+    name = "llama"
+    title = "llama.cpp"
+    has_flash_attention = True
+    takes_cells = True
+    tells_aborted = True
+
+    def __init__(self) -> None:
+        super().__init__(ll, LOG)
+
+    def versions(self) -> dict[str, str]:
+        return {"llama_cpp_python": ll.__version__, "system": ll.llama_print_system_info().decode()}
+
+    def load_model(self, path: bytes, *, load_mode: LoadMode, repack: bool, vocab_only: bool, progress: Any) -> Any:
+        params = ll.llama_model_default_params()
+        params.n_gpu_layers = 0
+        params.load_mode = _LOAD_MODES[load_mode]
+        params.use_extra_bufts = repack and _MAY_REPACK
+        params.vocab_only = vocab_only
+        params.progress_callback = progress
+        return ll.llama_model_load_from_file(path, params)
+
+    def open_context(self, model: Any, settings: ContextSettings) -> Any:
+        params = ll.llama_context_default_params()
+        params.n_ctx = settings.n_ctx
+        params.n_batch = params.n_ubatch = settings.n_batch
+        params.n_seq_max = settings.n_sequences
+        params.n_outputs_max = max(settings.n_outputs, settings.n_sequences)  # llama.cpp reserves one for each sequence
+        params.n_threads, params.n_threads_batch = settings.n_threads, settings.n_threads_batch
+        params.type_k = params.type_v = _KV_TYPES[settings.kv_type]
+        params.flash_attn_type = int(settings.flash_attention)
+        params.kv_unified = True
+        if settings.abort is not None:
+            params.abort_callback = settings.abort
+        return ll.llama_init_from_model(model, params)
+
+    def close_gaps(self, context: Any, abort: Any) -> None:
+        """Nothing to do: llama.cpp takes free cells wherever they are."""
 
 
 def high_level(path: Path, *, n_ctx: int, n_threads: int, n_threads_batch: int) -> Any:
     """llama-cpp-python's own `Llama`, all else at its defaults: what the benchmark compares with."""
     return ll.Llama(str(path), n_ctx=n_ctx, n_threads=n_threads, n_threads_batch=n_threads_batch, verbose=False)
-
-
-def versions() -> dict[str, str]:
-    """What runs underneath: for the profile's key, the prefix cache's identity and benchmark results."""
-    return {"llama_cpp_python": ll.__version__, "system": ll.llama_print_system_info().decode()}

@@ -10,14 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import llama_cpp as ll
-
-from ..errors import EngineError, InvalidFileError, OutOfMemoryError, RequestError
-from ..types import LoadMode
-from .library import MAY_REPACK, clear_log, log_excerpt, logged_allocation_failure
+from ..errors import EngineError, InvalidFileError, OutOfMemoryError, RequestError, UnsupportedModelError
+from ..model.gguf import read_gguf
+from ..model.values import TENSOR_TYPES, GgufFile
+from ..types import LoadMode, RuntimeName
+from .runtime import ProgressCallback, Runtime, runtime
 from .slices import SLICE, UNCUT, TextSlicer
-
-_LOAD_MODES = {"none": ll.LLAMA_LOAD_MODE_NONE, "mmap": ll.LLAMA_LOAD_MODE_MMAP, "direct": ll.LLAMA_LOAD_MODE_DIRECT_IO}
 
 _LOOK_S = 0.1  # seconds between two slices without ids
 
@@ -28,8 +26,10 @@ class Model:
     Args:
         progress: called with 0..1 while loading; returning False stops the load. What it raises, a signal's exception
             too, stops the load and is raised again.
+        runtime_name: which library runs it.
 
-    Raises InvalidFileError when llama.cpp refuses the file, OutOfMemoryError when it does not fit.
+    Raises InvalidFileError when the runtime refuses the file, OutOfMemoryError when it does not fit,
+    UnsupportedModelError when the runtime is not installed or does not work here.
     """
 
     def __init__(
@@ -40,12 +40,12 @@ class Model:
         repack: bool = True,
         vocab_only: bool = False,
         progress: Callable[[float], bool] | None = None,
+        runtime_name: RuntimeName = "llama",
     ) -> None:
-        params = ll.llama_model_default_params()
-        params.n_gpu_layers = 0
-        params.load_mode = _LOAD_MODES[load_mode]
-        params.use_extra_bufts = repack and MAY_REPACK
-        params.vocab_only = vocab_only
+        if not vocab_only and runtime(runtime_name).types is not None:
+            check_types(read_gguf(path), runtime(runtime_name))
+        self.runtime = runtime(runtime_name)  # for this package alone, like `handle` and `vocab`
+        self._api = api = self.runtime.api
         raised: list[BaseException] = []
 
         def on_progress(done: float, _: object) -> bool:
@@ -55,21 +55,22 @@ class Model:
                 raised.append(error)
                 return False
 
-        callback = ll.llama_progress_callback(on_progress)  # the struct keeps no reference of its own
-        params.progress_callback = callback
-        clear_log()
-        self.handle: Any = ll.llama_model_load_from_file(os.fsencode(path), params)  # for this package alone
+        callback = ProgressCallback(on_progress)  # the library keeps no reference of its own
+        self.runtime.log.clear()
+        self.handle: Any = self.runtime.load_model(
+            os.fsencode(path), load_mode=load_mode, repack=repack, vocab_only=vocab_only, progress=callback
+        )
         if raised:
             self.close()
             raise raised[0]
         if not self.handle:
             # llama.cpp has one result for all failures; only its log tells this one
-            error = OutOfMemoryError if logged_allocation_failure() else InvalidFileError
-            raise error(f"{path}: llama.cpp cannot load it{log_excerpt()}")
-        self.vocab: Any = ll.llama_model_get_vocab(self.handle)  # for this package alone
-        self.n_vocab: int = ll.llama_vocab_n_tokens(self.vocab)
-        self.n_params: int = ll.llama_model_n_params(self.handle)
-        self.eos: int = ll.llama_vocab_eos(self.vocab)
+            error = OutOfMemoryError if self.runtime.log.allocation_failed else InvalidFileError
+            raise error(f"{path}: {self.runtime.title} cannot load it{self.runtime.log.excerpt}")
+        self.vocab: Any = api.llama_model_get_vocab(self.handle)
+        self.n_vocab: int = api.llama_vocab_n_tokens(self.vocab)
+        self.n_params: int = api.llama_model_n_params(self.handle)
+        self.eos: int = api.llama_vocab_eos(self.vocab)
         self._pieces: dict[int, bytes] = {}  # those that were asked for
         self._uncut = threading.Lock()  # held while a slice above UNCUT is tokenized
 
@@ -111,15 +112,15 @@ class Model:
     def _tokenize(self, text: str) -> list[int]:
         data = text.encode()
         size = len(data) + 4  # one id a byte, and the dummy prefix, which may be the three bytes of U+2581
-        ids = (ll.llama_token * size)()
-        n = ll.llama_tokenize(self.vocab, data, len(data), ids, size, False, False)
+        ids = (ctypes.c_int32 * size)()
+        n = self._api.llama_tokenize(self.vocab, data, len(data), ids, size, False, False)
         if n < 0:
-            raise EngineError(f"llama.cpp cannot tokenize {len(data)} bytes of text")
+            raise EngineError(f"{self.runtime.title} cannot tokenize {len(data)} bytes of text")
         return ids[:n]
 
     @cached_property
     def _slicer(self) -> TextSlicer:  # 0.2 s; made twice where two threads are the first
-        texts = (ll.llama_vocab_get_text(self.vocab, token) or b"" for token in range(self.n_vocab))
+        texts = (self._api.llama_vocab_get_text(self.vocab, token) or b"" for token in range(self.n_vocab))
         return TextSlicer(text.decode("utf-8", "surrogateescape") for text in texts)
 
     @cached_property
@@ -142,12 +143,24 @@ class Model:
         size = 64
         while True:
             buffer = ctypes.create_string_buffer(size)
-            n = ll.llama_token_to_piece(self.vocab, token, buffer, size, 0, False)
+            n = self._api.llama_token_to_piece(self.vocab, token, buffer, size, 0, False)
             if n >= 0:
                 return buffer.raw[:n]
             size = -n
 
     def close(self) -> None:
         if self.handle:
-            ll.llama_model_free(self.handle)
+            self._api.llama_model_free(self.handle)
             self.handle = None
+
+
+def check_types(file: GgufFile, runtime: Runtime) -> None:
+    """Raise UnsupportedModelError for a file with types of tensors that the runtime may compute wrongly."""
+    if runtime.types is None:
+        return
+    found = {TENSOR_TYPES[tensor.type][0] for tensor in file.tensors}
+    if wrong := sorted(found - runtime.types):
+        raise UnsupportedModelError(
+            f"{file.path}: has tensors of type {', '.join(wrong)}, which {runtime.title} may compute wrongly;"
+            f" leave out --runtime {runtime.name}"
+        )

@@ -14,10 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from llama_cpp import llama_cpp as _llama
-
 from ..errors import EngineError, OutOfMemoryError
-from .library import log_excerpt  # which loads the backends and leaves out broken kernels
+from .installed import ll
+from .library import LOG  # which loads the backends and leaves out broken kernels
 
 _P, _I, _L, _S = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_size_t
 _PROCESSOR = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
@@ -108,7 +107,7 @@ class Products:
     def _compute(self, graph: int) -> float:
         began = self._clock()
         if code := _call("ggml_backend_graph_compute", _I, (_P, self._backend), (_P, graph)):
-            raise EngineError(f"ggml failed to multiply, code {code}{log_excerpt()}")
+            raise EngineError(f"ggml failed to multiply, code {code}{LOG.excerpt}")
         return self._clock() - began
 
     def close(self) -> None:
@@ -188,6 +187,6 @@ def _tensor(context: int, type_id: int, columns: int, rows: int) -> int:
 
 def _call(name: str, result: Any, *arguments: tuple[Any, Any]) -> Any:
     """A function of libggml, each argument with its type; libllama's handle finds the copy that libllama uses."""
-    function = getattr(_llama._lib, name)
+    function = getattr(ll.llama_cpp._lib, name)
     function.restype, function.argtypes = result, tuple(kind for kind, _ in arguments)
     return function(*(value for _, value in arguments))

@@ -14,13 +14,13 @@ from pathlib import Path
 import platformdirs
 
 from ..errors import GlmEdgeError, StorageError
-from ..types import EngineConfig
+from ..types import EngineConfig, RuntimeName
 from .atomic_write import atomic_write
 from .private import make_folder
 from .safe_open import read_file
 
 _FILE_BYTES = 1 << 16
-_FORMAT = 1  # a profile of another format is ignored
+_FORMAT = 2  # a profile of another format is ignored
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Profile:
     n_threads_batch: int
     n_batch: int  # tokens, at most
     flash_attention: bool
+    runtime: RuntimeName
 
 
 def profile_path() -> Path:
@@ -65,16 +66,18 @@ def load_profile(path: Path, machine: Mapping[str, object]) -> Profile | None:
         return None
     found = content.get("profile")
     counts = ("n_threads", "n_threads_batch", "n_batch")
-    if not isinstance(found, dict) or found.keys() != {*counts, "flash_attention"}:
+    if not isinstance(found, dict) or found.keys() != {*counts, "flash_attention", "runtime"}:
         return None
     if not all(type(found[name]) is int and 1 <= found[name] <= 4096 for name in counts):
         return None
-    return Profile(**found) if isinstance(found["flash_attention"], bool) else None
+    if not isinstance(found["flash_attention"], bool) or found["runtime"] not in ("llama", "ik"):
+        return None
+    return Profile(**found)
 
 
 def tuned(config: EngineConfig, profile: Profile | None) -> EngineConfig:
-    """`config`, with settings that it leaves open taken from the profile."""
-    if profile is None:
+    """`config`, with settings that it leaves open taken from the profile, unless it asks for another runtime."""
+    if profile is None or config.runtime not in (None, profile.runtime):
         return config
     found = {name: value for name, value in asdict(profile).items() if getattr(config, name) is None}
     if config.n_threads is not None:  # the user's number of threads holds for prefill too

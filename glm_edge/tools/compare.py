@@ -111,7 +111,6 @@ def _blocks(contexts: tuple[Context, Context], ids: list[int], start: int) -> li
         divergence = np.maximum(0.0, (np.exp(a) * (a - b)).sum(axis=1))
         same = a.argmax(axis=1) == b.argmax(axis=1)
         blocks.append(np.column_stack([divergence, same, a[rows, targets], b[rows, targets]]))
-    batch.close()
     return blocks
 
 

@@ -91,5 +91,4 @@ def _log_probabilities(context: Context, ids: list[int], start: int) -> list[flo
                 logits = context.logits(i).astype(np.float64)
                 peak = logits.max()
                 values.append(float(logits[ids[target]] - peak - math.log(np.exp(logits - peak).sum())))
-    batch.close()
     return values

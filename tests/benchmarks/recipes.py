@@ -111,7 +111,6 @@ class Runner:
         for position, token in enumerate(ids, first):
             batch.add(token, position, 0, logits=True)
         self.context.decode(batch)
-        batch.close()
         logits = np.stack([self.context.logits(i) for i in range(len(ids))]).astype(np.float64)
         logits -= logits.max(axis=1, keepdims=True)
         return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))

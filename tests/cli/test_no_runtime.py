@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -68,3 +69,14 @@ def test_doctor_looks_at_the_rest_of_the_machine(
     assert findings["runtime"]["level"] == "problem"
     assert "pip install" in findings["runtime"]["todo"]
     assert {"processor", "memory"} <= set(findings)
+
+
+@pytest.mark.case("C4")
+@pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="elsewhere it says that")
+def test_without_ik_llama_cpp_a_command_that_asks_for_it_ends_with_5(tiny_f32: Path, tmp_path: Path) -> None:
+    missing = "import importlib.util as u; f = u.find_spec"
+    missing += "; u.find_spec = lambda name, *more: None if name == 'ik_llama_cpp' else f(name, *more)"
+    arguments = ["chat", "--runtime", "ik", "--prompt", "hi", "--model", str(tiny_f32)]
+    done = call((missing, {}), tmp_path, *arguments)
+    assert done.returncode == 5, done.stderr
+    assert done.stderr.splitlines()[-1] == "error: ik_llama.cpp is not installed; pip install 'glm-edge[ik]'"

@@ -62,7 +62,6 @@ def logits(model: Path, adapter: Path | None, kv_type: Literal["f16", "f32"]) ->
         batch.add(token, position, 0, logits=True)
     assert context.decode(batch) == "done"
     found = np.stack([context.logits(n).copy() for n in range(len(IDS))])
-    batch.close()
     context.close()
     loaded.close()
     return found

@@ -102,7 +102,6 @@ def test_rows_that_nobody_asked_for_change_no_logit_by_more_than_a_rounding(
         context.decode(batch)
         found.append(context.logits(n - 1).copy())
         context.remove(0)
-    batch.close()
     context.close()
     loaded.close()
     assert np.abs(found[0] - found[1]).max() <= within * np.abs(found[0]).max()

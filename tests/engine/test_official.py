@@ -34,7 +34,7 @@ from glm_edge.engine.text.tokenizer import Tokenizer
 from glm_edge.llama.context import Batch, Context
 from glm_edge.llama.model import Model
 from glm_edge.model.gguf import read_gguf
-from glm_edge.types import EngineConfig, Message, Request, SamplingParams
+from glm_edge.types import EngineConfig, Message, Request, RuntimeName, SamplingParams
 from support.checkpoints.small_checkpoint import NORMAL
 from support.checkpoints.torch_writer import Tensor, write_shard
 from support.engines.oracle import Oracle
@@ -79,7 +79,7 @@ def all_rows(checkpoint: Checkpoint, name: str) -> NDArray[np.float32]:
 
 
 def test_tokens_equal_sentencepieces(
-    reference: Path, tokenizer_model: Path, files: dict[tuple[str, str], Path]
+    reference: Path, tokenizer_model: Path, files: dict[tuple[str, str], Path], runtime_name: RuntimeName
 ) -> None:
     vocabulary = read_vocabulary(tokenizer_model, 65024)
     ids = {"[MASK]": 64789, "[gMASK]": 64790, "[sMASK]": 64791, "sop": 64792, "eop": 64793}
@@ -89,7 +89,8 @@ def test_tokens_equal_sentencepieces(
     assert {text for text, kind in names if kind != NORMAL}.isdisjoint(reachable)
     assert {"sop", "eop"} <= reachable_texts([*vocabulary.texts, "sop", "eop"])  # the defect that the names avoid
 
-    processor, model = load_sentencepiece(vocabulary), Model(files["tiny", "f16"], vocab_only=True)
+    processor = load_sentencepiece(vocabulary)
+    model = Model(files["tiny", "f16"], vocab_only=True, runtime_name=runtime_name)
     cases = lines(reference / "tokens.jsonl")
     assert len(cases) >= 1500
     assert [case["text"] for case in cases if model.tokenize(case["text"]) != case["ids"]] == []
@@ -104,10 +105,12 @@ def test_tokens_equal_sentencepieces(
     model.close()
 
 
-def test_prompts_equal_the_official_ones(reference: Path, files: dict[tuple[str, str], Path]) -> None:
+def test_prompts_equal_the_official_ones(
+    reference: Path, files: dict[tuple[str, str], Path], runtime_name: RuntimeName
+) -> None:
     """Ours, and those of a program that renders the embedded template and then parses special tokens."""
     file = read_gguf(files["tiny", "f16"])
-    model = Model(files["tiny", "f16"], vocab_only=True)
+    model = Model(files["tiny", "f16"], vocab_only=True, runtime_name=runtime_name)
     tokenizer, template = Tokenizer(model, file), str(file.metadata["tokenizer.chat_template"])
     strict = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)  # as in transformers
     templates = [environment.from_string(template) for environment in (jinja2.Environment(), strict)]
@@ -137,16 +140,19 @@ def test_the_oracle_has_the_official_logits_and_greedy_text(reference: Path, che
         assert oracle.greedy(ids, 24) == expected[f"greedy_{prompt}"].tolist()
 
 
-def test_logits_and_greedy_text_of_every_file(reference: Path, files: dict[tuple[str, str], Path]) -> None:
+def test_logits_and_greedy_text_of_every_file(
+    reference: Path, files: dict[tuple[str, str], Path], runtime_name: RuntimeName
+) -> None:
     for (name, kind), path in files.items():
-        expected, model = np.load(reference / name / "reference.npz"), Model(path)
+        expected, model = np.load(reference / name / "reference.npz"), Model(path, runtime_name=runtime_name)
         sizes: dict[str, Any] = {"n_ctx": 512, "n_batch": 64, "n_sequences": 1, "n_outputs": 64}
-        context = Context(model, **sizes, n_threads=1, n_threads_batch=1, kv_type=kind)
+        kv_type: Any = kind if runtime_name == "llama" else "f16"  # ik_llama.cpp has no other
+        context = Context(model, **sizes, n_threads=1, n_threads_batch=1, kv_type=kv_type)
         for prompt in range(3):
             ids = expected[f"ids_{prompt}"].tolist()
             rows = decoded(context, ids, 0)
             assert rows.argmax(axis=1).tolist() == expected[f"argmax_{prompt}"].tolist()
-            bound = 1e-4 if kind == "f32" else 1e-2
+            bound = 1e-4 if kv_type == "f32" else 1e-2
             assert np.abs(rows[-1] - expected[f"last_logits_{prompt}"]).max() < bound, (name, kind)
             greedy = [int(rows[-1].argmax())]
             while len(greedy) < 24:
@@ -162,9 +168,7 @@ def decoded(context: Context, ids: list[int], start: int) -> NDArray[np.float32]
     batch = Batch(64)
     rows = [batch.add(token, start + n, 0, logits=True) for n, token in enumerate(ids)]
     assert context.decode(batch) == "done"
-    found = np.stack([context.logits(row) for row in rows])
-    batch.close()
-    return found
+    return np.stack([context.logits(row) for row in rows])
 
 
 CONVERSATIONS = [
@@ -174,11 +178,15 @@ CONVERSATIONS = [
 ]
 
 
-def test_the_engine_writes_the_official_greedy_answers(reference: Path, files: dict[tuple[str, str], Path]) -> None:
+def test_the_engine_writes_the_official_greedy_answers(
+    reference: Path, files: dict[tuple[str, str], Path], runtime_name: RuntimeName
+) -> None:
     """Through prompt, tokenizer, scheduler, sampler and clean-up: the whole way of a request."""
     expected = np.load(reference / "tiny" / "reference.npz")
     path = files["tiny", "f32"]
-    model, engine = Model(path, vocab_only=True), LlamaEngine(EngineConfig(path, kv_type="f32", n_threads=1))
+    model = Model(path, vocab_only=True, runtime_name=runtime_name)
+    kv_type: Any = "f32" if runtime_name == "llama" else "f16"
+    engine = LlamaEngine(EngineConfig(path, kv_type=kv_type, n_threads=1, runtime=runtime_name))
     for j, texts in enumerate(CONVERSATIONS):
         messages = [Message("assistant" if i % 2 else "user", text) for i, text in enumerate(texts)]
         request = Request(tuple(messages), SamplingParams(temperature=0), max_tokens=24)

@@ -1,5 +1,6 @@
 """Two hundred requests at once, many cancelled at random points: the others notice nothing, and nothing stays behind.
 
+ik_llama.cpp has no cache of f32, so there the texts are not compared: what one answer rounds to may depend on others.
 What is sent and which answers are cancelled where is drawn from a seed; the moment a cancel falls into depends on the
 machine, so the test counts that all phases were hit. Weights and cache are f32, where a batch's company does not change
 its results.
@@ -13,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from glm_edge.engine.engine import LlamaEngine
 from glm_edge.engine.sampling.sampler import Sampler
 from glm_edge.engine.sequence import Sequence
 from glm_edge.generation import Generation
-from glm_edge.types import Chunk, EngineConfig, Message, Request, SamplingParams
+from glm_edge.types import Chunk, EngineConfig, Message, Request, RuntimeName, SamplingParams
 
 REQUESTS, AT_ONCE, SLOTS, N_CTX = 200, 16, 3, 1024
 WORDS = ["time", "house", "river", "letter", "morning", "garden", "window", "music", "people", "water"]
@@ -95,21 +96,20 @@ def phase(chunks: list[Chunk]) -> str:
 
 
 @pytest.fixture(scope="module")
-def engine(tiny_f32: Path) -> Iterator[LlamaEngine]:
-    engine = opened(tiny_f32, SLOTS)
+def engine(tiny_f32: Path, runtime_name: RuntimeName) -> Iterator[LlamaEngine]:
+    engine = opened(tiny_f32, SLOTS, runtime_name)
     yield engine
     engine.close()
 
 
-def opened(model: Path, slots: int) -> LlamaEngine:
-    return LlamaEngine(
-        EngineConfig(model, n_ctx=N_CTX, n_threads=1, n_batch=32, kv_type="f32", slots=slots, queue=AT_ONCE)
-    )
+def opened(model: Path, slots: int, runtime: RuntimeName) -> LlamaEngine:
+    config = EngineConfig(model, n_ctx=N_CTX, n_threads=1, n_batch=32, runtime=runtime, slots=slots, queue=AT_ONCE)
+    return LlamaEngine(replace(config, kv_type="f32") if runtime == "llama" else config)
 
 
 def answers_alone(model: Path, planned: list[Planned]) -> list[str]:
     """By an engine of their own, so that nothing of them is known to the one that is tested."""
-    engine = opened(model, slots=1)
+    engine = opened(model, 1, "llama")
     whole = [text(list(engine.submit(one.request))) for one in planned]
     engine.close()
     return whole
@@ -121,15 +121,17 @@ def alive() -> list[object]:
     return [thing for thing in gc.get_objects() if isinstance(thing, Sequence | Sampler | Generation)]
 
 
-def test_random_cancels_change_no_other_answer_and_leave_nothing_behind(engine: LlamaEngine, tiny_f32: Path) -> None:
+def test_random_cancels_change_no_other_answer_and_leave_nothing_behind(
+    engine: LlamaEngine, tiny_f32: Path, runtime_name: RuntimeName
+) -> None:
     others = alive()  # of engines that other tests left open
     planned = plan(seed=5)
-    whole = answers_alone(tiny_f32, planned)
+    whole = answers_alone(tiny_f32, planned) if runtime_name == "llama" else []
     with ThreadPoolExecutor(AT_ONCE) as readers:
         answers = list(readers.map(lambda one: answer_to(engine, one), planned))
         list(readers.map(lambda one: answer_to(engine, one), planned))  # whose prefixes are known by now
     wrong = []
-    for i, (one, expected, chunks) in enumerate(zip(planned, whole, answers, strict=True)):
+    for i, (one, expected, chunks) in enumerate(zip(planned, whole, answers, strict=False)):
         got = text(chunks)
         if not (expected.startswith(got) if phase(chunks) != "whole" else got == expected):
             wrong.append((i, one.cancel, expected, got))

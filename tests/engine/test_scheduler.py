@@ -74,7 +74,6 @@ def cells(tiny_f32: Path) -> Iterator[Cells]:
     )
     batch = Batch(64)
     yield Cells(model, context, batch)
-    batch.close()
     context.close()
     model.close()
 

@@ -15,7 +15,7 @@ from glm_edge.engine.engine import LlamaEngine
 from glm_edge.engine.text.tokenizer import Tokenizer
 from glm_edge.llama.model import Model
 from glm_edge.model.gguf import read_gguf
-from glm_edge.types import EngineConfig, Message, Request, SamplingParams, Stats
+from glm_edge.types import EngineConfig, Message, Request, RuntimeName, SamplingParams, Stats
 from support.engines.oracle import Oracle
 from support.paths import PROJECT, SUPPORT
 
@@ -45,16 +45,16 @@ def answers(engine: LlamaEngine, conversations: list[list[str]]) -> list[str]:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("demo")
-    return {kind: convert(DEMO, folder / f"{kind}.gguf", type=kind).path for kind in ("f16", "q8_0", "q4_0")}
+    return {kind: convert(DEMO, folder / f"{kind}.gguf", type=kind).path for kind in ("f16", "q8_0", "q4_0", "edge")}
 
 
-def engine_of(path: Path) -> LlamaEngine:
-    return LlamaEngine(EngineConfig(path, n_threads=1, slots=4, queue=200))
+def engine_of(path: Path, runtime: RuntimeName = "llama") -> LlamaEngine:
+    return LlamaEngine(EngineConfig(path, n_threads=1, slots=4, queue=200, runtime=runtime))
 
 
 @pytest.fixture(scope="module")
-def f16(files: dict[str, Path]) -> Iterator[LlamaEngine]:
-    engine = engine_of(files["f16"])
+def f16(files: dict[str, Path], runtime_name: RuntimeName) -> Iterator[LlamaEngine]:
+    engine = engine_of(files["f16"], runtime_name)
     yield engine
     engine.close()
 
@@ -75,15 +75,18 @@ def test_every_prompt_is_answered_as_expected_at_f16(f16_answers: list[str]) -> 
     assert wrong == []
 
 
-def test_q8_0_answers_are_nearly_all_identical(files: dict[str, Path], f16_answers: list[str]) -> None:
-    engine = engine_of(files["q8_0"])
+def test_q8_0_answers_are_nearly_all_identical(
+    files: dict[str, Path], f16_answers: list[str], runtime_name: RuntimeName
+) -> None:
+    engine = engine_of(files["q8_0"], runtime_name)
     got = answers(engine, [[prompt] for prompt, _ in PROMPTS])
     engine.close()
     assert sum(a == b for a, b in zip(got, f16_answers, strict=True)) >= 0.95 * len(PROMPTS)
 
 
-def test_q4_0_answers_are_mostly_correct(files: dict[str, Path]) -> None:
-    engine = engine_of(files["q4_0"])
+@pytest.mark.parametrize("kind", ["q4_0", "edge"])
+def test_answers_of_four_bits_are_mostly_correct(files: dict[str, Path], kind: str, runtime_name: RuntimeName) -> None:
+    engine = engine_of(files[kind], runtime_name)
     got = answers(engine, [[prompt] for prompt, _ in PROMPTS])
     engine.close()
     assert sum(a == wanted for a, (_, wanted) in zip(got, PROMPTS, strict=True)) >= 0.8 * len(PROMPTS)

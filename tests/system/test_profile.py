@@ -10,7 +10,7 @@ from glm_edge.system.profile import Profile, load_profile, save_profile, tuned
 from glm_edge.types import EngineConfig
 
 MACHINE = {"cpu": "some", "logical": 8, "llama_cpp_python": "0.3.36"}
-PROFILE = Profile(n_threads=3, n_threads_batch=4, n_batch=128, flash_attention=False)
+PROFILE = Profile(n_threads=3, n_threads_batch=4, n_batch=128, flash_attention=False, runtime="ik")
 CONFIG = EngineConfig(Path("m.gguf"))
 
 
@@ -40,7 +40,8 @@ def test_profile_of_another_machine_is_ignored(tmp_path: Path, other: dict[str, 
         ('"n_batch": 128', '"n_batch": 1e9'),
         ('"flash_attention": false', '"flash_attention": 1'),
         ('"n_batch": 128,', ""),
-        ('"format": 1', '"format": 2'),
+        ('"runtime": "ik"', '"runtime": "vllm"'),
+        ('"format": 2', '"format": 1'),
         ("}", ""),
     ],
 )
@@ -62,9 +63,15 @@ def test_profile_that_cannot_be_written_is_an_error_of_the_disk(tmp_path: Path) 
 def test_profile_fills_what_was_left_open() -> None:
     found = tuned(CONFIG, PROFILE)
     assert (found.n_threads, found.n_threads_batch, found.n_batch, found.flash_attention) == (3, 4, 128, False)
+    assert found.runtime == "ik"
     assert tuned(CONFIG, None) == CONFIG
 
 
 def test_what_was_asked_for_goes_before_the_profile() -> None:
     asked = replace(CONFIG, n_threads=2, n_batch=64, flash_attention=True)
+    assert tuned(asked, PROFILE) == replace(asked, runtime="ik")
+
+
+def test_a_profile_of_another_runtime_than_asked_for_is_ignored() -> None:
+    asked = replace(CONFIG, runtime="llama")
     assert tuned(asked, PROFILE) == asked

@@ -73,5 +73,4 @@ class Bare:
         self._n_past = n_past
 
     def close(self) -> None:
-        self._batch.close()
         self._context.close()

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ... import __version__
-from ...llama.library import versions
+from ...llama.runtime import runtime
 from ...model.values import TENSOR_TYPES, GgufFile
 from ...system.device import GIB, machine
 from ...system.safe_open import safe_open
@@ -43,7 +43,7 @@ def describe(task: BenchTask, file: GgufFile, tell: Callable[[int], None]) -> di
     """What was measured, and on what. Reads the whole file for its hash; `tell` is called with bytes read."""
     return {
         "glm_edge": __version__,
-        **versions(),
+        **runtime(task.config.runtime or "llama").versions(),
         "machine": machine(),
         "threads": threads(task.config),
         "file": file.path.name,

@@ -1,4 +1,4 @@
-"""Find the fastest settings of this machine: threads for decode and prefill, the batch size, flash attention.
+"""Find the fastest settings of this machine: runtime, threads for decode and prefill, batch size, flash attention.
 
 Every candidate is measured once a round; the medians of the rounds count, because other programs come and go. A
 candidate replaces the default only if it is clearly faster.
@@ -8,22 +8,28 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from ...engine.engine import open_model
 from ...engine.memory_plan import MemoryPlan, plan_memory, weights_of
-from ...llama.model import Model
+from ...errors import UnsupportedModelError
+from ...llama.ik import installed
+from ...llama.model import Model, check_types
+from ...llama.runtime import runtime
 from ...model.checks import check_model
 from ...model.gguf import read_gguf
 from ...system.device import Processors, memory_available, processors
 from ...system.profile import Profile
-from ...types import EngineConfig
+from ...types import EngineConfig, RuntimeName
 from .bare import Bare
 from .child import Tell
 
 _ROUNDS = 3
 _CLEARLY = 1.03  # ratio of speeds; smaller differences are chance
 _PROMPT, _ANSWER = 128, 8  # tokens of one measurement of threads
+_REQUEST = (128, 64)  # tokens of prompt and answer by whose time the runtime is chosen
 _DEPTH = 1024  # tokens of context at which flash attention is measured: it matters with long ones
 _BATCHES = (64, 128, 256, 512)
 
@@ -44,16 +50,47 @@ def tune(config: EngineConfig, tell: Tell) -> Tuning:
     check_model(file)
     weights = weights_of(file)
     plan = plan_memory(config, weights, sequences=1, available=memory_available())
-    model = Model(config.model, load_mode=plan.load_mode, repack=plan.repack)
+    figures: dict[str, dict[str, float]] = {}
+    chosen = _choose_runtime(config, plan, tell, figures)
+    config = replace(config, runtime=chosen)
+    with closing(open_model(config, plan)) as model:
+        return _Tuner(model, config, plan, tell, figures).run(processors(), chosen)
+
+
+def runtimes(config: EngineConfig) -> list[RuntimeName]:
+    """The candidates; the default is first."""
+    if config.runtime is not None:
+        return [config.runtime]
+    if not installed():
+        return ["llama"]
     try:
-        return _Tuner(model, config, plan, tell).run(processors())
-    finally:
-        model.close()
+        check_types(read_gguf(config.model), runtime("ik"))
+    except UnsupportedModelError:
+        return ["llama"]
+    return ["llama", "ik"]
 
 
-def units() -> float:
+def _choose_runtime(
+    config: EngineConfig, plan: MemoryPlan, tell: Tell, figures: dict[str, dict[str, float]]
+) -> RuntimeName:
+    """The fastest runtime for a request of usual lengths. One is loaded at a time: two would not fit into memory."""
+    candidates = runtimes(config)
+    if len(candidates) < 2:
+        return candidates[0]
+    seconds: dict[RuntimeName, list[float]] = {}
+    for name in candidates:
+        with closing(open_model(replace(config, runtime=name), plan)) as model:
+            tuner = _Tuner(model, config, plan, tell, {})
+            seconds[name] = tuner.of_requests(processors().best)
+    prompt, answer = _REQUEST
+    figures["runtime"] = {name: statistics.median(times) / (prompt + answer) for name, times in seconds.items()}
+    return fastest(seconds, candidates[0])
+
+
+def units(candidates: Sequence[RuntimeName]) -> float:
     """Work of `tune` in prompt tokens, about; a token of an answer counts as three."""
-    return _ROUNDS * (3 * (_PROMPT + 3 * _ANSWER) + 4 * max(_BATCHES) + 2 * 3 * _ANSWER) + 2 * _DEPTH
+    choice = len(candidates) * _ROUNDS * (_PROMPT + 3 * _ANSWER) if len(candidates) > 1 else 0
+    return choice + _ROUNDS * (3 * (_PROMPT + 3 * _ANSWER) + 4 * max(_BATCHES) + 2 * 3 * _ANSWER) + 2 * _DEPTH
 
 
 def thread_counts(cpus: Processors) -> list[int]:
@@ -72,14 +109,26 @@ def fastest(seconds: dict[C, list[float]], default: C) -> C:
 class _Tuner:
     """The measurements of one tuning, and their figures."""
 
-    def __init__(self, model: Model, config: EngineConfig, plan: MemoryPlan, tell: Tell) -> None:
+    def __init__(
+        self, model: Model, config: EngineConfig, plan: MemoryPlan, tell: Tell, figures: dict[str, dict[str, float]]
+    ) -> None:
         self._model = model
         self._config = config
         self._plan = plan
         self._tell = tell
-        self._figures: dict[str, dict[str, float]] = {}
+        self._figures = figures
 
-    def run(self, cpus: Processors) -> Tuning:
+    def of_requests(self, threads: int) -> list[float]:
+        """Seconds of a request of usual lengths, from what a shorter one takes; a figure a round."""
+        with closing(self._open(flash_attention=False, threads=(threads, threads))) as bare:
+            self._prefill(bare, threads, _ANSWER, None)  # the first batch also touches memory for the first time
+            prompt, answer = (n / measured for n, measured in zip(_REQUEST, (_PROMPT, _ANSWER), strict=True))
+            return [
+                prompt * self._prefill(bare, threads, _PROMPT, None) + answer * self._decode(bare, threads)
+                for _ in range(_ROUNDS)
+            ]
+
+    def run(self, cpus: Processors, chosen: RuntimeName) -> Tuning:
         counts = thread_counts(cpus)
         bare = self._open(flash_attention=False, threads=(counts[0], counts[0]))
         one = self._choose("decode threads", counts, lambda n: self._decode(bare, n), tokens=_ANSWER)
@@ -90,8 +139,8 @@ class _Tuner:
         longest = min(max(_BATCHES), self._plan.n_ctx // 2)
         batch = self._choose("batch", sizes, lambda n: self._prefill(bare, many, longest, n), tokens=longest)
         bare.close()
-        flash = self._choose_flash((one, many), batch)
-        return Tuning(Profile(one, many, batch, flash), self._figures)
+        flash = runtime(chosen).has_flash_attention and self._choose_flash((one, many), batch)
+        return Tuning(Profile(one, many, batch, flash, chosen), self._figures)
 
     def _choose(self, name: str, candidates: Sequence[int], measure: Callable[[int], float], *, tokens: int) -> int:
         """The fastest of the candidates; the first is the default. `measure` returns seconds for `tokens`."""

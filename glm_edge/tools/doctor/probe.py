@@ -112,13 +112,13 @@ def main(text: str) -> None:
     from ...model.ggml import library_folder
 
     try:
-        from ...llama.library import versions
         from ...llama.products import Products, kind_of
+        from ...llama.runtime import runtime
     except UnsupportedModelError as error:
         sys.exit(str(error))
     task = json.loads(text)
     variants = len(list(library_folder().glob("*ggml-cpu-*")))
-    _tell({"versions": versions(), "libraries": _loaded(), "variants": variants})
+    _tell({"versions": runtime().versions(), "libraries": _loaded(), "variants": variants})
     wanted = [(name, repack, *kind_of(matrix(name), repack=repack)) for name, repack in task["types"]]
     _tell({"kinds": {name: kind_of(matrix(name), repack=True)[1] for name in dict(task["types"])}})
     kinds = list(dict.fromkeys(kind for _, _, kind, _ in wanted))

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from glm_edge.engine.engine import LlamaEngine
 from glm_edge.engine.prefix_cache.store import BLOCK_TOKENS
-from glm_edge.types import EngineConfig, Message, Request, SamplingParams, Stats
+from glm_edge.types import EngineConfig, Message, Request, RuntimeName, SamplingParams, Stats
 from support.engines.prefix_store import files
 
 LONG = "word " * 300
 
 
-def answer(model: Path, cache: Path | None, question: str) -> tuple[str, Stats]:
-    engine = LlamaEngine(EngineConfig(model, n_threads=1, kv_type="f32", cache_folder=cache))
+def answer(model: Path, cache: Path | None, question: str, runtime: RuntimeName = "llama") -> tuple[str, Stats]:
+    config = EngineConfig(model, runtime=runtime, n_threads=1, cache_folder=cache)
+    engine = LlamaEngine(replace(config, kv_type="f32") if runtime == "llama" else config)
     request = Request((Message("user", question),), SamplingParams(0), 12)
     chunks = list(engine.submit(request))
     engine.close()
@@ -24,11 +26,20 @@ def answer(model: Path, cache: Path | None, question: str) -> tuple[str, Stats]:
     return "".join(chunk.text for chunk in chunks), stats
 
 
-def test_after_a_restart_the_prefix_is_read_and_the_answer_is_the_same(tiny_f32: Path, tmp_path: Path) -> None:
-    answer(tiny_f32, tmp_path, LONG + "first question")
-    text, stats = answer(tiny_f32, tmp_path, LONG + "another one")
+def test_after_a_restart_the_prefix_is_read_and_the_answer_is_the_same(
+    tiny_f32: Path, tmp_path: Path, runtime_name: RuntimeName
+) -> None:
+    answer(tiny_f32, tmp_path, LONG + "first question", runtime_name)
+    text, stats = answer(tiny_f32, tmp_path, LONG + "another one", runtime_name)
     assert stats.cached_tokens > 300
-    assert text == answer(tiny_f32, None, LONG + "another one")[0]
+    assert text == answer(tiny_f32, None, LONG + "another one", runtime_name)[0]
+
+
+def test_a_state_of_another_runtime_is_not_read(tiny_f32: Path, tmp_path: Path, runtime_name: RuntimeName) -> None:
+    if runtime_name == "llama":
+        pytest.skip("the other runtime's turn shows it")
+    answer(tiny_f32, tmp_path, LONG, "llama")
+    assert answer(tiny_f32, tmp_path, LONG, runtime_name)[1].cached_tokens == 0
 
 
 def test_state_that_does_not_fit_the_model_is_not_read(tiny_f32: Path, tiny_f16: Path, tmp_path: Path) -> None:

@@ -29,7 +29,6 @@ def decode(path: Path) -> str:
     for i in range(32):
         batch.add(1000 + i, i, 0, logits=i == 31)
     result = context.decode(batch)
-    batch.close()
     context.close()
     model.close()
     return result
