@@ -70,7 +70,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An empty config folder and no model in the environment: no test meets this user's settings, or changes them."""
     folder = tmp_path_factory.mktemp("settings")
     with pytest.MonkeyPatch.context() as patch:
@@ -81,10 +81,10 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
-def no_settings_of_the_test_before(settings: Path) -> Iterator[None]:
+def no_settings_of_the_test_before(own_settings: Path) -> Iterator[None]:
     """A test that converts makes its model the default; the next one must not run that."""
     yield
-    for entry in settings.iterdir():
+    for entry in own_settings.iterdir():
         shutil.rmtree(entry)
 
 

@@ -53,6 +53,6 @@ def test_a_profile_is_used_for_models_of_its_sizes_alone(
         monkeypatch.setenv(name, str(tmp_path))
     found = [with_profile(EngineConfig(model)).n_batch for model in (tiny_q4_0, small_gguf)]
     assert found == [None, None]
-    save_profile(profile_path(), Profile(1, 1, 64, flash_attention=False), profile_key(tiny_q4_0))
+    save_profile(profile_path(), Profile(1, 1, 64, flash_attention=False, runtime="llama"), profile_key(tiny_q4_0))
     found = [with_profile(EngineConfig(model)).n_batch for model in (tiny_q4_0, tiny_f16, small_gguf)]
     assert found == [64, 64, None]

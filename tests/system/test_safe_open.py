@@ -91,7 +91,7 @@ def test_a_profile_is_the_owners_alone_whatever_the_mask(tmp_path: Path) -> None
     path = tmp_path / "config" / "glm-edge" / "profile.json"
     before = os.umask(0)
     try:
-        save_profile(path, Profile(1, 1, 32, False), {})
+        save_profile(path, Profile(1, 1, 32, False, "llama"), {})
     finally:
         os.umask(before)
     assert [folder.stat().st_mode & 0o777 for folder in (path, path.parent, path.parent.parent)] == [

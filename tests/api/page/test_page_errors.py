@@ -37,7 +37,7 @@ TOLD = {
     "engine_died": (EngineDiedError("x"), "is being started again. You can ask", "正在重新启动。可以重新提问", ""),
     "engine_crash": (RepeatedCrashError("x"), "the server refuses it for a while", "暂时拒绝此问题", ""),
     "loading": (LoadingError("x", retry_after=90), "still being loaded.", "模型仍在加载。", " s."),
-    "overloaded": (OverloadedError("x", retry_after=400), "busy with other questions.", "服务器正忙", "7 min."),
+    "overloaded": (OverloadedError("x", retry_after=400), "busy with other questions.", "服务器正忙", " 60 s."),
     "share": (RateLimitError("x", retry_after=30), "This key has as many answers", "此密钥同时进行的回答", " s."),
     "closed": (EngineClosedError("x"), "The server is shutting down.", "服务器正在关闭。", " s."),
     "failed": (EngineError("x"), "The server failed on this question: the engine", "服务器处理此问题时出错：", ""),

@@ -61,7 +61,7 @@ def test_with_an_open_umask_and_core_files_allowed_nothing_is_left_to_others(tmp
 def test_with_an_open_umask_a_profile_is_its_users_alone(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        save_profile(tmp_path / "config" / "glm-edge" / "profile.json", Profile(1, 1, 64, False), {})
+        save_profile(tmp_path / "config" / "glm-edge" / "profile.json", Profile(1, 1, 64, False, "llama"), {})
     finally:
         os.umask(before)
     assert modes(tmp_path) == {
