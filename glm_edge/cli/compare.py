@@ -38,12 +38,11 @@ def command(a: Path, b: Path, file: Path, n_ctx: int, threads: int | None, as_js
     require_addresses()
     from dataclasses import asdict
 
-    from ..llama.context import Context
     from ..model.checks import check_model, prefix_ids
     from ..model.gguf import read_gguf
     from ..system.device import processors
     from ..tools.compare import check_same_vocabulary, compare
-    from ..tools.perplexity import BATCH
+    from ..tools.perplexity import open_context
     from .load import interruptible
     from .model import resolve_model
 
@@ -58,16 +57,7 @@ def command(a: Path, b: Path, file: Path, n_ctx: int, threads: int | None, as_js
         for head in files:
             model = interruptible(partial(_load, head.path))
             models.append(stack.enter_context(closing(model)))
-            context = Context(
-                model,
-                n_ctx=n_ctx,
-                n_batch=BATCH,
-                n_sequences=1,
-                n_outputs=BATCH,
-                n_threads=n_threads,
-                n_threads_batch=n_threads,
-            )
-            contexts.append(stack.enter_context(closing(context)))
+            contexts.append(stack.enter_context(closing(open_context(model, n_ctx, n_threads))))
         with progress_bar("compare", "token") as progress:
             found = compare(
                 (models[0], models[1]), (contexts[0], contexts[1]), text, prefix_ids(files[0]), n_ctx, progress

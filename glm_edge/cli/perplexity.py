@@ -67,19 +67,9 @@ def command(file: Path, model: Path | None, n_ctx: int, threads: int | None, run
 
 
 def _measure(model: Model, text: str, prefix: tuple[int, ...], n_ctx: int, threads: int) -> Perplexity:
-    from ..llama.context import Context
-    from ..tools.perplexity import BATCH, perplexity
+    from ..tools.perplexity import open_context, perplexity
 
-    context = Context(
-        model,
-        n_ctx=n_ctx,
-        n_batch=BATCH,
-        n_sequences=1,
-        n_outputs=BATCH,
-        n_threads=threads,
-        n_threads_batch=threads,
-    )
-    with closing(context), progress_bar("perplexity", "token") as progress:
+    with closing(open_context(model, n_ctx, threads)) as context, progress_bar("perplexity", "token") as progress:
         return perplexity(model, context, text, prefix, n_ctx, progress)
 
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EngineError, InvalidFileError, UsageError
+from ..errors import EngineError, UsageError
 from ..llama.context import Batch, Context
 from ..llama.model import Model
 from ..model import keys
 from ..model.values import GgufFile, StringArray
-from .perplexity import BATCH, split
+from .perplexity import BATCH, windows_of
 
 _RESAMPLES = 1000
 _TAIL = 99  # percentile of the divergence that is told
@@ -72,12 +72,8 @@ def compare(
 
     Raises InvalidFileError for a text without tokens.
     """
-    size = window - len(prefix)
-    parts = [models[0].tokenize(part) for part in split(text)]
-    windows = [ids[i : i + size] for ids in parts for i in range(0, len(ids), size)]
+    windows = windows_of(models[0], text, window - len(prefix))
     total = sum(map(len, windows))
-    if not total:
-        raise InvalidFileError("the text is empty: nothing to predict")
     blocks: list[Floats] = []  # each of shape (tokens, 4): divergence, agreement, ln p by A, ln p by B
     done = 0
     for ids in windows:

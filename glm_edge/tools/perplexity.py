@@ -51,12 +51,8 @@ def perplexity(
 
     Raises InvalidFileError for a text without tokens.
     """
-    size = window - len(prefix)
-    conversations = [model.tokenize(part) for part in split(text)]
-    windows = [ids[i : i + size] for ids in conversations for i in range(0, len(ids), size)]
+    windows = windows_of(model, text, window - len(prefix))
     total = sum(len(part) for part in windows)
-    if not total:
-        raise InvalidFileError("the text is empty: nothing to predict")
     values: list[float] = []
     for part in windows:
         values += _log_probabilities(context, [*prefix, *part], len(prefix))
@@ -65,6 +61,28 @@ def perplexity(
     mean = -math.fsum(values) / total
     deviation = float(np.std(values)) / math.sqrt(total)
     return Perplexity(math.exp(mean), deviation * math.exp(mean), total)
+
+
+def open_context(model: Model, window: int, threads: int) -> Context:
+    """A context for `perplexity`, which the caller closes. Raises OutOfMemoryError."""
+    return Context(
+        model,
+        n_ctx=window,
+        n_batch=BATCH,
+        n_sequences=1,
+        n_outputs=BATCH,
+        n_threads=threads,
+        n_threads_batch=threads,
+    )
+
+
+def windows_of(model: Model, text: str, size: int) -> list[list[int]]:
+    """The token ids of a text, cut at conversations and into `size` at most. Raises InvalidFileError without any."""
+    conversations = [model.tokenize(part) for part in split(text)]
+    windows = [ids[i : i + size] for ids in conversations for i in range(0, len(ids), size)]
+    if not windows:
+        raise InvalidFileError("the text is empty: nothing to predict")
+    return windows
 
 
 def split(text: str) -> list[str]:
