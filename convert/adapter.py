@@ -28,7 +28,8 @@ from glm_edge.model.adapter import MAX_TOKENS, ModelShape, shape_of, tensor_name
 from glm_edge.model.checks import check_model
 from glm_edge.model.gguf import read_gguf
 
-from .layout import HeadEntry, head_of, padded
+from .convert import default_output
+from .layout import HeadEntry, head_of, no_hashes, padded
 from .metadata import Value
 from .source.checkpoint import open_weights
 from .source.config import read_config
@@ -83,7 +84,7 @@ def convert_adapter(
     settings = read_json(config.path) if config is not None else {}
     encoder = _encoder(folder, stored, settings, shape)
     tokens = encoder[EMBEDDING].shape[0]
-    out = _default_output(folder) if out is None else out
+    out = default_output(folder.resolve().name, "adapter") if out is None else out
     inputs = tuple(file.path for file in (*files, *([config] if config else [])))
     check_output(out, inputs, force=force)
     sources = sources_text(
@@ -252,13 +253,7 @@ def _metadata(folder: Path, shape: ModelShape, tokens: int, sources: str) -> dic
 
 def _hashed_head(metadata: Mapping[str, Value], entries: list[HeadEntry], data: Mapping[str, NDArray[Any]]) -> bytes:
     """The head with the hashes of itself and of every tensor in it."""
-    empty = "0" * keys.HASH_DIGITS * (1 + len(entries))
+    empty = no_hashes(len(entries))
     head = head_of({**metadata, keys.HASHES: Value(T.STRING, empty)}, entries)
     hashes = [hashlib.sha256(part).hexdigest() for part in (head, *(values.tobytes() for values in data.values()))]
     return head.replace(empty.encode(), "".join(hashes).encode(), 1)
-
-
-def _default_output(folder: Path) -> Path:
-    plain = re.sub(r"[^\w.-]+", "-", folder.resolve().name).strip(".-") or "ptuning"
-    models = Path("models")
-    return (models if models.is_dir() else Path()) / f"{plain[:100]}-adapter.gguf"

@@ -70,7 +70,7 @@ def padded(size: int) -> int:
 def lay_out(metadata: Mapping[str, Value], tensors: Sequence[Tensor], recipe: Recipe) -> Layout:
     """Choose each tensor's type by the recipe, and its place."""
     types = _types(metadata, tensors, recipe)
-    metadata = {**metadata, keys.HASHES: Value(GGUFValueType.STRING, _no_hashes(len(tensors)))}
+    metadata = {**metadata, keys.HASHES: Value(GGUFValueType.STRING, no_hashes(len(tensors)))}
     entries = [HeadEntry(tensor.name, tensor.shape, name) for tensor, name in zip(tensors, types, strict=True)]
     head = head_of(metadata, entries)
     placed = []
@@ -81,7 +81,7 @@ def lay_out(metadata: Mapping[str, Value], tensors: Sequence[Tensor], recipe: Re
     return Layout(metadata, head, tuple(placed))
 
 
-def _no_hashes(tensors: int) -> str:
+def no_hashes(tensors: int) -> str:
     """As long as the value of keys.HASHES will be."""
     return "0" * keys.HASH_DIGITS * (1 + tensors)
 
