@@ -3,36 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from selenium.webdriver import Chrome
 from selenium.webdriver.common.keys import Keys
 
 from glm_edge.types import Message, Request
 from support.engines.fake_engine import FakeEngine
-from support.server.browser import Page
-from support.server.live_server import LiveServer, eventually
-
-Open = Callable[[FakeEngine], Page]
-
-
-@pytest.fixture
-def open_page(driver: Chrome) -> Iterator[Open]:
-    """The page of a server with this engine; at the end, nothing may stand in the browser's console."""
-    with ExitStack() as stack:
-        pages = []
-
-        def open_(engine: FakeEngine) -> Page:
-            pages.append(Page(driver, stack.enter_context(LiveServer(engine)).url))
-            return pages[-1].open()
-
-        yield open_
-        assert [complaint for page in pages for complaint in page.complaints()] == []
-        driver.get("about:blank")
+from support.server.browser import Open, Page
+from support.server.live_server import eventually
 
 
 def said(request: Request) -> list[str]:

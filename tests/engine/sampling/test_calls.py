@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from glm_edge.engine.sampling.constrained import Constraint, ConstraintCompiler
+from glm_edge.engine.sampling.constrained import ConstraintCompiler
 from glm_edge.errors import RequestError
 from glm_edge.llama.model import Model
 from glm_edge.types import CallFormat, Tool
-from support.engines.random_answers import RandomAnswers
+from support.engines.random_answers import RandomAnswers, fits
 
 CITY = {
     "type": "object",
@@ -35,14 +35,6 @@ def model(demo_file: Path) -> Model:
 @pytest.fixture(scope="module")
 def compiler(model: Model) -> ConstraintCompiler:
     return ConstraintCompiler(model)
-
-
-def fits(model: Model, constraint: Constraint, text: str) -> bool:
-    for token in model.tokenize(text):
-        if not constraint.allowed()[token]:
-            return False
-        constraint.accept(token)
-    return bool(constraint.allowed()[model.eos])
 
 
 # text -> whether it may be an answer where a call is required, and where it is not

@@ -13,6 +13,7 @@ from glm_edge.engine.sampling.constrained import Constraint, ConstraintCompiler
 from glm_edge.errors import RequestError
 from glm_edge.llama.model import Model
 from glm_edge.types import JsonFormat
+from support.engines.random_answers import fits
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +29,6 @@ def compiler(model: Model) -> ConstraintCompiler:
 def compiled(compiler: ConstraintCompiler, schema: Any = None) -> Constraint:
     (constraint,) = compiler.compile(JsonFormat(None if schema is None else json.dumps(schema)), 1)
     return constraint
-
-
-def fits(model: Model, constraint: Constraint, text: str) -> bool:
-    """Whether an answer may be this text, token by token, and end there."""
-    for token in model.tokenize(text):
-        if not constraint.allowed()[token]:
-            return False
-        constraint.accept(token)
-    return bool(constraint.allowed()[model.eos])
 
 
 OBJECTS = {

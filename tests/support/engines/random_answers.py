@@ -52,3 +52,12 @@ class RandomAnswers:
             self.step_s.append(time.thread_time() - began)
             written += self.model.piece(token)
         return None
+
+
+def fits(model: Model, constraint: Constraint, text: str) -> bool:
+    """Whether an answer may be this text, token by token, and end there."""
+    for token in model.tokenize(text):
+        if not constraint.allowed()[token]:
+            return False
+        constraint.accept(token)
+    return bool(constraint.allowed()[model.eos])

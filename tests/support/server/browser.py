@@ -20,6 +20,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
+from support.engines.fake_engine import FakeEngine
+
 PATIENCE = 30.0  # seconds; only a failing test waits so long
 _FLAGS = (
     "--headless=new",
@@ -132,3 +134,6 @@ class Page:
         """What the browser's console has, but for requests that were refused or broke off."""
         entries = [str(entry["message"]) for entry in self.driver.get_log("browser")]
         return [entry for entry in entries if "Failed to load resource" not in entry]
+
+
+Open = Callable[[FakeEngine], Page]  # opens the page of a server with this engine
