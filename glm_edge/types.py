@@ -114,7 +114,7 @@ class Stats:
     queue_s: float  # from submit until its first token is in a batch
     prefill_s: float  # from there to the first token of the answer
     decode_s: float  # from the first token of the answer to the last
-    drafted_tokens: int = 0  # tokens that prompt lookup drafted
+    drafted_tokens: int = 0  # guessed tokens that were verified
     accepted_tokens: int = 0  # drafted tokens that the sampler chose too
     trimmed_rounds: int = 0  # oldest rounds that were left out to make the prompt fit
 
@@ -169,7 +169,7 @@ class EngineConfig:
     queue: int = 252  # answers that may wait for a slot
     kv_type: Literal["f16", "f32"] = "f16"
     flash_attention: bool | None = None  # None: off, which rounds as the official code does
-    prompt_lookup: bool = True  # draft tokens from the prompt where that is measured to be faster
+    prompt_lookup: bool = True  # draft tokens from what repeats where that is measured to be faster
     cache_folder: Path | None = None  # keeps computed prefixes over restarts; None: memory only
     cache_bytes: int = 2 << 30  # limit of that folder
     # name and file of each adapter; without a name, a folder of which every .gguf file is one, by its own name

@@ -6,7 +6,8 @@ scheduler.py    which tokens go into the next batch; who waits, runs, is preempt
 kv_cache.py     which cells of the cache are reused, offloaded to the prefix store, restored, evicted
 sequence.py     one answer being computed
 memory_plan.py  how the model is put into memory
-latency.py      what batches cost here, measured; lookup.py drafts tokens where that pays; eta.py estimates waits
+latency.py      what batches cost here, measured; eta.py estimates waits
+drafts.py       guesses of the next tokens, verified where that pays; automaton.py finds what they are copied from
 text/           prompts, token ids, stop strings       sampling/       logits to a token
 prefix_cache/   computed prefixes outside of the KV cache
 """

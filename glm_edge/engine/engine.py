@@ -27,8 +27,8 @@ from ..system.device import memory_available, processors
 from ..system.threads import start
 from ..types import Chunk, EngineConfig, Message, ModelInfo, Request
 from .adapters import chosen, load_adapters
+from .drafts import MAX_DRAFT
 from .latency import LatencyModel
-from .lookup import MAX_DRAFT
 from .loop import EngineLoop
 from .memory_plan import MemoryPlan, plan_memory, sequence_count, weights_of
 from .prefix_cache.store import Store

@@ -14,6 +14,8 @@ SLICE = 16  # prompt tokens beside answers, while no speed is measured
 _ROW = 4  # tokens that the kernels compute together
 _PATIENCE_S = 1.0  # limit of a batch with slices of prompts, while answers are being written
 _SAMPLES = 5  # of each size; the least counts, because other programs only add to it
+_TRIED = (4, 8, 16)  # sizes of a batch with drafts that are tried out
+_TRIALS = 2  # of each: a single one may have been slowed by other programs
 _AGAIN = 256  # batches of a size, after which the slower number of rows is measured again
 
 
@@ -34,15 +36,22 @@ class LatencyModel:
         """Learn how long a batch of n tokens took, none of them a prompt's."""
         self._samples.setdefault(n, deque(maxlen=_SAMPLES)).append(seconds)
 
-    def worth(self, n: int, expected: float) -> float:
-        """Speed of a batch of n that gives `expected` tokens, relative to single steps; 1 is equally fast.
+    def seconds(self, n: int) -> float | None:
+        """What a batch of n tokens is likely to take, on a line between measured sizes; None outside of them."""
+        full = -(-n // _ROW) * _ROW
+        known = [s for m in ({n, full} if self._rows_of_four and n > 1 else {n}) if (s := self._seconds(m)) is not None]
+        if known:
+            return min(known)
+        less, more = (
+            max((m for m in self._samples if m < n), default=0),
+            min((m for m in self._samples if m > n), default=0),
+        )
+        low, high = self._seconds(less), self._seconds(more)
+        return None if low is None or high is None else low + (n - less) / (more - less) * (high - low)
 
-        Infinite where that size is not measured yet, so that it is tried once; 0 where single steps are not.
-        """
-        one, many = self._seconds(1), self._seconds(n)
-        if one is None or many is None:
-            return float("inf") if one is not None else 0.0
-        return expected * one / many
+    def untried(self, n: int) -> bool:
+        """Whether a batch of n should be computed to learn what it costs: of whole rows, and not measured twice yet."""
+        return n in _TRIED and len(self._samples.get(n, ())) < _TRIALS
 
     def measure_prompt(self, n: int, seconds: float) -> None:
         """Learn how long a batch of n tokens took, most of them a prompt's."""

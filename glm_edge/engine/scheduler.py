@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from ..errors import EngineError, GlmEdgeError, IntegrityError
 from ..llama.context import Batch, Context
+from .drafts import MAX_DRAFT, choose
 from .kv_cache import KvCache
 from .latency import SLICE, LatencyModel
 from .prefix_cache.prefix import common_prefix
@@ -42,7 +43,7 @@ class Scheduler:
         context: with `sequence_count(slots)` sequences.
         slots: answers computed at the same time.
         store: prefixes outside of the cache.
-        lookup: whether tokens are drafted from the prompt where that is faster.
+        lookup: whether tokens are drafted where that is faster.
         latency: what batches cost; learns from every step.
         clock: seconds, of which only differences count.
     """
@@ -109,7 +110,7 @@ class Scheduler:
         began = self._clock()
         result = self._context.decode(self._batch)
         if result == "full":
-            self._free_cells()
+            self._make_room()
         elif result == "aborted":  # what is not cancelled is computed again
             for part in slices:
                 self._cache.trim(part.sequence)
@@ -169,8 +170,10 @@ class Scheduler:
         self._batch.clear()
         writing = [a for a in self._running if a.pending == 1]
         reading = [a for a in self._running if a.pending > 1]
-        if self._lookup and len(self._running) == len(writing) == 1:
-            return [self._put(writing[0], 1, writing[0].draft(self._latency, self._batch.capacity - 1))]
+        if self._lookup and not reading:
+            return [
+                self._put(sequence, 1, draft) for sequence, draft in zip(writing, self._drafts(writing), strict=True)
+            ]
         slices = [self._put(sequence, 1) for sequence in writing]
         budget = self._latency.prompt_tokens(len(writing), self._batch.capacity)
         # The shortest first: a long prompt takes its time anyway, a short one should not wait for it. But each gets a
@@ -188,10 +191,19 @@ class Scheduler:
                 slices.append(self._put(sequence, n))
         return slices
 
+    def _drafts(self, writing: list[Sequence]) -> list[list[int]]:
+        """A draft for each answer, where that makes the batch of all faster."""
+        limit = max(0, min(MAX_DRAFT, self._batch.capacity - len(writing), self._free_cells()))
+        return choose([sequence.guess(limit) for sequence in writing], self._latency, limit)
+
+    def _free_cells(self) -> int:
+        """Cells that no running answer's tokens take; a lower bound, because answers may share some."""
+        return self._context.n_ctx - sum(len(sequence.tokens) for sequence in self._running)
+
     def _pad(self, slices: list[BatchSlice]) -> bool:
         """Add unused rows where that is faster: tokens after those of the last slice. Returns whether it did."""
         n, last = len(self._batch), slices[-1]
-        free = self._context.n_ctx - sum(len(sequence.tokens) for sequence in self._running) - len(last.draft)
+        free = self._free_cells() - sum(len(part.draft) for part in slices)
         rows = self._latency.rows(n, prompt=any(part.n > 1 for part in slices))
         if not n < rows <= min(n + free, self._batch.capacity):
             return False
@@ -241,7 +253,7 @@ class Scheduler:
             sequence.verified(len(part.draft), accepted)
             self._cache.trim(sequence)
 
-    def _free_cells(self) -> None:
+    def _make_room(self) -> None:
         """The cache is full: evict the cached sequence, or else preempt the youngest running answer."""
         if self._cache.evict():
             return

@@ -15,8 +15,7 @@ from ..generation import Generation
 from ..llama.model import Model
 from ..types import Chunk, FinishReason, Request, Stats, TokenLogprob
 from .adapters import AdapterCells
-from .latency import LatencyModel
-from .lookup import Lookup
+from .drafts import Drafter, Guess
 from .sampling.logprobs import scores, token_logprob
 from .sampling.sample import Floats
 from .sampling.sampler import Sampler
@@ -87,7 +86,7 @@ class Sequence:
         # the place whose logits are the next to score a token of the prompt; the last one where none is scored
         self._to_score = max(job.n_front, job.n_front + job.prompt.begin - 1) if request.scored else job.prompt_end - 1
         self._logprobs: list[TokenLogprob] = []  # of tokens whose text the reader does not have yet
-        self._lookup: Lookup | None = None
+        self._drafter: Drafter | None = None
         self._n_cached = 0  # prompt tokens that were not computed
         self._drafted = self._accepted = 0
         self._submitted = self._clock()
@@ -167,18 +166,16 @@ class Sequence:
         self.seq_id = -1
         self.n_past = 0
 
-    def draft(self, latency: LatencyModel, capacity: int) -> list[int]:
-        """Up to `capacity` tokens that may come next and are worth verifying; within the limit of the answer."""
-        if self._lookup is None:
-            self._lookup = Lookup(self.tokens, latency)
-        return self._lookup.draft(max(0, min(capacity, self.job.max_new_tokens - self._written - 1)))
+    def guess(self, limit: int) -> Guess:
+        """Up to `limit` tokens that may come next; within the limit of the answer."""
+        if self._drafter is None:
+            self._drafter = Drafter(self.tokens, self.job.prompt_end)
+        return self._drafter.guess(max(0, min(limit, self.job.max_new_tokens - self._written - 1)))
 
     def verified(self, drafted: int, accepted: int) -> None:
         """Of `drafted` tokens the first `accepted` were what the sampler chose."""
         self._drafted += drafted
         self._accepted += accepted
-        if self._lookup is not None:
-            self._lookup.verified(drafted, accepted)
 
     @property
     def started(self) -> bool:

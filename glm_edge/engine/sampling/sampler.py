@@ -1,6 +1,6 @@
 """The sampler of one answer: what it asks for, what it has seen so far, and its random numbers.
 
-For each token: `sample` its logits, then `accept` what was sampled. Prompt lookup asks for several places in a row, and
+For each token: `sample` its logits, then `accept` what was sampled. A draft asks for several places in a row, and
 accepts each token before it asks for the next. The steps have files of their own: `penalties.py` changes the logits,
 `constrained.py` says which tokens the format allows, `sample.py` takes one, `logprobs.py` says how likely it was.
 """

@@ -86,7 +86,7 @@ def test_answers_computed_together_keep_to_their_own_formats(engine: LlamaEngine
 
 
 def test_drafts_of_prompt_lookup_keep_to_the_format(demo_file: Path) -> None:
-    """A new engine tries each size of a draft once, whatever this machine is busy with."""
+    """A new engine tries each size of a draft, whatever this machine is busy with."""
     engine = LlamaEngine(EngineConfig(demo_file, n_threads=1))
     text_ = "one two three four five six seven eight " * 4
     chunks = ask(engine, {"enum": [text_ + "nine", text_ + "ten"]}, temperature=0)

@@ -13,8 +13,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from glm_edge.engine.drafts import MAX_DRAFT
 from glm_edge.engine.latency import LatencyModel
-from glm_edge.engine.lookup import MAX_DRAFT
 from glm_edge.engine.loop import EngineLoop
 from glm_edge.engine.memory_plan import sequence_count
 from glm_edge.engine.prefix_cache.store import Store

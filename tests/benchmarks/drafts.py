@@ -1,13 +1,13 @@
-"""Prompt lookup: tokens a step, and the speed-up that means on a device whose steps cost what is given.
+"""Drafts: tokens a step, and the speed-up that means on a device whose steps cost what is given.
 
-    python tests/benchmarks/lookup.py --model F.gguf                           # costs of ChatGLM2-6B on 2 cores
-    python tests/benchmarks/lookup.py --model F.gguf --costs 1:110,4:280,8:540  # ms a step, measured elsewhere
+    python tests/benchmarks/drafts.py --model F.gguf                           # costs of ChatGLM2-6B on 2 cores
+    python tests/benchmarks/drafts.py --model F.gguf --costs 1:110,4:280,8:540  # ms a step, measured elsewhere
 
 "repeated" are the model's own greedy answers when a question is asked again in one conversation, as "asked once" when
 it is not; "prose" is this project's README, written as if it were an answer. The first two are answered with lookup
 and without, and the texts must be equal; the steps are counted by what lookup decides at the costs given, not at
 those of this machine, over the ids of the text. "Implied" is the time of all steps without lookup over that with it.
-Not covered: several answers at once, where lookup is off.
+Not covered: several answers at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from glm_edge.engine.engine import LlamaEngine
 from glm_edge.engine.latency import LatencyModel
 from glm_edge.engine.text.prompt import prompt_text, rounds
 from glm_edge.types import EngineConfig, Message, Request, SamplingParams
-from support.engines.lookup_clock import FULL_SIZE, Steps, simulate
+from support.engines.draft_clock import FULL_SIZE, Steps, simulate
 
 TESTS = Path(__file__).resolve().parents[1]
 Pairs = list[tuple[str, str]]  # what was before an answer, and the answer
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--costs", help="tokens in a step:milliseconds; 1 and 8 among them, 4 better too")
     options = parser.parse_args()
-    pairs = [pair.split(":") for pair in (options.latency or "").split(",") if pair]
+    pairs = [pair.split(":") for pair in (options.costs or "").split(",") if pair]
     seconds = {int(n): float(ms) / 1000 for n, ms in pairs} or FULL_SIZE
     lines = (TESTS / "support" / "demo_prompts.jsonl").read_text("utf-8").splitlines()
     questions = [json.loads(line)["prompt"] for line in lines if line][:60]

@@ -1,4 +1,4 @@
-"""Steps that an answer takes with prompt lookup, by a clock of our own: what each size of batch costs is given."""
+"""Steps that answers of known tokens take with drafts, by a clock of our own; what batches cost is given."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from glm_edge.engine.drafts import MAX_DRAFT, Drafter, choose
 from glm_edge.engine.latency import LatencyModel
-from glm_edge.engine.lookup import MAX_DRAFT, Lookup
 
 # ChatGLM2-6B, Q4_0, 2 cores: 8.4, 9.1, 13.6 and 14.1 tokens a second with 1, 2, 4 and 8 tokens in a batch
 FULL_SIZE = {1: 0.119, 2: 0.220, 4: 0.294, 8: 0.567}
@@ -19,22 +19,21 @@ class Steps:
     steps: int = 0
     drafted: int = 0
     held: int = 0
-    plain_s: float = 0.0  # without lookup
-    lookup_s: float = 0.0
+    plain_s: float = 0.0  # without drafts
+    drafts_s: float = 0.0
 
     @property
     def speedup(self) -> float:
-        return self.plain_s / self.lookup_s
+        return self.plain_s / self.drafts_s
 
 
 def cost(seconds: Mapping[int, float], n: int) -> float:
-    """Of a batch of n tokens; on a line between the sizes that are known."""
+    """Of a batch of n tokens; on a line between the sizes that are known, and on that of the last two after them."""
     if n in seconds:
         return seconds[n]
-    for low, high in pairwise(sorted(seconds)):
-        if low < n < high:
-            return seconds[low] + (n - low) / (high - low) * (seconds[high] - seconds[low])
-    raise ValueError(f"the cost of {n} tokens is not within those of {sorted(seconds)}")
+    sizes = sorted(seconds)
+    low, high = next((pair for pair in pairwise(sizes) if n < pair[1]), (sizes[-2], sizes[-1]))
+    return seconds[low] + (n - low) / (high - low) * (seconds[high] - seconds[low])
 
 
 def simulate(
@@ -42,21 +41,20 @@ def simulate(
 ) -> Steps:
     """The engine's steps for an answer whose tokens are known, with what it learns of costs and hits on the way."""
     result, tokens = Steps(tokens=len(answer), plain_s=len(answer) * seconds[1]), [*prompt, *answer[:1]]
-    lookup = Lookup(tokens, latency)
-    result.steps, result.lookup_s, written = 1, seconds[1], 1
+    drafter = Drafter(tokens, len(prompt))
+    result.steps, result.drafts_s, written = 1, seconds[1], 1
     while written < len(answer):
-        draft = lookup.draft(min(MAX_DRAFT, len(answer) - written - 1))
+        room = min(MAX_DRAFT, len(answer) - written - 1)
+        draft = choose([drafter.guess(room)], latency, room)[0]
         n = 1 + len(draft)
         latency.measure(n, cost(seconds, n))
         held = 0
         while held < len(draft) and draft[held] == answer[written + held]:
             held += 1
-        if draft:
-            lookup.verified(len(draft), held)
         tokens += answer[written : written + held + 1]
         written += held + 1
         result.steps += 1
         result.drafted += len(draft)
         result.held += held
-        result.lookup_s += cost(seconds, n)
+        result.drafts_s += cost(seconds, n)
     return result

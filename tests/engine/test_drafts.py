@@ -1,0 +1,102 @@
+"""Drafts: the same answers in fewer steps where text repeats, and none where they do not hold or cost too much."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from glm_edge.engine.drafts import MAX_DRAFT, Drafter, Guess, choose
+from glm_edge.engine.engine import LlamaEngine
+from glm_edge.engine.latency import LatencyModel
+from glm_edge.types import EngineConfig, Message, Request, SamplingParams
+from support.engines.draft_clock import FULL_SIZE, simulate
+
+DRAW = random.Random(3)
+PARAGRAPH = [DRAW.randrange(60_000) for _ in range(120)]
+FREE = {1: 0.1, 4: 0.1, 8: 0.2, 16: 0.4}  # seconds of batches; four rows cost as much as one
+
+
+def measured(seconds: dict[int, float]) -> LatencyModel:
+    latency = LatencyModel()
+    for n in [*seconds, *seconds]:
+        latency.measure(n, seconds[n])
+    return latency
+
+
+def test_repeating_text_takes_a_fraction_of_the_steps() -> None:
+    found = simulate([1, 2, *PARAGRAPH, 3], PARAGRAPH, LatencyModel(), FULL_SIZE)
+    assert found.tokens / found.steps > 3
+    assert found.speedup > 1.3
+    assert found.held == found.drafted
+
+
+def test_text_without_repeats_costs_nothing() -> None:
+    found = simulate([1, 2], PARAGRAPH, LatencyModel(), FULL_SIZE)
+    assert found.drafted == 0
+    assert found.speedup == pytest.approx(1)
+
+
+def test_drafts_stop_when_they_do_not_hold() -> None:
+    # the same three tokens come again and again, and each time something else follows
+    answer = [token for i in range(300) for token in (7, 8, 9, 1000 + i)]
+    found = simulate([7, 8, 9], answer, LatencyModel(), FULL_SIZE)
+    assert found.speedup > 0.98
+
+
+def test_drafts_come_back_when_text_repeats_after_all() -> None:
+    answer = [token for i in range(60) for token in (7, 8, 9, 1000 + i)]
+    found = simulate([], [*answer, *PARAGRAPH * 12], LatencyModel(), FULL_SIZE)
+    assert found.held > 3 * len(PARAGRAPH)
+
+
+def test_no_draft_where_several_tokens_cost_as_much_as_one_by_one() -> None:
+    found = simulate([*PARAGRAPH], PARAGRAPH, LatencyModel(), {1: 0.1, 16: 1.6})
+    assert found.drafted <= 2 * (3 + 7 + 15)  # each size is tried twice
+    assert found.speedup > 0.98
+
+
+def test_a_draft_never_has_more_than_there_is_room_for() -> None:
+    drafter = Drafter([*PARAGRAPH, *PARAGRAPH[:40]], len(PARAGRAPH))
+    free = measured({1: 0.1, 4: 0.1, 8: 0.1, 16: 0.1})
+    for room in (0, 2, MAX_DRAFT):
+        guess = drafter.guess(room)
+        assert choose([guess], free, room) == [PARAGRAPH[40 : 40 + room]]
+
+
+def test_a_copy_that_reaches_the_end_goes_on_with_itself() -> None:
+    assert Drafter([9, *(5, 6, 7) * 12], 0).guess(7).tokens == [5, 6, 7, 5, 6, 7, 5]
+
+
+def test_answers_share_the_rows_that_are_free() -> None:
+    likely, doubtful = Guess([1, 2, 3], [0.9, 0.8, 0.7]), Guess([4, 5, 6], [0.75, 0.3, 0.1])
+    costs = {1: 0.1, 2: 0.1, 4: 0.1, 5: 0.3, 8: 0.4, 16: 0.8}
+    assert choose([likely, doubtful], measured(costs), MAX_DRAFT) == [[1, 2], []]
+    assert choose([doubtful, likely], measured(costs), MAX_DRAFT) == [[], [1, 2]]
+    assert choose([doubtful, Guess([], [])], measured(costs), MAX_DRAFT) == [[4, 5], []]
+    assert choose([likely, likely, doubtful, doubtful], measured(costs), MAX_DRAFT) == [[], [], [], []]
+
+
+@pytest.mark.parametrize("temperature", [0, 0.7], ids=["greedy", "sampled"])
+def test_answers_are_the_same_with_and_without_them(tiny_f32: Path, temperature: float) -> None:
+    def answers(lookup: bool) -> tuple[list[str], int]:
+        engine = LlamaEngine(EngineConfig(tiny_f32, n_threads=1, kv_type="f32", slots=2, prompt_lookup=lookup))
+        texts, drafted = [], 0
+        for n in (1, 1, 2):  # answers at once
+            # a biased token makes even the tiny model repeat itself
+            sampling = SamplingParams(temperature, seed=n, logit_bias={300 + n: 14.0, 900: 13.0})
+            request = Request((Message("user", "one two three " * 9),), sampling, 60)
+            for generation in [engine.submit(request) for _ in range(n)]:
+                chunks = list(generation)
+                texts.append("".join(chunk.text for chunk in chunks))
+                stats = chunks[-1].stats
+                assert stats is not None
+                drafted += stats.drafted_tokens
+        engine.close()
+        return texts, drafted
+
+    with_it, drafted = answers(lookup=True)
+    without, none = answers(lookup=False)
+    assert with_it == without
+    assert drafted > 0 == none
