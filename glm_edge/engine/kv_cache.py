@@ -14,7 +14,7 @@ from collections.abc import Sequence as Seq
 from ..errors import EngineError
 from ..llama.context import Context
 from .memory_plan import sequence_count
-from .prefix_cache.prefix import common_prefix
+from .prefix_cache.prefix import common_prefix, front_of
 from .prefix_cache.store import BLOCK_TOKENS, LEAST_WRITTEN, Store
 from .sequence import Sequence
 
@@ -151,16 +151,17 @@ class KvCache:
         key, start, known = self._store.end(tokens, scope)
         if len(tokens) - known < least:
             return True
-        while key is not None and len(tokens) - start >= least:
-            end = start + BLOCK_TOKENS
-            if LEAST_WRITTEN <= known - start < BLOCK_TOKENS:
+        first = max(start, front_of(tokens))  # an adapter's cells are not stored: they are restored from the adapter
+        while key is not None and len(tokens) - first >= least:
+            end = first + BLOCK_TOKENS
+            if LEAST_WRITTEN <= known - first < BLOCK_TOKENS:
                 end = known  # a block ends where conversations part, so that they can share it
             if len(tokens) < end + LEAST_WRITTEN:
                 end = len(tokens)  # one larger block instead of a block and a partial one
             try:
-                state = self._context.state(seq_id, start, end)
+                state = self._context.state(seq_id, first, end)
             except (MemoryError, EngineError):  # the cells are still right: nobody's answer ends for it
                 return False
             key = self._store.put(key, start, tokens[start:end], state, scope)
-            start = end
+            start = first = end
         return key is not None

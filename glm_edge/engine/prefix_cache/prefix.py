@@ -1,4 +1,4 @@
-"""The common beginning of two sequences of token ids."""
+"""The beginnings of sequences of token ids: what two have in common, and what is an adapter's."""
 
 from __future__ import annotations
 
@@ -17,3 +17,8 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
         else:
             high = middle
     return low
+
+
+def front_of(tokens: Sequence[int]) -> int:
+    """How many leading ids stand for an adapter's cells: no token has their numbers, which are negative."""
+    return next((place for place, token in enumerate(tokens) if token >= 0), len(tokens))

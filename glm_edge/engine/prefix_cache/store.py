@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ...errors import StorageError
-from .prefix import common_prefix
+from .prefix import common_prefix, front_of
 from .store_file import SCOPE, CacheBlock, Folder, bundled_folder, key_of
 
 BLOCK_TOKENS = 256  # tokens; 7 MB of ChatGLM2-6B's state
@@ -275,4 +275,4 @@ class Store:
 
 def _is_partial(block: CacheBlock) -> bool:
     """Whether a block is too small for a file."""
-    return block.path is None and len(block.tokens) < LEAST_WRITTEN
+    return block.path is None and len(block.tokens) - front_of(block.tokens) < LEAST_WRITTEN
