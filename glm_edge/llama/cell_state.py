@@ -7,18 +7,20 @@ It belongs to a version of llama.cpp; `Context.cells` checks it against the one 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..model.adapter import Cells
 
 _MAGIC = 0xAF143CD8  # io_magic in llama-context.cpp
 _TYPES = {"f32": (0, "<f4"), "f16": (1, "<f2")}  # ggml's number of the type, and numpy's name
 
 
 def cell_state(
-    keys: Sequence[NDArray[np.float32]],
-    values: Sequence[NDArray[np.float32]],
+    keys: Sequence[Cells],
+    values: Sequence[Cells],
     *,
     kv_type: Literal["f16", "f32"],
     transposed: bool,
@@ -32,17 +34,28 @@ def cell_state(
     """
     number, name = _TYPES[kv_type]
     cells, width = keys[0].shape
-    parts = [np.array([_MAGIC, sequence, 1, cells], "<u4")]  # the 1 is the number of streams
     each = np.ones((cells, 3), "<i4")  # position, number of sequences, sequence
     each[:, 0], each[:, 2] = np.arange(cells), sequence
-    parts += [each, np.array([transposed, len(keys)], "<u4")]
     size = np.dtype(name).itemsize
-    row = np.array([width * size], "<u8").view("<u4")  # bytes of a row
+    row = np.array([number, width * size, 0], "<u4")  # the type, and the bytes of a row as a u64
+    head = [np.array([_MAGIC, sequence, 1, cells], "<u4"), each, np.array([transposed, len(keys)], "<u4")]
+    layout = np.array([number, size, width], "<u4") if transposed else row
+    after = len(keys) * (row.nbytes + layout.nbytes + 2 * cells * width * size)
+    state = bytearray(sum(part.nbytes for part in head) + after)  # at once: parts and their join were three copies
+    at = 0
+
+    def put(part: NDArray[Any], type: str | None = None) -> None:
+        nonlocal at
+        into = np.frombuffer(state, type or part.dtype, part.size, at).reshape(part.shape)
+        into[:] = part
+        at += into.nbytes
+
+    for part in head:
+        put(part)
     for layer in keys:
-        parts += [np.array([number], "<u4"), row, layer.astype(name)]
+        put(row)
+        put(layer, name)
     for layer in values:
-        if transposed:
-            parts += [np.array([number, size, width], "<u4"), layer.T.astype(name, order="C")]
-        else:
-            parts += [np.array([number], "<u4"), row, layer.astype(name)]
-    return memoryview(bytearray(b"".join(part.tobytes() for part in parts)))
+        put(layout)
+        put(layer.T if transposed else layer, name)
+    return memoryview(state)

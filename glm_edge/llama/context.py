@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import EngineError, OutOfMemoryError, UsageError
+from ..model.adapter import Cells
 from .cell_state import cell_state
 from .model import Model
 from .runtime import AbortCallback, ContextSettings
@@ -197,7 +198,7 @@ class Context:
             self._runtime.close_gaps(self._ctx, self._abort)
             self._removed = False
 
-    def cells(self, keys: Sequence[npt.NDArray[np.float32]], values: Sequence[npt.NDArray[np.float32]]) -> memoryview:
+    def cells(self, keys: Sequence[Cells], values: Sequence[Cells]) -> memoryview:
         """A state, as `restore` takes it, of positions 0, 1, … with these keys, rotated, and values of each layer.
 
         Both have the shape (positions, groups x head). Needs as many free cells for a moment.

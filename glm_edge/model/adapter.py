@@ -21,6 +21,8 @@ from .checks import context_length, model_sizes
 from .gguf import read_gguf
 from .values import TENSOR_TYPES, GgufFile
 
+Cells = NDArray[np.float16] | NDArray[np.float32]
+
 MAX_TOKENS = 4096  # cells; the official guide takes 128
 _MAX_BYTES = 1 << 30  # of a file; f32 with the most cells of ChatGLM2-6B has 235 MB
 _TYPES = {"f16": "<f2", "f32": "<f4"}
@@ -56,8 +58,8 @@ class Adapter:
     shape: ModelShape
     tokens: int  # cells
     digest: bytes  # of all its content; 32 bytes
-    keys: tuple[NDArray[np.float32], ...]  # of each layer, shape (tokens, width); rotated
-    values: tuple[NDArray[np.float32], ...]  # as `keys`
+    keys: tuple[Cells, ...]  # of each layer, shape (tokens, width); rotated; views of the file's bytes
+    values: tuple[Cells, ...]  # as `keys`
 
 
 def tensor_names(layer: int) -> tuple[str, str]:
@@ -106,7 +108,7 @@ def read_adapter(path: Path) -> Adapter:
         values = np.frombuffer(data, _TYPES[TENSOR_TYPES[tensor.type][0]], tokens * shape.width, tensor.offset)
         if not np.isfinite(values).all():
             raise InvalidFileError(f"{path}: {tensor.name} has a number that is not finite")
-        arrays[tensor.name] = values.reshape(tokens, shape.width).astype(np.float32)
+        arrays[tensor.name] = values.reshape(tokens, shape.width)
     names = [tensor_names(layer) for layer in range(shape.layers)]
     name = file.metadata.get(keys.GENERAL_NAME)
     return Adapter(

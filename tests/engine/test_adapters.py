@@ -4,6 +4,7 @@ positions from 0 behind them."""
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,7 @@ from glm_edge.convert.adapter import convert_adapter
 from glm_edge.convert.convert import convert
 from glm_edge.engine.engine import LlamaEngine
 from glm_edge.errors import ContextLengthError, RequestError, UsageError
+from glm_edge.llama.cell_state import cell_state
 from glm_edge.llama.context import Batch, Context
 from glm_edge.llama.model import Model
 from glm_edge.model.adapter import read_adapter
@@ -158,6 +160,27 @@ def test_what_one_computed_is_not_anothers_and_its_own_is_found(tuned: tuple[Lla
     for name in (None, "a0", "a1", "a0"):
         found, prompt = cached(name)
         assert found == prompt - 1
+
+
+def test_an_adapters_cells_are_not_stored_with_each_prefix(tuned: tuple[LlamaEngine, list[Encoder]]) -> None:
+    engine, encoders = tuned
+    sizes = []
+    for adapter in (None, "a1"):
+        before = set((engine.info.path.parent / "cache").glob("*.prefix"))
+        assert engine.submit(ask("一个新的问题。" * 40, adapter, 1)).get() is not None
+        engine.flush()
+        (file,) = set((engine.info.path.parent / "cache").glob("*.prefix")) - before
+        sizes.append(file.stat().st_size)
+    assert sizes[1] - sizes[0] == 4 * 30  # the numbers that stand for its 30 cells
+    assert len(encoders[1]["embedding.weight"]) == 30
+
+
+def test_an_adapter_is_loaded_without_copies_of_it(tmp_path: Path) -> None:
+    cells = [np.ones((64, 256), np.float32) for _ in range(28)]
+    tracemalloc.start()
+    state = cell_state(cells, cells, kv_type="f32", transposed=True, sequence=1)
+    assert tracemalloc.get_traced_memory()[1] < 1.1 * len(state)
+    tracemalloc.stop()
 
 
 def test_the_context_is_shorter_by_its_cells(tuned: tuple[LlamaEngine, list[Encoder]]) -> None:
