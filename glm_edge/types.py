@@ -169,6 +169,7 @@ class EngineConfig:
     queue: int = 252  # answers that may wait for a slot
     kv_type: Literal["f16", "f32"] = "f16"
     flash_attention: bool | None = None  # None: off, which rounds as the official code does
+    huge_pages: bool = True  # ask the system for huge pages where memory allows
     prompt_lookup: bool = True  # draft tokens from what repeats where that is measured to be faster
     cache_folder: Path | None = None  # keeps computed prefixes over restarts; None: memory only
     cache_bytes: int = 2 << 30  # limit of that folder

@@ -12,7 +12,7 @@ import click
 from ..errors import StorageError, UsageError
 from ..system.address_space import require_addresses
 from ..types import EngineConfig, RuntimeName
-from .model import model_option, runtime_option
+from .model import huge_pages_option, model_option, runtime_option
 from .number import ThreadCount, WholeNumber
 from .progress import bar
 
@@ -31,6 +31,7 @@ _SPARE = 64  # tokens of context beside a prompt: a second turn, an answer's sta
     "--threads", type=ThreadCount(), help="Threads that compute.  [default: the profile's, or one for each big core]"
 )
 @runtime_option
+@huge_pages_option
 @click.option("--runs", type=WholeNumber(1, 100), help="The table shows medians.  [default: 3; 1 on slow machines]")
 @click.option("--prompt", type=WholeNumber(32), default=512, show_default=True, help="Tokens of the long prompt.")
 @click.option("--tokens", type=WholeNumber(8), default=32, show_default=True, help="Tokens of an answer.")
@@ -48,6 +49,7 @@ def command(
     n_ctx: int | None,
     threads: int | None,
     runtime: RuntimeName | None,
+    huge_pages: bool,
     runs: int | None,
     prompt: int,
     tokens: int,
@@ -76,7 +78,7 @@ def command(
     counts = _counts(streams)
     path = resolve_model(model)
     if tune:
-        _tune(EngineConfig(path, runtime=runtime, n_ctx=n_ctx), as_json=as_json)
+        _tune(EngineConfig(path, runtime=runtime, huge_pages=huge_pages, n_ctx=n_ctx), as_json=as_json)
         return
     if plot_file is not None:
         from ..tools.bench.plot import check_plot
@@ -85,6 +87,7 @@ def command(
     config = EngineConfig(
         path,
         runtime=runtime,
+        huge_pages=huge_pages,
         n_ctx=n_ctx,
         n_threads=threads,
         load_mode="mmap" if mapped else None,

@@ -12,7 +12,7 @@ import click
 from ..errors import InvalidFileError, UsageError
 from ..system.address_space import require_addresses
 from ..types import LEAST_CTX, EngineConfig, RuntimeName, SamplingParams
-from .model import model_option, runtime_option
+from .model import huge_pages_option, model_option, runtime_option
 from .number import Number, ThreadCount, WholeNumber
 
 ADAPTER = "adapter"  # its name in the engine, where one is given
@@ -38,6 +38,7 @@ _SETTINGS = ("temperature", "top-p", "top-k", "min-p", "repetition-penalty", "se
 @click.option("--adapter", type=click.Path(path_type=Path), help="An adapter of convert-adapter to answer with.")
 @click.option("--threads", type=ThreadCount(), help="Threads that compute.  [default: one for each big core]")
 @runtime_option
+@huge_pages_option
 @click.option(
     "--cache/--no-cache", default=True, show_default=True, help="Keep computed prompts on disk, for restarts."
 )
@@ -58,6 +59,7 @@ def command(
     adapter: Path | None,
     threads: int | None,
     runtime: RuntimeName | None,
+    huge_pages: bool,
     cache: bool,
 ) -> None:
     """Chat with a model in the terminal.
@@ -85,6 +87,7 @@ def command(
     config = EngineConfig(
         path,
         runtime=runtime,
+        huge_pages=huge_pages,
         n_ctx=n_ctx,
         n_threads=threads,
         cache_folder=cache_folder(cache),

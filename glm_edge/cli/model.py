@@ -33,6 +33,15 @@ def _runtime(context: click.Context, option: click.Parameter, value: str) -> Run
     return "llama" if value == "llama" else "ik" if value == "ik" else None
 
 
+huge_pages_option = click.option(
+    "--huge-pages",
+    type=click.Choice(["auto", "off"]),
+    default="auto",
+    show_default=True,
+    callback=lambda context, option, value: value == "auto",
+    help="Ask Linux for pages of 2 MiB where memory allows: weights are read faster.",
+)
+
 runtime_option = click.option(
     "--runtime",
     type=click.Choice(["auto", "llama", "ik"]),

@@ -15,7 +15,7 @@ from ..api.config import ServeConfig
 from ..api.http.limits import Limits
 from ..system.address_space import require_addresses
 from ..types import LEAST_CTX, EngineConfig, RuntimeName
-from .model import model_option, runtime_option
+from .model import huge_pages_option, model_option, runtime_option
 from .number import Number, ThreadCount, WholeNumber
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 @click.option("--ctx", "n_ctx", type=WholeNumber(LEAST_CTX), help="Tokens of context, prompt and answer together.")
 @click.option("--threads", type=ThreadCount(), help="Threads that compute.  [default: one for each big core]")
 @runtime_option
+@huge_pages_option
 @click.option("--slots", type=WholeNumber(1, 64), default=4, show_default=True, help="Answers at the same time.")
 @click.option(
     "--queue",
@@ -97,6 +98,7 @@ def command(
     n_ctx: int | None,
     threads: int | None,
     runtime: RuntimeName | None,
+    huge_pages: bool,
     slots: int,
     queue: int,
     cache: bool,
@@ -132,6 +134,7 @@ def command(
     engine = EngineConfig(
         path,
         runtime=runtime,
+        huge_pages=huge_pages,
         n_ctx=n_ctx,
         n_threads=threads,
         slots=slots,

@@ -270,7 +270,7 @@ def _max_new_tokens(request: Request, prompt_tokens: int, n_ctx: int) -> int:
 
 def open_model(config: EngineConfig, plan: MemoryPlan, progress: Callable[[float], bool] | None = None) -> Model:
     """The weights, loaded as planned."""
-    load = partial(Model, config.model, load_mode=plan.load_mode, repack=plan.repack, progress=progress)
+    load = partial(Model, config.model, load_mode=plan.load_mode, repack=plan.repack, progress=progress, huge=plan.huge)
     return load() if config.runtime is None else load(runtime_name=config.runtime)
 
 

@@ -11,7 +11,7 @@ Pure: sizes and free memory come in as numbers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import OutOfMemoryError, UsageError
@@ -34,6 +34,9 @@ _ENOUGH = 96  # tokens
 _BATCHES = (512, 384, 256, 192, 128, 96, 64, 32)
 _OWN = 84 << 20  # bytes of interpreter, libraries, vocabulary (twice: llama.cpp's and llguidance's), working buffers
 _RESERVE = 64 << 20  # bytes that are left to other programs
+# Bytes that must be left besides for huge pages. They lie within what is allocated, and counted; but to make them the
+# kernel moves small ones, which it cannot do where all is taken.
+_HUGE = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class MemoryPlan:
 
     load_mode: LoadMode
     repack: bool
+    huge: bool  # ask the system for huge pages
     n_ctx: int  # tokens
     n_batch: int  # tokens
     weights: int
@@ -174,4 +178,7 @@ def _sized(
     n_batch = max(next(small, sizes[-1]), config.slots)
     # without a cache folder all states stay in memory, so they get more where there is plenty
     states = MEMORY if config.cache_folder is not None else max(MEMORY, min(kv // 2, rest // 8))
-    return MemoryPlan(mode, mode != "mmap", n_ctx, n_batch, weights.size, kv, compute(n_batch), states, available)
+    plan = MemoryPlan(
+        mode, mode != "mmap", False, n_ctx, n_batch, weights.size, kv, compute(n_batch), states, available
+    )
+    return replace(plan, huge=config.huge_pages and plan.total + _HUGE + _RESERVE <= available)

@@ -5,6 +5,7 @@
     ik.py         ik_llama.cpp, out of ik-llama-cpp-python; ik_api.py has its structures and functions
     model.py      Model: weights and vocabulary
     context.py    Context: the KV cache of many sequences; Batch: what one decode call computes
+    huge_pages.py huge pages for what a runtime has allocated
     kernels.py    which of ggml's kernels llama.cpp uses
 
 A runtime checks its own arguments. What it cannot say in a return code it logs, and our errors quote the last line.

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ..errors import EngineError, OutOfMemoryError, UsageError
 from ..model.adapter import Cells
+from . import huge_pages
 from .cell_state import cell_state
 from .model import Model
 from .runtime import AbortCallback, ContextSettings
@@ -113,6 +114,8 @@ class Context:
         if not self._ctx:
             log = self._runtime.log.excerpt
             raise OutOfMemoryError(f"no memory for a context of {n_ctx} tokens; ask for a smaller one{log}")
+        if model.huge:
+            huge_pages.collapse()
         self._memory = self._api.llama_get_memory(self._ctx)
         self._n_vocab = model.n_vocab
         self.n_ctx: int = self._api.llama_n_ctx(self._ctx)

@@ -14,6 +14,7 @@ from ..errors import EngineError, InvalidFileError, OutOfMemoryError, RequestErr
 from ..model.gguf import read_gguf
 from ..model.values import TENSOR_TYPES, GgufFile
 from ..types import LoadMode, RuntimeName
+from . import huge_pages
 from .runtime import ProgressCallback, Runtime, runtime
 from .slices import SLICE, UNCUT, TextSlicer
 
@@ -27,6 +28,7 @@ class Model:
         progress: called with 0..1 while loading; returning False stops the load. What it raises, a signal's exception
             too, stops the load and is raised again.
         runtime_name: which library runs it.
+        huge: whether to ask the system for huge pages, for the weights and the contexts made with them.
 
     Raises InvalidFileError when the runtime refuses the file, OutOfMemoryError when it does not fit,
     UnsupportedModelError when the runtime is not installed or does not work here.
@@ -41,15 +43,22 @@ class Model:
         vocab_only: bool = False,
         progress: Callable[[float], bool] | None = None,
         runtime_name: RuntimeName = "llama",
+        huge: bool = False,
     ) -> None:
         if not vocab_only and runtime(runtime_name).types is not None:
             check_types(read_gguf(path), runtime(runtime_name))
         self.runtime = runtime(runtime_name)  # for this package alone, like `handle` and `vocab`
         self._api = api = self.runtime.api
+        self.huge = huge
         raised: list[BaseException] = []
+        to_ask = huge
 
         def on_progress(done: float, _: object) -> bool:
+            nonlocal to_ask
             try:
+                if to_ask:  # at the first call the weights are allocated, and nothing is read
+                    huge_pages.ask()
+                    to_ask = False
                 return progress is None or progress(done)
             except BaseException as error:  # llama.cpp's frames are between here and the caller
                 raised.append(error)

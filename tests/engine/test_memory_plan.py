@@ -49,6 +49,22 @@ def test_plan_is_the_fastest_that_fits(
     assert found.slow == (mode == "mmap" and found.total > found.available)
 
 
+@pytest.mark.parametrize(
+    ("asked", "gib", "huge"),
+    [
+        ({}, 16, True),
+        ({}, 3.92, False),
+        ({}, 2, False),
+        ({"load_mode": "mmap"}, 16, True),
+        ({"huge_pages": False}, 16, False),
+    ],
+    ids=["plenty", "just enough", "read from the disk", "mapped", "switched off"],
+)
+def test_huge_pages_only_where_memory_allows(asked: dict[str, object], gib: float, huge: bool) -> None:
+    config = replace(CONFIG, **asked)  # type: ignore[arg-type]
+    assert plan_memory(config, Q4_0, sequences=5, available=int(gib * GIB)).huge == huge
+
+
 def test_peak_at_8192_tokens_stays_within_300_mb_of_file_and_cache() -> None:
     found = plan_memory(replace(CONFIG, cache_folder=Path("cache")), Q4_0, sequences=5, available=16 * GIB)
     assert found.n_ctx == 8192

@@ -40,6 +40,7 @@ ALLOWED = {
     ("tools/runtime/patch.py", "path.read_text"): (1, OURS),
     ("tools/runtime/patch.py", "path.write_text"): (1, OURS),
     ("tools/runtime/compiler.py", "path.write_text"): (1, OURS),
+    ("llama/huge_pages.py", "path.read_text"): (1, KERNEL),
     ("llama/kernels.py", "path.read_bytes"): (1, "a library of the runtime, which this process runs"),
     ("tools/bundle/write.py", "tarfile.open"): (1, HANDLE),
     ("worker/child.py", "os.fdopen"): (2, HANDLE),

@@ -23,6 +23,7 @@ _NAMES = {"engine": "GLM Edge", "llama_cpp": "llama_cpp.Llama"}
 _ROWS: dict[str, tuple[str, str]] = {
     "load_s": ("load, s", ".2f"),
     "peak_bytes": ("peak memory, GiB", ".2f"),
+    "huge_bytes": ("  in huge pages, GiB", ".2f"),
     "prefill_rate": ("prefill of {prompt} tokens, tokens/s", ".2f"),
     "bare_prefill_rate": ("  bare loop", ".2f"),
     "prefill_to_bare": ("  of the bare loop's", ".3f"),
@@ -83,7 +84,7 @@ def table(figures: Mapping[str, Figures], prompt: int) -> str:
         values = [figures[name].get(key) for name in subjects]
         if all(value is None for value in values):
             continue
-        cells = ["" if v is None else format(v / GIB if key == "peak_bytes" else v, form) for v in values]
+        cells = ["" if v is None else format(v / GIB if key.endswith("_bytes") else v, form) for v in values]
         if len(values) == 2 and (first := values[0]) is not None and (second := values[1]):
             cells.append(f"{first / second:.3f}")
         rows.append([title.format(prompt=prompt), *cells])

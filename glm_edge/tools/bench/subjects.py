@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from ...engine.engine import LlamaEngine
 from ...engine.text.tokenizer import Tokenizer
+from ...llama import huge_pages
 from ...llama.library import high_level
 from ...model.gguf import read_gguf
 from ...system.device import peak_memory, processors
@@ -119,6 +120,7 @@ class _Measurement:
         first = prompt(self._tokenizer, task.prompt, task.seed)
         cold, text = self._cold(first)
         self._figures["peak_bytes"] = peak_memory()  # before the bare loop adds its own cache
+        self._figures["huge_bytes"] = huge_pages.bytes_in_use()
         if task.bare:
             n_ctx = min(2 * task.prompt + 2 * task.answer + 256, self._engine.info.n_ctx)
             n_batch = self._engine.plan.n_batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...llama.huge_pages import ENABLED, chosen
 from ...system.device import GIB, memory_available, memory_total
 from .host import Finding, Host
 
@@ -60,12 +61,12 @@ def _cgroup(host: Host) -> list[Finding]:
 
 
 def _huge_pages(host: Host) -> list[Finding]:
-    text = host.text("sys/kernel/mm/transparent_hugepage/enabled")
-    chosen = text.partition("[")[2].partition("]")[0]
-    if not chosen:
+    enabled = chosen(host.text(ENABLED))
+    facts = {"enabled": enabled}
+    if not enabled:
         return []
-    if chosen == "never":
-        todo = "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled"
-        return [Finding("huge pages", "note", "off, so weights are read more slowly", todo, {"enabled": chosen})]
-    who = "every program" if chosen == "always" else "programs that ask for them"
-    return [Finding("huge pages", "ok", f"for {who}", facts={"enabled": chosen})]
+    if enabled == "never":
+        todo = f"echo madvise | sudo tee /{ENABLED}"
+        return [Finding("huge pages", "note", "off, so weights are read more slowly", todo, facts)]
+    who = "every program" if enabled == "always" else "programs that ask for them, as GLM Edge does where memory allows"
+    return [Finding("huge pages", "ok", f"for {who}", facts=facts)]

@@ -30,7 +30,7 @@ SAID: dict[str, list[str]] = {
         "dphys-swapfile swapoff; sudo systemctl disable dphys-swapfile",
         "cgroups: note: version 2; the system does not count memory, so limits on it do nothing -> add "
         "cgroup_enable=memory to /boot/firmware/cmdline.txt and restart",
-        "huge pages: for programs that ask for them",
+        "huge pages: for programs that ask for them, as GLM Edge does where memory allows",
         "bandwidth: up to 9.0 GB of weights a second (as f16)",
         "types: ChatGLM2-6B fits as q2_k",
         "clock: note: it is 1970-01-01 00:16 UTC, which cannot be -> set it: sudo date -s 'YYYY-MM-DD "
@@ -48,7 +48,7 @@ SAID: dict[str, list[str]] = {
         "memory: 7.9 GiB, 7.2 available",
         "swap: 2.0 GiB of zram, which is memory itself",
         "cgroups: version 2; limits on memory work",
-        "huge pages: for programs that ask for them",
+        "huge pages: for programs that ask for them, as GLM Edge does where memory allows",
         "bandwidth: up to 28.0 GB of weights a second (as f16)",
         "types: ChatGLM2-6B fits as q2_k, q3_k_m, edge, q4_0, q4_k_m, q5_k_m, q6_k, q8_0",
         "clock: 2027-01-15 08:00 UTC",
@@ -104,7 +104,7 @@ SAID: dict[str, list[str]] = {
         "docker run --memory, or MemoryMax= in a unit",
         "swap: none; what does not fit is refused, not swapped",
         "cgroups: version 2; limits on memory work",
-        "huge pages: for programs that ask for them",
+        "huge pages: for programs that ask for them, as GLM Edge does where memory allows",
         "bandwidth: up to 24.0 GB of weights a second (as f16)",
         "types: note: ChatGLM2-6B fits as none of them: the smallest, q2_k, takes 2.5 GiB and the context more -> "
         "close other programs, or use a machine with 8 GB; the demo model runs",
