@@ -187,6 +187,7 @@ class ModelInfo:
     n_params: int
     n_ctx: int  # tokens, as loaded
     adapters: tuple[str, ...] = ()  # names of the loaded adapters, by which requests choose one
+    digest: str = ""  # hexadecimal; of the file's head and samples of its weights (model.checks.fingerprint)
 
 
 class Engine(Protocol):

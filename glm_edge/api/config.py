@@ -21,6 +21,7 @@ class ServeConfig:
         keys: API keys; without any, every client may call.
         hosts: names besides the loopback's that requests may be for.
         origins: pages that may call from elsewhere.
+        proxies: addresses and networks of the proxies whose X-Forwarded-For and -Proto are believed.
         aliases: names of the model besides its own.
         grace: seconds that running answers have after the first signal.
         trim: leave out the oldest rounds of conversations that do not fit, instead of refusing them.
@@ -36,6 +37,7 @@ class ServeConfig:
     keys: Keys = field(default_factory=Keys)
     hosts: frozenset[str] = frozenset()
     origins: frozenset[str] = frozenset()
+    proxies: frozenset[str] = frozenset()
     aliases: frozenset[str] = frozenset()
     grace: float = 30
     trim: bool = False

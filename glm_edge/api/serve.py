@@ -26,6 +26,7 @@ from ..system.threads import start
 from ..types import Engine
 from . import log
 from .access.policy import AccessPolicy, is_loopback
+from .access.proxies import Proxies
 from .admission import SPARE_REQUESTS, Admission
 from .app import create_app
 from .config import ServeConfig
@@ -57,7 +58,8 @@ def serve(load: Callable[[], Engine], config: ServeConfig, ready: Callable[[str]
         )
     sockets = _bind(addresses, config)
     log.configure(sys.stderr)
-    policy = AccessPolicy(config.keys, not local, config.hosts, config.origins, config.share_prefixes)
+    proxies = Proxies(config.proxies)
+    policy = AccessPolicy(config.keys, not local, config.hosts, config.origins, config.share_prefixes, proxies)
     admission = Admission(capacity=config.capacity, per_key=config.per_key, max_wait_s=config.max_wait)
     limits = _within_file_limit(config.limits)
     limits = replace(limits, threads=max(limits.threads, config.capacity + 2 * SPARE_REQUESTS))

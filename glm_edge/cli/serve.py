@@ -66,6 +66,13 @@ if TYPE_CHECKING:
     "--allow-origin", "origins", multiple=True, metavar="URL", help="A web page's origin that may call; repeatable."
 )
 @click.option(
+    "--proxy",
+    "proxies",
+    multiple=True,
+    metavar="ADDRESS",
+    help="A proxy in front, whose X-Forwarded-For and X-Forwarded-Proto are believed; repeatable, networks too.",
+)
+@click.option(
     "--per-key",
     type=WholeNumber(1),
     metavar="N",
@@ -107,6 +114,7 @@ def command(
     adapters: tuple[str, ...],
     hosts: tuple[str, ...],
     origins: tuple[str, ...],
+    proxies: tuple[str, ...],
     per_key: int | None,
     max_wait: float,
     grace: float,
@@ -148,6 +156,7 @@ def command(
         keys,
         hosts=frozenset(name.lower() for name in hosts),
         origins=frozenset(origins),
+        proxies=frozenset(proxies),
         aliases=frozenset(aliases),
         grace=grace,
         trim=trim,

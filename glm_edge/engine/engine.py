@@ -90,7 +90,9 @@ class LlamaEngine:
                 left_out.append if config.broken_adapters else None,
             )
             self.left_out = [f"an adapter is left out: {error}" for error in left_out]  # lines for the user
-            self._info = ModelInfo(model_id(file), config.model, self._model.n_params, self.plan.n_ctx)
+            self._info = ModelInfo(
+                model_id(file), config.model, self._model.n_params, self.plan.n_ctx, digest=fingerprint(file).hex()
+            )
             self._loop = EngineLoop(scheduler, slots=config.slots, queue_size=config.queue)
             self._thread = start(threading.Thread(target=self._loop.run, name="engine", daemon=True))
             self._made = made.pop_all()

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from ...errors import RequestError
 from .keys import ANYONE, Keys
+from .proxies import Proxies
 
 OPEN_PATHS = frozenset({"/health", "/livez"})
 PAGE = "/"  # open to GET and HEAD: the page holds nothing, and is where a browser's user types the key in
@@ -34,6 +35,7 @@ class AccessPolicy:
         hosts: names that are accepted besides the loopback's.
         origins: pages that may call from elsewhere, exactly as browsers send them: "https://chat.example".
         share_prefixes: whether a request may use what was computed for another key; who measures learns what was asked.
+        proxies: whose word about a client's address and scheme is taken.
     """
 
     keys: Keys = field(default_factory=Keys)
@@ -41,6 +43,7 @@ class AccessPolicy:
     hosts: frozenset[str] = frozenset()
     origins: frozenset[str] = frozenset()
     share_prefixes: bool = False
+    proxies: Proxies = field(default_factory=Proxies)
 
     def check(self, method: str, path: str, headers: Mapping[str, str], scheme: str = "http") -> bytes:
         """The key of a request for `path` with these headers, as Keys.find has it.

@@ -248,6 +248,7 @@ class ModelObject(ResponseObject):
     object: Literal["model"]
     created: int  # seconds since 1970
     owned_by: str
+    digest: str  # of the model's file: the same on every server with the same file, on no other
     parent: NotRequired[str]  # of an adapter: the model that it belongs to
 
 

@@ -36,13 +36,19 @@ def adapter_named(name: str | None, info: ModelInfo, aliases: Collection[str] = 
 
 def fingerprint(info: ModelInfo, version: str) -> str:
     """The `system_fingerprint` of answers: another one where the same request may get another answer."""
-    facts = f"{version} {info.id} {info.n_params} {info.n_ctx}"
+    facts = f"{version} {info.id} {info.digest} {info.n_params} {info.n_ctx}"
     return f"fp_{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
 
 
 def model_object(info: ModelInfo, created: int, adapter: str | None = None) -> ModelObject:
     """The served model, or one of its adapters."""
-    found: ModelObject = {"id": adapter or info.id, "object": "model", "created": created, "owned_by": "glm-edge"}
+    found: ModelObject = {
+        "id": adapter or info.id,
+        "object": "model",
+        "created": created,
+        "owned_by": "glm-edge",
+        "digest": info.digest,
+    }
     if adapter is not None:
         found["parent"] = info.id
     return found

@@ -41,6 +41,9 @@ class ExactPathTask(WSGITask):
     def get_environment(self) -> Any:
         environ = super().get_environment()
         environ["PATH_INFO"] = self.request.path
+        peer, proxies = self.channel.addr[0], self.channel.server.policy.proxies
+        environ["REMOTE_ADDR"] = proxies.client(peer, environ)
+        environ["wsgi.url_scheme"] = proxies.scheme(peer, environ, environ["wsgi.url_scheme"])
         environ[HOLD_BACK] = self.channel.hold_back
         return environ
 
@@ -61,7 +64,8 @@ class JsonErrorTask(ErrorTask):
         self.set_close_on_finish()
         self.content_length = len(body)
         self.channel.refused = True
-        _log.info("%s %s %s %d %s", self.channel.addr[0], *self._asked(), failed.status, request_id)
+        client = self.channel.server.policy.proxies.client(self.channel.addr[0], self.request.wsgi_headers)
+        _log.info("%s %s %s %d %s", client, *self._asked(), failed.status, request_id)
         self.write(b"" if self.request.command == "HEAD" else body)
 
     def _asked(self) -> tuple[str, str]:
@@ -108,7 +112,7 @@ class Channel(HTTPChannel):
         self._linger_until: float | None = None
         self._held_until = 0.0
         super().__init__(server, sock, addr, adj, map)
-        self.parser_class = partial(StrictParser, server.policy)
+        self.parser_class = partial(StrictParser, server.policy, addr[0])
 
     def expire(self, now: float, deadlines: Deadlines) -> None:
         """Close the connection if the client has used up its time. Called from the loop's thread, now and then."""

@@ -31,9 +31,10 @@ class StrictParser(HTTPRequestParser):
     headers: Any
     refusal: RequestError | None = None  # why the access policy refuses it
 
-    def __init__(self, policy: AccessPolicy, adj: Adjustments) -> None:
+    def __init__(self, policy: AccessPolicy, peer: str, adj: Adjustments) -> None:
         super().__init__(adj)
         self._policy = policy
+        self._peer = peer
 
     def received(self, data: bytes) -> int:
         """Take bytes off the wire; see HTTPRequestParser."""
@@ -73,9 +74,15 @@ class StrictParser(HTTPRequestParser):
             raise ParsingError("the URL names another host than the Host header")
         self._check_access()
 
+    @property
+    def wsgi_headers(self) -> dict[str, str]:
+        return {f"HTTP_{name}": value for name, value in self.headers.items()}
+
     def _check_access(self) -> None:
+        headers = self.wsgi_headers
+        scheme = self._policy.proxies.scheme(self._peer, headers, self.url_scheme)
         try:
-            self._policy.check(self.command, self.path, {f"HTTP_{name}": value for name, value in self.headers.items()})
+            self._policy.check(self.command, self.path, headers, scheme)
         except RequestError as refusal:
             self.refusal = refusal
             if self.body_rcv is not None:

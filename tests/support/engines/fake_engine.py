@@ -34,7 +34,7 @@ class FakeEngine:
     def __init__(
         self, script: Script = ("你好", "！"), *, slots: int = 4, waiting: int = 16, n_ctx: int = 8192
     ) -> None:
-        self.info = ModelInfo("chatglm2-6b", Path("fake.gguf"), n_params=6_243_584_000, n_ctx=n_ctx)
+        self.info = ModelInfo("chatglm2-6b", Path("fake.gguf"), 6_243_584_000, n_ctx, digest="fa" * 32)
         self.requests: list[Request] = []
         self.generations: list[Generation[Chunk]] = []
         self.played: list[Request] = []

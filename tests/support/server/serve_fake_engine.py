@@ -1,7 +1,9 @@
 """A process that serves a scripted engine, as `glm-edge serve` serves a model: for tests of signals and exit codes.
 
-Usage: serve_fake_engine.py SCENARIO [--grace SECONDS] [--worker] [--patience SECONDS]. The scenario decides what
-loading and answering do; with --worker it does it in a process of its own, which may be silent for --patience.
+Usage: serve_fake_engine.py SCENARIO [--grace SECONDS] [--worker] [--patience SECONDS] [--host ADDRESS --key KEY].
+The scenario decides what loading and answering do; with --worker it does it in a process of its own, which may be
+silent for --patience. With a host it listens on the usual port, believes a proxy of that address, and answers with it:
+once, and to "long" for some seconds.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from glm_edge.api.access.keys import Keys
 from glm_edge.api.config import ServeConfig
 from glm_edge.api.serve import serve
 from glm_edge.errors import GlmEdgeError, IntegrityError, OutOfMemoryError
@@ -50,6 +54,12 @@ class _Failing(FakeEngine):
 
 def _answer(script: Script, slots: int = 4) -> Callable[[], Engine]:
     return lambda: FakeEngine(script, slots=slots)
+
+
+def _at(host: str, digest: str) -> Engine:
+    engine = FakeEngine(lambda request: [host, 0.05] * (100 if request.messages[-1].content == "long" else 1))
+    engine.info = replace(engine.info, digest=digest)
+    return engine
 
 
 def _spoilt() -> Engine:
@@ -89,13 +99,22 @@ def main() -> int:
     parser.add_argument("--grace", type=float, default=30)
     parser.add_argument("--patience", type=float, default=60)
     parser.add_argument("--worker", action="store_true")
+    parser.add_argument("--host")
+    parser.add_argument("--key")
+    parser.add_argument("--digest", default="fa" * 32)
     options = parser.parse_args()
     from support.server.serve_fake_engine import make  # by a name that a child finds, too
 
     load = partial(make, options.scenario)
     try:
         engine = partial(Worker, load, patience=options.patience) if options.worker else load
-        serve(engine, ServeConfig(port=0, grace=options.grace))
+        config = ServeConfig(port=0, grace=options.grace)
+        if options.host:
+            keys = Keys.collect([options.key], None, {})
+            proxies = frozenset({options.host})
+            config = ServeConfig(options.host, keys=keys, proxies=proxies, grace=options.grace)
+            engine = partial(_at, options.host, options.digest)
+        serve(engine, config)
     except GlmEdgeError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

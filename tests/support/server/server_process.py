@@ -37,7 +37,7 @@ class Server:
 
     @cached_property
     def port(self) -> int:
-        return int(self.said(r"listening at http://127\.0\.0\.1:(\d+)")[1])
+        return int(self.said(r"listening at http://[\d.]+:(\d+)")[1])
 
     def said(self, pattern: str) -> re.Match[str]:
         """The next line on stderr that has it."""

@@ -76,7 +76,7 @@ async function ask(chat, question) {
   }
 }
 async function receive(run, body) {
-  const response = await request("v1/chat/completions", body, run.control.signal);
+  const response = await request("v1/chat/completions", body, run.control.signal, run.chat.id);
   const events = new EventReader((data) => run.event(data), (comment) => run.comment(comment));
   const decoder = new TextDecoder();
   const reader = response.body.getReader();

@@ -5,8 +5,9 @@ import { say } from "../base/language.js";
 import { app } from "../base/state.js";
 import { Failure, refusal } from "./failures.js";
 
-export async function request(path, body, signal) {
+export async function request(path, body, signal, conversation) {
   const headers = body ? { "Content-Type": "application/json" } : {};
+  if (conversation) headers["X-Conversation"] = conversation; // a balancer keeps a conversation on one server by it
   if (app.key !== null) headers.Authorization = "Bearer " + app.key;
   const options = { method: body ? "POST" : "GET", headers, signal, cache: "no-store", credentials: "omit" };
   if (body) options.body = JSON.stringify(body);
