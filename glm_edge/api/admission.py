@@ -112,7 +112,7 @@ class Admission:
         self._engine = engine
 
     def drain(self) -> None:
-        """Take no new requests; those that still wait in the engine's queue are turned away too."""
+        """Take no new requests; those that wait in the engine's queue and have no byte of an answer are turned away."""
         self._draining.set()
 
     def abort(self) -> None:

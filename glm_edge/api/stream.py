@@ -61,6 +61,7 @@ class ResponseStream:
         self._submitted = time.monotonic()
         self._first: Chunk | None = None  # read ahead by `begin`
         self._ended: dict[int, Stats] = {}  # by the index of the answer
+        self._answering = False  # the head of a stream is sent: nobody can ask another server any more
         self.error: Exception | None = None  # what a stream ended with
 
     def whole(self) -> list[FinishedAnswer]:
@@ -90,6 +91,7 @@ class ResponseStream:
 
         Raises ConnectionAbortedError after an error event: the response must not look complete.
         """
+        self._answering = True
         try:
             for index in range(self._n):
                 if first := serializer.role_event(index):
@@ -160,7 +162,7 @@ class ResponseStream:
     def _next(self, timeout: float) -> Chunk | None:
         """The next chunk; None when none came in time."""
         check_wanted(self._admission, self._client_gone)
-        if self._admission.draining and not self._generation.started:
+        if self._admission.draining and not self._generation.started and not self._answering:
             raise EngineClosedError("the server is shutting down")
         if not self._generation.started:
             self._check_wait()

@@ -63,19 +63,19 @@ class Office:
 
 
 @contextmanager
-def office(balancer: str, *options: str, servers: int) -> Iterator[Office]:
+def office(balancer: str, *arguments: str, servers: int, options: tuple[str, ...] = ()) -> Iterator[Office]:
     """Skips the test where the balancer is not installed, or no network can be made.
 
     Args:
-        options: of the balancer's command.
-        servers: how many of HOSTS are served at first.
+        arguments: of the balancer's command.
+        servers: how many of HOSTS are served at first, each with the options.
     """
     if shutil.which(balancer) is None:
         pytest.skip(f"{balancer} is not installed")
     with own_network(*HOSTS, CLIENT), ExitStack() as stack:
         found = Office(stack)
-        found.serve(*HOSTS[:servers])
-        found.balance(balancer, *options)
+        found.serve(*HOSTS[:servers], options=options)
+        found.balance(balancer, *arguments)
         yield found
 
 

@@ -3,7 +3,7 @@
 Usage: serve_fake_engine.py SCENARIO [--grace SECONDS] [--worker] [--patience SECONDS] [--host ADDRESS --key KEY].
 The scenario decides what loading and answering do; with --worker it does it in a process of its own, which may be
 silent for --patience. With a host it listens on the usual port, believes a proxy of that address, and answers with it:
-once, and to "long" for some seconds.
+once, and to "long" for some seconds; with --full-size SPEED as slowly as a full-size model, SPEED times as fast.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -27,6 +28,7 @@ from glm_edge.types import Engine
 from glm_edge.worker import Worker
 from support.engines.crashing_engines import obeys
 from support.engines.fake_engine import FakeEngine, Script
+from support.engines.full_size import FullSize
 
 
 class _Stuck(FakeEngine):
@@ -56,8 +58,9 @@ def _answer(script: Script, slots: int = 4) -> Callable[[], Engine]:
     return lambda: FakeEngine(script, slots=slots)
 
 
-def _at(host: str, digest: str) -> Engine:
-    engine = FakeEngine(lambda request: [host, 0.05] * (100 if request.messages[-1].content == "long" else 1))
+def _at(host: str, digest: str, speed: float | None) -> Engine:
+    script: Any = lambda request: [host, 0.05] * (100 if request.messages[-1].content == "long" else 1)
+    engine = FakeEngine(script if speed is None else FullSize(host, speed), waiting=252)  # type: ignore[arg-type]
     engine.info = replace(engine.info, digest=digest)
     return engine
 
@@ -102,6 +105,7 @@ def main() -> int:
     parser.add_argument("--host")
     parser.add_argument("--key")
     parser.add_argument("--digest", default="fa" * 32)
+    parser.add_argument("--full-size", type=float, metavar="SPEED")
     options = parser.parse_args()
     from support.server.serve_fake_engine import make  # by a name that a child finds, too
 
@@ -113,7 +117,7 @@ def main() -> int:
             keys = Keys.collect([options.key], None, {})
             proxies = frozenset({options.host})
             config = ServeConfig(options.host, keys=keys, proxies=proxies, grace=options.grace)
-            engine = partial(_at, options.host, options.digest)
+            engine = partial(_at, options.host, options.digest, options.full_size)
         serve(engine, config)
     except GlmEdgeError as error:
         print(f"error: {error}", file=sys.stderr)
