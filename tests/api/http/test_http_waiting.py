@@ -195,9 +195,13 @@ def test_requests_that_the_engine_turned_away_make_no_answer_look_quick() -> Non
 def test_a_waiting_stream_that_has_begun_is_answered_by_a_server_that_drains() -> None:
     """Nobody can ask another server for it: its head is sent."""
     go = threading.Event()
-    with LiveServer(FakeEngine(["a", go, "b"], slots=1)) as server, server.connect() as first, server.connect() as second:
+    with (
+        LiveServer(FakeEngine(["a", go, "b"], slots=1)) as server,
+        server.connect() as first,
+        server.connect() as second,
+    ):
         first.send(post({**BODY, "stream": True}))
-        assert b"role" in (first.head() and first.chunk() or b"")
+        assert b"role" in ((first.head() and first.chunk()) or b"")
         second.send(post({**BODY, "stream": True}))
         assert second.head().status == 200
         server.admission.drain()

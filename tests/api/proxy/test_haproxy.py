@@ -10,8 +10,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from support.guides import GUIDES
 from support.server.live_server import PATIENCE, Wire, eventually
-from support.server.office import CLIENT, GUIDES, HOSTS, Office, office
+from support.server.office import CLIENT, HOSTS, Office, office
 
 ONE, TWO, THREE, _ = HOSTS
 NAMES = dict(zip(("one", "two", "three", "four"), HOSTS, strict=True))
@@ -43,7 +44,11 @@ def wait_for(*hosts: str) -> None:
 
 
 def test_a_conversation_stays_on_its_server_and_conversations_are_spread() -> None:
-    turns = [{"role": "user", "content": "first"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}]
+    turns = [
+        {"role": "user", "content": "first"},
+        {"role": "assistant", "content": "a"},
+        {"role": "user", "content": "b"},
+    ]
     with behind_haproxy(4) as several:
         first = {n: several.ask(f"conversation-{n}") for n in range(24)}
         assert set(first.values()) == set(HOSTS)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from support.server.office import CLIENT, GUIDES, HOSTS, office
+from support.guides import GUIDES
+from support.server.office import CLIENT, HOSTS, office
 
 
 def test_conversations_stay_where_they_are_until_their_server_ends() -> None:

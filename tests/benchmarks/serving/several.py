@@ -33,7 +33,8 @@ import openai
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from support.server.office import GUIDES, HOSTS, KEY, Office, office
+from support.guides import GUIDES
+from support.server.office import HOSTS, KEY, Office, office
 
 TOKENS = 32
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from glm_edge.generation import Generation, Progress
 from glm_edge.types import Chunk, FinishReason, Message, ModelInfo, Request, Stats, TokenLogprob
 
 Step = str | float | threading.Event | GlmEdgeError | Progress
-Script = Sequence[Step] | Callable[[Request], Sequence[Step]]
+Script = Sequence[Step] | Callable[[Request], Iterable[Step]]
 _Job = tuple[Request, "Generation[Chunk]", float]
 
 

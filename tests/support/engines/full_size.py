@@ -17,8 +17,8 @@ _SLICE = 64  # tokens of a prompt that are read together
 class FullSize:
     """Answers "HOST 字字字…" up to max_tokens.
 
-    A prompt's beginning that was read before costs nothing, as far as whole messages are the same. A character counts as
-    a token.
+    A prompt's beginning that was read before costs nothing, as far as whole messages are the same. A character counts
+    as a token.
 
     Args:
         host: what the answer begins with.

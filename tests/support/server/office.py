@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
+from support.guides import GUIDES
 from support.machines.own_network import own_network
-from support.paths import PROJECT, SUPPORT
+from support.paths import SUPPORT
 from support.server.live_server import PATIENCE, Wire, eventually, post
 from support.server.server_process import Server, run
 
-GUIDES = PROJECT / "models" / "guides"
 HOSTS = re.findall(r"^    server \w+\s+([\d.]+):8000$", (GUIDES / "haproxy.cfg").read_text("utf-8"), re.MULTILINE)
 CLIENT = "192.168.1.50"
 KEY = "a-key-of-the-office"
@@ -35,7 +35,8 @@ class Office:
     def serve(self, *hosts: str, options: tuple[str, ...] = ()) -> None:
         for host in hosts:
             program = str(SUPPORT / "server" / "serve_fake_engine.py")
-            self.servers[host] = self._stack.enter_context(run(program, "quick", "--host", host, "--key", KEY, *options))
+            command = (program, "quick", "--host", host, "--key", KEY, *options)
+            self.servers[host] = self._stack.enter_context(run(*command))
             self.servers[host].said("serving")
 
     def balance(self, *command: str) -> None:

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -24,10 +23,10 @@ from glm_edge.api.access.keys import Keys
 from glm_edge.api.config import ServeConfig
 from glm_edge.api.serve import serve
 from glm_edge.errors import GlmEdgeError, IntegrityError, OutOfMemoryError
-from glm_edge.types import Engine
+from glm_edge.types import Engine, Request
 from glm_edge.worker import Worker
 from support.engines.crashing_engines import obeys
-from support.engines.fake_engine import FakeEngine, Script
+from support.engines.fake_engine import FakeEngine, Script, Step
 from support.engines.full_size import FullSize
 
 
@@ -59,8 +58,10 @@ def _answer(script: Script, slots: int = 4) -> Callable[[], Engine]:
 
 
 def _at(host: str, digest: str, speed: float | None) -> Engine:
-    script: Any = lambda request: [host, 0.05] * (100 if request.messages[-1].content == "long" else 1)
-    engine = FakeEngine(script if speed is None else FullSize(host, speed), waiting=252)  # type: ignore[arg-type]
+    def script(request: Request) -> list[Step]:
+        return [host, 0.05] * (100 if request.messages[-1].content == "long" else 1)
+
+    engine = FakeEngine(script if speed is None else FullSize(host, speed), waiting=252)
     engine.info = replace(engine.info, digest=digest)
     return engine
 
