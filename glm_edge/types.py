@@ -155,6 +155,19 @@ LEAST_CTX = 64
 
 
 @dataclass(frozen=True)
+class RpcServer:
+    """Another machine that computes layers of the model."""
+
+    host: str
+    port: int
+    memory: int | None = None  # bytes for the model there; None: what it tells
+
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
 class EngineConfig:
     """The settings of an engine. None means: chosen by the machine and the model."""
 
@@ -175,6 +188,7 @@ class EngineConfig:
     cache_bytes: int = 2 << 30  # limit of that folder
     # name and file of each adapter; without a name, a folder of which every .gguf file is one, by its own name
     adapters: tuple[tuple[str, Path], ...] = ()
+    rpc: tuple[RpcServer, ...] = ()  # that compute the model's last layers
     broken_adapters: bool = False  # leave out those that cannot be loaded, with a warning, instead of failing
 
 

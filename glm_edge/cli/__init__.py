@@ -37,6 +37,7 @@ _VERBS = {
     "bundle": ("glm_edge.cli.bundle", "Make a folder with all that a machine without a network needs."),
     "doctor": ("glm_edge.cli.doctor", "What this machine will do, and what stands in its way."),
     "service": ("glm_edge.cli.service", "Serve a model from the machine's start on, by systemd."),
+    "rpc-server": ("glm_edge.cli.rpc_server", "Compute layers of a model that is too large for one machine."),
     "warm": ("glm_edge.cli.warm", "Compute prompts beforehand and save them beside the model."),
     "tokenize": ("glm_edge.cli.tokenize", "Token ids of texts, as JSON lines."),
 }

@@ -14,9 +14,10 @@ import click
 from ..api.config import ServeConfig
 from ..api.http.limits import Limits
 from ..system.address_space import require_addresses
-from ..types import LEAST_CTX, EngineConfig, RuntimeName
+from ..types import LEAST_CTX, EngineConfig, RpcServer, RuntimeName
 from .model import huge_pages_option, model_option, runtime_option
 from .number import Number, ThreadCount, WholeNumber
+from .rpc_server import RpcServers
 
 if TYPE_CHECKING:
     from ..api.access.keys import Keys
@@ -54,6 +55,13 @@ if TYPE_CHECKING:
     "--share-prefixes", is_flag=True, help="Let keys share computed prompts; they can find out what others asked."
 )
 @click.option("--alias", "aliases", multiple=True, metavar="NAME", help="Another name of the model; repeatable.")
+@click.option(
+    "--rpc",
+    "rpc_servers",
+    type=RpcServers(),
+    metavar="HOST:PORT,...",
+    help="Machines with glm-edge rpc-server that compute layers of the model; with =GIB, the memory to use there.",
+)
 @click.option(
     "--adapter",
     "adapters",
@@ -106,6 +114,7 @@ def command(
     threads: int | None,
     runtime: RuntimeName | None,
     huge_pages: bool,
+    rpc_servers: tuple[RpcServer, ...] | None,
     slots: int,
     queue: int,
     cache: bool,
@@ -136,6 +145,8 @@ def command(
 
     if not all(name.strip() for name in aliases):
         raise UsageError("--alias is empty; give the name by which clients may ask for the model")
+    if rpc_servers and in_process:
+        raise UsageError("--rpc without a process of the engine's own: a lost machine would end the server")
     folder = cache_folder(cache)
     keys = _collect_keys(api_keys, api_key_file, folder)
     path = resolve_model(model)
@@ -149,6 +160,7 @@ def command(
         queue=queue,
         cache_folder=folder,
         adapters=parse_adapters(adapters),
+        rpc=rpc_servers or (),
     )
     config = ServeConfig(
         host,

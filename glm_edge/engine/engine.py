@@ -19,7 +19,7 @@ from ..errors import ContextLengthError, EngineClosedError, GlmEdgeError, Reques
 from ..generation import Generation
 from ..llama.context import Batch, Context
 from ..llama.model import Model
-from ..llama.runtime import runtime
+from ..llama.runtime import NONE_REMOTE, RemoteLayers, runtime
 from ..model.checks import check_model, fingerprint, model_id
 from ..model.gguf import read_gguf
 from ..model.values import GgufFile
@@ -32,6 +32,7 @@ from .latency import LatencyModel
 from .loop import EngineLoop
 from .memory_plan import MemoryPlan, plan_memory, sequence_count, weights_of
 from .prefix_cache.store import Store
+from .remote import find_remote, weights_here
 from .sampling.constrained import ConstraintCompiler
 from .sampling.sampler import samplers
 from .scheduler import SCORED_TOKENS, Scheduler
@@ -57,12 +58,15 @@ class LlamaEngine:
         check_model(file)
         self._config = config
         n_sequences = sequence_count(config.slots)
-        self.plan = plan_memory(config, weights_of(file), sequences=n_sequences, available=memory_available())
+        available, weights = memory_available(), weights_of(file)
+        remote = find_remote(config.rpc, weights.sizes.layers, available)
+        weights = weights_here(weights, file, remote)
+        self.plan = plan_memory(config, weights, sequences=n_sequences, available=available)
         self.steps = 0  # graph nodes computed so far
         self._idle = threading.Condition()  # notified when somebody has tokenized
         self._tokenizing = 0  # who tokenizes now; the model is freed when nobody does
         with ExitStack() as made:  # closes what there is, the last first, where the rest cannot be had
-            self._model = open_model(config, self.plan, progress)
+            self._model = open_model(config, self.plan, progress, remote)
             made.callback(self._model.close)
             made.callback(self._wait_for_tokenizing)
             self._tokenizer = Tokenizer(self._model, file)
@@ -270,9 +274,15 @@ def _max_new_tokens(request: Request, prompt_tokens: int, n_ctx: int) -> int:
     return min(request.max_length, n_ctx) - prompt_tokens
 
 
-def open_model(config: EngineConfig, plan: MemoryPlan, progress: Callable[[float], bool] | None = None) -> Model:
+def open_model(
+    config: EngineConfig,
+    plan: MemoryPlan,
+    progress: Callable[[float], bool] | None = None,
+    remote: RemoteLayers = NONE_REMOTE,
+) -> Model:
     """The weights, loaded as planned."""
-    load = partial(Model, config.model, load_mode=plan.load_mode, repack=plan.repack, progress=progress, huge=plan.huge)
+    how = {"load_mode": plan.load_mode, "repack": plan.repack, "huge": plan.huge, "remote": remote}
+    load = partial(Model, config.model, progress=progress, **how)
     return load() if config.runtime is None else load(runtime_name=config.runtime)
 
 

@@ -21,3 +21,6 @@ import os
 # Set here, because OpenMP reads it when the library is loaded, and this file runs before any that loads it.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+# Where ggml ends the process, it runs a debugger for the stack, if there is one: seconds in which nobody is answered.
+os.environ.setdefault("GGML_NO_BACKTRACE", "1")

@@ -22,14 +22,14 @@ from .installed import ll
 
 _BROKEN = b"AMX"
 _BUILT_BY_CLANG = b"clang version"  # what clang leaves in a library
-_PROCESSOR = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
+PROCESSOR = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
 _Kinds = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)  # ggml_backend_dev_get_extra_bufts_t
 
 
 def load_backends() -> None:
     """Load the kernels for this processor, where llama.cpp comes with several libraries of them."""
-    if not _function("ggml_backend_dev_by_type", ctypes.c_void_p, ctypes.c_int)(_PROCESSOR):
-        _function("ggml_backend_load_all_from_path", None, ctypes.c_char_p)(os.fsencode(library_folder()))
+    if not function("ggml_backend_dev_by_type", ctypes.c_void_p, ctypes.c_int)(PROCESSOR):
+        function("ggml_backend_load_all_from_path", None, ctypes.c_char_p)(os.fsencode(library_folder()))
 
 
 def leave_out_broken_kernels() -> bool:
@@ -48,7 +48,7 @@ def leave_out_broken_kernels() -> bool:
 
 def kernel_kinds() -> list[tuple[int, bytes]]:
     """(address, name) of each kind that is not ggml's ordinary layout, in the order ggml tries them."""
-    name_of = _function("ggml_backend_buft_name", ctypes.c_char_p, ctypes.c_void_p)
+    name_of = function("ggml_backend_buft_name", ctypes.c_char_p, ctypes.c_void_p)
     found: list[tuple[int, bytes]] = []
     kinds = _list()
     while kinds and (address := kinds[len(found)]):
@@ -58,11 +58,11 @@ def kernel_kinds() -> list[tuple[int, bytes]]:
 
 def _list() -> Any:
     """ggml's array of pointers, the last one null; a null pointer where it has none."""
-    device = _function("ggml_backend_dev_by_type", ctypes.c_void_p, ctypes.c_int)(_PROCESSOR)
+    device = function("ggml_backend_dev_by_type", ctypes.c_void_p, ctypes.c_int)(PROCESSOR)
     if not device:
         return None
-    registry = _function("ggml_backend_dev_backend_reg", ctypes.c_void_p, ctypes.c_void_p)(device)
-    find = _function("ggml_backend_reg_get_proc_address", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)
+    registry = function("ggml_backend_dev_backend_reg", ctypes.c_void_p, ctypes.c_void_p)(device)
+    find = function("ggml_backend_reg_get_proc_address", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)
     getter = find(registry, b"ggml_backend_dev_get_extra_bufts")
     return _Kinds(getter)(device) if getter else None
 
@@ -75,7 +75,8 @@ def _built_by_clang() -> bool:
     return any(_BUILT_BY_CLANG in path.read_bytes() for path in folder.glob("libggml-cpu.*"))
 
 
-def _function(name: str, result: type | None, *arguments: type) -> Any:
-    function = getattr(ll.llama_cpp._lib, name)
-    function.restype, function.argtypes = result, arguments
-    return function
+def function(name: str, result: type | None, *arguments: Any) -> Any:
+    """A function of ggml, by its name and types: of the copy that libllama uses."""
+    found = getattr(ll.llama_cpp._lib, name)
+    found.restype, found.argtypes = result, arguments
+    return found

@@ -15,7 +15,7 @@ from ..model.gguf import read_gguf
 from ..model.values import TENSOR_TYPES, GgufFile
 from ..types import LoadMode, RuntimeName
 from . import huge_pages
-from .runtime import ProgressCallback, Runtime, runtime
+from .runtime import NONE_REMOTE, ProgressCallback, RemoteLayers, Runtime, runtime
 from .slices import SLICE, UNCUT, TextSlicer
 
 _LOOK_S = 0.1  # seconds between two slices without ids
@@ -29,6 +29,7 @@ class Model:
             too, stops the load and is raised again.
         runtime_name: which library runs it.
         huge: whether to ask the system for huge pages, for the weights and the contexts made with them.
+        remote: what RPC servers compute.
 
     Raises InvalidFileError when the runtime refuses the file, OutOfMemoryError when it does not fit,
     UnsupportedModelError when the runtime is not installed or does not work here.
@@ -44,6 +45,7 @@ class Model:
         progress: Callable[[float], bool] | None = None,
         runtime_name: RuntimeName = "llama",
         huge: bool = False,
+        remote: RemoteLayers = NONE_REMOTE,
     ) -> None:
         if not vocab_only and runtime(runtime_name).types is not None:
             check_types(read_gguf(path), runtime(runtime_name))
@@ -67,7 +69,12 @@ class Model:
         callback = ProgressCallback(on_progress)  # the library keeps no reference of its own
         self.runtime.log.clear()
         self.handle: Any = self.runtime.load_model(
-            os.fsencode(path), load_mode=load_mode, repack=repack, vocab_only=vocab_only, progress=callback
+            os.fsencode(path),
+            load_mode=load_mode,
+            repack=repack,
+            vocab_only=vocab_only,
+            progress=callback,
+            remote=remote,
         )
         if raised:
             self.close()

@@ -54,6 +54,22 @@ class Log:
 
 
 @dataclass(frozen=True)
+class RemoteLayers:
+    """The last layers of a model, which RPC servers compute.
+
+    Args:
+        count: how many; the model's output matrix counts as one more layer.
+        shares: what part of them each server gets, in any unit, in the order of `rpc.add_servers`.
+    """
+
+    count: int = 0
+    shares: tuple[float, ...] = ()
+
+
+NONE_REMOTE = RemoteLayers()
+
+
+@dataclass(frozen=True)
 class ContextSettings:
     """The settings of a context; see Context."""
 
@@ -92,8 +108,22 @@ class Runtime(ABC):
         """What runs: for the profile's key, the prefix cache's identity and benchmark results."""
 
     @abstractmethod
-    def load_model(self, path: bytes, *, load_mode: LoadMode, repack: bool, vocab_only: bool, progress: Any) -> Any:
-        """A model's handle, or nothing where it cannot be loaded. `progress` is a ProgressCallback."""
+    def load_model(
+        self,
+        path: bytes,
+        *,
+        load_mode: LoadMode,
+        repack: bool,
+        vocab_only: bool,
+        progress: Any,
+        remote: RemoteLayers = NONE_REMOTE,
+    ) -> Any:
+        """A model's handle, or nothing where it cannot be loaded.
+
+        Args:
+            progress: a ProgressCallback.
+            remote: what RPC servers compute.
+        """
 
     @abstractmethod
     def open_context(self, model: Any, settings: ContextSettings) -> Any:

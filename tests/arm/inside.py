@@ -20,6 +20,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable
@@ -172,6 +173,33 @@ def http() -> str:
     return f"{', '.join(sorted(loaded))} is loaded; {shown}"
 
 
+def rpc() -> str:
+    """The model's last layers in another process, which stands for another machine: the same text."""
+    address = "127.0.0.1:50052"
+    with subprocess.Popen(["glm-edge", "rpc-server", "--listen", address], stderr=subprocess.PIPE, text=True) as other:
+        assert other.stderr is not None
+        try:
+            said = next((line for line in other.stderr if "computing at" in line), "")
+            check(bool(said), "rpc-server: said nothing")
+            threading.Thread(target=other.stderr.read, daemon=True).start()
+            while not _listens(50052):
+                check(other.poll() is None, f"rpc-server: ended with {other.poll()}")
+                time.sleep(0.1)
+            with serving("q8_0", "--no-cache", "--rpc", f"{address}=1") as server:
+                for case in CASES[:3]:
+                    status, body = post(server, greedy(case["prompt"]))
+                    text = json.loads(body)["choices"][0]["message"]["content"]
+                    check((status, text) == (200, case["answer"]), f"{status} {body.decode()}")
+        finally:
+            other.terminate()
+    return "3 prompts: the text of one machine"
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def upgrade() -> str:
     """install.sh over an installation."""
     command("sh", str(BUNDLE / "install.sh"))
@@ -204,6 +232,7 @@ PROOF: list[tuple[str, Callable[[], str]]] = [
     *((f"text at {name}", lambda name=name: text(name)) for name in ASKED),
     ("bundled prefixes", prefixes),
     ("HTTP", http),
+    ("RPC", rpc),
     ("upgrade", upgrade),
     ("uninstall", uninstall),
 ]

@@ -56,9 +56,9 @@ def convert_all() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def serving(name: str) -> Iterator[str]:
+def serving(name: str, *options: str) -> Iterator[str]:
     """The address of a server of the demo's file of a type; it is ended, and has to end well."""
-    arguments = ["glm-edge", "serve", "--model", str(MODELS / f"{name}.gguf"), "--port", "0"]
+    arguments = ["glm-edge", "serve", "--model", str(MODELS / f"{name}.gguf"), "--port", "0", *options]
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, encoding="utf-8") as server:
         assert server.stderr is not None
         try:
