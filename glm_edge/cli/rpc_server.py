@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
@@ -23,44 +23,45 @@ from .number import ThreadCount
 _PORT = 50052  # llama.cpp's own
 
 
-class RpcServers(click.ParamType):
-    """Addresses of RPC servers, with commas between them: HOST:PORT, or HOST:PORT=GIB."""
-
-    name = "servers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[RpcServer, ...]:
-        if isinstance(value, tuple):
-            return value
-        return tuple(self._server(text.strip(), param, ctx) for text in str(value).split(","))
-
-    def _server(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> RpcServer:
-        address, _, gib = text.partition("=")
-        host, _, port = address.rpartition(":")
-        try:
-            server = RpcServer(host, int(port), int(float(gib) * (1 << 30)) if gib else None)
-        except (ValueError, OverflowError):
-            server = None
-        if server is None or not host or not 0 < server.port < 65536 or ((gib or "=" in text) and not server.memory):
-            self.fail(f"{text!r} is no HOST:PORT or HOST:PORT=GIB, as 192.168.1.12:{_PORT}=3.5", param, ctx)
-        return server
+def rpc_servers(
+    context: click.Context | None, param: click.Parameter | None, value: str | None
+) -> tuple[RpcServer, ...]:
+    """A callback of click: addresses with commas between them, each HOST:PORT, or HOST:PORT=GIB."""
+    return tuple(_server(text.strip(), param) for text in value.split(",")) if value is not None else ()
 
 
-class _Listen(click.ParamType):
-    name = "address"
+def _server(text: str, param: click.Parameter | None) -> RpcServer:
+    address, equals, gib = text.partition("=")
+    try:
+        host, port = _host_and_port(address)
+        memory = int(float(gib) * (1 << 30)) if equals else None
+    except (ValueError, OverflowError):
+        host, port, memory = "", 0, 0
+    if not host or memory == 0:
+        message = f"{text!r} is no HOST:PORT or HOST:PORT=GIB, as 192.168.1.12:{_PORT}=3.5"
+        raise click.BadParameter(message, param=param)
+    return RpcServer(host, port, memory)
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
-        if isinstance(value, tuple):
-            return value
-        host, _, port = str(value).rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-            self.fail(f"{value!r} is no HOST:PORT, as 127.0.0.1:{_PORT}", param, ctx)
-        return host, int(port)
+
+def _listen(context: click.Context, param: click.Parameter, value: str) -> tuple[str, int]:
+    try:
+        return _host_and_port(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no HOST:PORT, as 127.0.0.1:{_PORT}", param=param) from None
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    """Raises ValueError where it is none."""
+    host, _, port = text.rpartition(":")
+    if not host or not 0 < int(port) < 65536:
+        raise ValueError
+    return host, int(port)
 
 
 @click.command("rpc-server")
 @click.option(
     "--listen",
-    type=_Listen(),
+    callback=_listen,
     default=f"127.0.0.1:{_PORT}",
     show_default=True,
     metavar="HOST:PORT",

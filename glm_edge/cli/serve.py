@@ -17,7 +17,7 @@ from ..system.address_space import require_addresses
 from ..types import LEAST_CTX, EngineConfig, RpcServer, RuntimeName
 from .model import huge_pages_option, model_option, runtime_option
 from .number import Number, ThreadCount, WholeNumber
-from .rpc_server import RpcServers
+from .rpc_server import rpc_servers
 
 if TYPE_CHECKING:
     from ..api.access.keys import Keys
@@ -57,8 +57,7 @@ if TYPE_CHECKING:
 @click.option("--alias", "aliases", multiple=True, metavar="NAME", help="Another name of the model; repeatable.")
 @click.option(
     "--rpc",
-    "rpc_servers",
-    type=RpcServers(),
+    callback=rpc_servers,
     metavar="HOST:PORT,...",
     help="Machines with glm-edge rpc-server that compute layers of the model; with =GIB, the memory to use there.",
 )
@@ -114,7 +113,7 @@ def command(
     threads: int | None,
     runtime: RuntimeName | None,
     huge_pages: bool,
-    rpc_servers: tuple[RpcServer, ...] | None,
+    rpc: tuple[RpcServer, ...],
     slots: int,
     queue: int,
     cache: bool,
@@ -145,7 +144,7 @@ def command(
 
     if not all(name.strip() for name in aliases):
         raise UsageError("--alias is empty; give the name by which clients may ask for the model")
-    if rpc_servers and in_process:
+    if rpc and in_process:
         raise UsageError("--rpc without a process of the engine's own: a lost machine would end the server")
     folder = cache_folder(cache)
     keys = _collect_keys(api_keys, api_key_file, folder)
@@ -160,7 +159,7 @@ def command(
         queue=queue,
         cache_folder=folder,
         adapters=parse_adapters(adapters),
-        rpc=rpc_servers or (),
+        rpc=rpc,
     )
     config = ServeConfig(
         host,
