@@ -281,9 +281,8 @@ def open_model(
     remote: RemoteLayers = NONE_REMOTE,
 ) -> Model:
     """The weights, loaded as planned."""
-    how = {"load_mode": plan.load_mode, "repack": plan.repack, "huge": plan.huge, "remote": remote}
-    load = partial(Model, config.model, progress=progress, **how)
-    return load() if config.runtime is None else load(runtime_name=config.runtime)
+    load = partial(Model, config.model, load_mode=plan.load_mode, repack=plan.repack, huge=plan.huge, remote=remote)
+    return load(progress=progress) if config.runtime is None else load(progress=progress, runtime_name=config.runtime)
 
 
 def _open_store(config: EngineConfig, file: GgufFile, memory: int) -> Store:
