@@ -1,4 +1,4 @@
-"""`serve --rpc` and `rpc-server`: which layers go, and what is wrong is said in a line. That they compute: tests/arm."""
+"""`serve --rpc` and `rpc-server`: which layers go, and what is wrong in a line. That they compute: tests/arm."""
 
 from __future__ import annotations
 
