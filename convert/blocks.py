@@ -127,7 +127,7 @@ def _encode(where: Path, placed: Placed, start: int, stop: int) -> Block:
     limit = LIMITS.get(placed.type, MAX_F16)
     if not -limit <= lowest <= highest <= limit or math.isinf(lowest) or math.isinf(highest):
         raise _bad_weight(where, placed, start, rows, limit)
-    return Block(placed, start, stop, raw, quantize(placed.type, rows), lowest == highest == 0)
+    return Block(placed, start, stop, raw, quantize(placed.type, rows, placed.importance), lowest == highest == 0)
 
 
 def _bad_weight(where: Path, placed: Placed, start: int, rows: NDArray[np.float32], limit: float) -> InvalidFileError:

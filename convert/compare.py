@@ -102,7 +102,7 @@ def _compare_rows(path: Path, file: BinaryIO, placed: Placed, start: int) -> Squ
     file.seek(placed.offset + start * placed.row_bytes)
     data = file.read((stop - start) * placed.row_bytes)
     rows = tensor.source.read_rows(start, stop)
-    if data != quantize(placed.type, rows).tobytes():
+    if data != quantize(placed.type, rows, placed.importance).tobytes():
         raise IntegrityError(
             f"{path}: rows {start} to {stop} of {tensor.name} do not read back as they were written; the source changed"
             " meanwhile or the disk is failing"

@@ -27,6 +27,7 @@ from .metadata import build_metadata
 from .recipes import DEFAULT, RECIPES, Recipe, recipe_of
 from .source.checkpoint import Checkpoint, open_checkpoint
 from .source.config import ModelConfig
+from .source.importance import ImportanceMatrix, read_importance
 from .source.lora import merge_lora
 from .source.sources import FileHash, sources_text
 from .tensors import Tensor, map_tensors
@@ -60,6 +61,7 @@ def convert(
     *,
     type: str | Recipe = DEFAULT,
     lora: Path | None = None,
+    imatrix: Path | None = None,
     force: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -70,13 +72,15 @@ def convert(
         out: the GGUF file; by default NAME-TYPE.gguf in ./models, or here where there is no such folder.
         type: the name of one of RECIPES, or a recipe.
         lora: a folder of PEFT; its LoRA is merged into the weights.
+        imatrix: an importance matrix of the model, in llama.cpp's GGUF format.
 
     Raises UsageError, InvalidFileError, UnsupportedModelError, StorageError, IntegrityError (the file did not read back
     as it was written) or OutOfMemoryError. After any error, a signal's exception too, there is no temporary file, and
     the output is as it was before.
     """
     started = time.monotonic()
-    recipe, threads = checked_recipe(type), checked_threads(threads)
+    recipe, threads = checked_recipe(type, imatrix), checked_threads(threads)
+    importance = read_importance(imatrix) if imatrix is not None else None
     if out is not None:
         check_output(out, (), force=force)
     with enough_memory(checkpoint, threads):
@@ -84,10 +88,10 @@ def convert(
         source = open_checkpoint(checkpoint)
         if lora is not None:
             source = merge_lora(source, lora)
-        inputs = tuple(file.path for file in source.files)
+        inputs = (*(file.path for file in source.files), *([imatrix] if imatrix is not None else []))
         out = default_output(source.config.name, recipe.name) if out is None else out
         check_output(out, inputs, force=force)
-        layout = plan(source, recipe)
+        layout = plan(source, recipe, importance)
         with OutputFile(out, layout.size) as file:
             check_output(out, inputs, force=force)  # again: the last holder of the lock may have made it
             check_space(out, layout.size)
@@ -99,11 +103,13 @@ def convert(
     return Report(out, layout.size, recipe.name, types_of(layout), errors, len(layout.tensors), threads, seconds)
 
 
-def checked_recipe(type: str | Recipe) -> Recipe:
-    """The recipe of this name. Raises UsageError for a name that no recipe has."""
+def checked_recipe(type: str | Recipe, imatrix: Path | None = None) -> Recipe:
+    """The recipe of this name. Raises UsageError for a name that no recipe has, and for a lacking importance matrix."""
     recipe = type if isinstance(type, Recipe) else recipe_of(type)
     if recipe is None:
         raise UsageError(f"type {type!r} is unknown; choose one of {', '.join(RECIPES)}")
+    if recipe.needs_importance and imatrix is None:
+        raise UsageError(f"type {recipe.name} needs an importance matrix; add --imatrix FILE, or choose another type")
     return recipe
 
 
@@ -134,15 +140,20 @@ def _refuse_hub_id(checkpoint: Path, recipe: Recipe) -> None:
         )
 
 
-def plan(source: Checkpoint, recipe: Recipe) -> Layout:
+def plan(source: Checkpoint, recipe: Recipe, importance: ImportanceMatrix | None = None) -> Layout:
     """The layout of the result. Reads no weights; raises as `convert` does."""
     tensors = map_tensors(source.config, source.tensors, source.folder)
     files = {file.path.name: file.size for file in source.files}
-    return planned(source.config, source.tokenizer, files, tensors, recipe)
+    return planned(source.config, source.tokenizer, files, tensors, recipe, importance)
 
 
 def planned(
-    config: ModelConfig, tokenizer: Path, files: Mapping[str, int], tensors: Sequence[Tensor], recipe: Recipe
+    config: ModelConfig,
+    tokenizer: Path,
+    files: Mapping[str, int],
+    tensors: Sequence[Tensor],
+    recipe: Recipe,
+    importance: ImportanceMatrix | None = None,
 ) -> Layout:
     """The layout of the result, with zeros in place of the hashes.
 
@@ -153,7 +164,8 @@ def planned(
     vocabulary = read_vocabulary(tokenizer, config.padded_vocab_size)
     ids = golden(load_sentencepiece(vocabulary))
     sources = sources_text(files, dict.fromkeys(files, "0" * HASH_DIGITS))
-    return lay_out(build_metadata(config, vocabulary, ids, recipe, sources), tensors, recipe)
+    sha256 = importance.sha256 if importance is not None else None
+    return lay_out(build_metadata(config, vocabulary, ids, recipe, sources, sha256), tensors, recipe, importance)
 
 
 def _write(file: OutputFile, layout: Layout, source: Checkpoint, threads: int, progress: Progress | None) -> Layout:

@@ -12,18 +12,20 @@ import io
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 from gguf.gguf_writer import WriterState
+from numpy.typing import NDArray
 
 from glm_edge.model import keys
 from glm_edge.model.ggml import TYPE_IDS, block_size, row_size
 
 from .metadata import Value
 from .recipes import Recipe, Site
+from .source.importance import ImportanceMatrix
 from .tensors import Tensor
 
 ALIGNMENT = 32  # GGUF's default: head and every tensor are padded to a multiple of it
@@ -37,6 +39,7 @@ class Placed:
     type: str
     row_bytes: int
     offset: int  # from the start of the file
+    importance: NDArray[np.float32] | None = field(default=None, compare=False)  # of each column
 
     @property
     def size(self) -> int:
@@ -67,16 +70,25 @@ def padded(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def lay_out(metadata: Mapping[str, Value], tensors: Sequence[Tensor], recipe: Recipe) -> Layout:
-    """Choose each tensor's type by the recipe, and its place."""
-    types = _types(metadata, tensors, recipe)
+def lay_out(
+    metadata: Mapping[str, Value],
+    tensors: Sequence[Tensor],
+    recipe: Recipe,
+    importance: ImportanceMatrix | None = None,
+) -> Layout:
+    """Choose each tensor's type by the recipe, and its place. Raises InvalidFileError for another model's matrix."""
+    if importance is not None:
+        importance.check({tensor.name: tensor.columns for tensor in tensors if len(tensor.shape) > 1})
+    columns = importance.columns if importance is not None else {}
+    types = _types(metadata, tensors, recipe, calibrated=importance is not None)
     metadata = {**metadata, keys.HASHES: Value(GGUFValueType.STRING, no_hashes(len(tensors)))}
     entries = [HeadEntry(tensor.name, tensor.shape, name) for tensor, name in zip(tensors, types, strict=True)]
     head = head_of(metadata, entries)
     placed = []
     offset = len(head)
     for tensor, type_name in zip(tensors, types, strict=True):
-        placed.append(Placed(tensor, type_name, row_size(type_name, tensor.columns), offset))
+        row_bytes = row_size(type_name, tensor.columns)
+        placed.append(Placed(tensor, type_name, row_bytes, offset, columns.get(tensor.name)))
         offset = placed[-1].end
     return Layout(metadata, head, tuple(placed))
 
@@ -103,14 +115,14 @@ def _replaced(layout: Layout, key: str, text: str) -> Layout:
     return replace(layout, metadata={**layout.metadata, key: old._replace(value=text)}, head=head)
 
 
-def _types(metadata: Mapping[str, Value], tensors: Sequence[Tensor], recipe: Recipe) -> list[str]:
+def _types(metadata: Mapping[str, Value], tensors: Sequence[Tensor], recipe: Recipe, *, calibrated: bool) -> list[str]:
     heads, groups = (metadata[key].value for key in (keys.HEAD_COUNT, keys.HEAD_COUNT_KV))
     counts = Counter(tensor.kind for tensor in tensors)
     seen: Counter[str] = Counter()
     types = []
     for tensor in tensors:
         kind = tensor.kind
-        site = Site(kind, tensor.columns, seen[kind], counts[kind], heads // groups)
+        site = Site(kind, tensor.columns, seen[kind], counts[kind], heads // groups, calibrated)
         types.append(recipe.type_of(site, block_size))
         seen[kind] += 1
     return types

@@ -54,8 +54,9 @@ def build_metadata(
     golden: Iterable[tuple[str, list[int]]],
     recipe: Recipe,
     sources: str,
+    imatrix: str | None = None,
 ) -> dict[str, Value]:
-    """Every key of the file. `sources` is the value of keys.SOURCES."""
+    """Every key of the file. `sources` is the value of keys.SOURCES, `imatrix` that of keys.IMATRIX, if any."""
     return {
         keys.GENERAL_ARCHITECTURE: _text(keys.ARCHITECTURE),
         keys.GENERAL_NAME: _text(config.name),
@@ -68,6 +69,7 @@ def build_metadata(
         keys.PREFIX_IDS: Value(T.ARRAY, vocabulary.prefix_ids, T.INT32),
         keys.GOLDEN: _text(json.dumps([[text, ids] for text, ids in golden])),
         keys.SOURCES: _text(sources),
+        **({} if imatrix is None else {keys.IMATRIX: _text(imatrix)}),
     }
 
 

@@ -1,9 +1,8 @@
 """Which type each kind of tensor gets, as data. No library is loaded here.
 
-Most recipes are llama.cpp's (`src/llama-quant.cpp`, llama_tensor_get_type_impl and tensor_type_fallback, without an
-importance matrix), so that a file made in one pass holds the same tensor bytes as our F16 file put through
-`llama_model_quantize`. Those named `edge` are ours. Kinds of tensors are listed in `tensors.py`. Types that need an
-importance matrix (IQ1 to IQ3, Q2_K_S) are not here.
+Most recipes are llama.cpp's (`src/llama-quant.cpp`, llama_tensor_get_type_impl and tensor_type_fallback, with and
+without an importance matrix), so that a file made in one pass holds the same tensor bytes as our F16 file put through
+`llama_model_quantize`. Those named `edge` are ours. Kinds of tensors are listed in `tensors.py`. IQ1 is not here.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from typing import TypeAlias
 # weight. ChatGLM2-6B's ffn_down has rows of 13696, which blocks of 256 do not divide.
 FALLBACK = {"q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0", "iq4_xs": "iq4_nl"}
 FALLBACK |= dict.fromkeys(("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl"), "f16")
+FALLBACK |= dict.fromkeys(("iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"), "iq4_nl")
 
 # One-dimensional tensors stay f32 in every llama.cpp file.
 VECTORS = {"norm": "f32", "bias": "f32"}
@@ -38,6 +38,11 @@ def first_part(divisor: int) -> Layers:
     return lambda layer, layers: layer < layers // divisor
 
 
+def middle(layer: int, layers: int) -> bool:
+    """All but the first and last eighth."""
+    return layers // 8 <= layer < 7 * layers // 8
+
+
 def more_bits(layer: int, layers: int) -> bool:
     """The first and last eighth and every third between: where llama.cpp's authors measured the most harm."""
     return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
@@ -52,17 +57,25 @@ class Site:
     layer: int = 0  # its number among the tensors of this kind...
     layers: int = 1  # ...and their count
     sharing: int = 1  # heads of queries for each head of keys
+    calibrated: bool = False  # whether there is an importance matrix
 
 
 @dataclass(frozen=True)
 class LayerRule:
-    """A type for the tensors in some layers, if enough heads share keys and values."""
+    """A type for the tensors in some layers, if enough heads share keys and values.
+
+    Args:
+        calibrated: whether only with an importance matrix, or only without one; None: in both cases.
+    """
 
     type: str
     layers: Layers = every
     sharing: int = 1
+    calibrated: bool | None = None
 
     def holds(self, site: Site) -> bool:
+        if self.calibrated not in (None, site.calibrated):
+            return False
         return self.layers(site.layer, site.layers) and site.sharing >= self.sharing
 
 
@@ -78,6 +91,7 @@ class Recipe:
     # ...except of these kinds, which get the type of the first rule that holds
     special: Mapping[str, tuple[LayerRule, ...]] = field(default_factory=dict)
     fallback: Mapping[str, str] = field(default_factory=lambda: FALLBACK)
+    needs_importance: bool = False  # whether it is offered only with an importance matrix
 
     def type_of(self, site: Site, block_size: Callable[[str], int]) -> str:
         """The type of the tensor, fallbacks included."""
@@ -96,7 +110,26 @@ class Recipe:
 # The output matrix decides the token: llama.cpp gives it 6.6 bits in every file with fewer bits a weight.
 _OUTPUT = {"output": (LayerRule("q6_k"),)}
 _MORE = (LayerRule("q6_k", more_bits),)
-_IQ4 = {"attn_qkv": (LayerRule("q5_k", sharing=4),), "ffn_down": (LayerRule("q5_k", first_part(8)),)} | _OUTPUT
+_IQ4 = {
+    "attn_qkv": (LayerRule("q5_k", sharing=4),),
+    "ffn_down": (LayerRule("q5_k", first_part(8), calibrated=False),),
+} | _OUTPUT
+# llama.cpp keeps the first of these from a type that an importance matrix makes worse there.
+_DOWN_4 = {"ffn_down": (LayerRule("q4_1", first_part(8), calibrated=True),)} | _OUTPUT
+_DOWN_5 = {"ffn_down": (LayerRule("q5_1", first_part(8), calibrated=True),)} | _OUTPUT
+_SHARED_Q4 = {"attn_qkv": (LayerRule("q4_k", sharing=4),)}
+_OUTPUT_Q5 = {"output": (LayerRule("q5_k"),)}
+_IQ2_LOW = {
+    "embedding": (LayerRule("q2_k"),),
+    "attn_qkv": (LayerRule("q4_k", sharing=4), LayerRule("q2_k")),
+    "ffn_down": (LayerRule("q2_k", first_part(8)),),
+} | _OUTPUT_Q5
+_IQ2_HIGH = {
+    "embedding": (LayerRule("iq3_s"),),
+    "attn_qkv": (LayerRule("q4_k", sharing=4), LayerRule("iq3_s")),
+    "attn_output": (LayerRule("iq3_s"),),
+    "ffn_down": (LayerRule("iq3_s", first_part(8)),),
+} | _OUTPUT_Q5
 
 _LLAMA_CPP = (
     Recipe("f32", 0, 24.98, "no loss from any checkpoint; for measuring", "f32"),
@@ -107,7 +140,7 @@ _LLAMA_CPP = (
     Recipe("q5_k_m", 17, 4.71, "little loss", "q5_k", {"attn_qkv": _MORE, "ffn_down": _MORE} | _OUTPUT),
     Recipe("q5_k_s", 16, 4.43, "little loss", "q5_k", _OUTPUT),
     Recipe("q5_1", 9, 4.70, "older than q5_k", "q5_1", _OUTPUT),
-    Recipe("q5_0", 8, 4.33, "older than q5_k", "q5_0", _OUTPUT),
+    Recipe("q5_0", 8, 4.33, "older than q5_k", "q5_0", _DOWN_5),
     Recipe(
         "q4_k_m",
         15,
@@ -125,7 +158,7 @@ _LLAMA_CPP = (
         {"attn_qkv": (LayerRule("q5_k", first(4)),), "ffn_down": (LayerRule("q5_k", first_part(8)),)} | _OUTPUT,
     ),
     Recipe("q4_1", 3, 3.96, "older than q4_k", "q4_1", _OUTPUT),
-    Recipe("q4_0", 2, 3.58, "fast everywhere, fast to convert", "q4_0", _OUTPUT),
+    Recipe("q4_0", 2, 3.58, "fast everywhere, fast to convert", "q4_0", _DOWN_4),
     Recipe("iq4_nl", 25, 3.68, "better than q4_0, slow to convert", "iq4_nl", _IQ4),
     Recipe("iq4_xs", 30, 3.56, "smaller than iq4_nl, slow to convert", "iq4_xs", _IQ4),
     Recipe(
@@ -166,6 +199,55 @@ _LLAMA_CPP = (
     ),
 )
 
+_CALIBRATED = (
+    Recipe(
+        "iq3_m",
+        27,
+        3.15,
+        "much loss",
+        "iq3_s",
+        {
+            "attn_qkv": (LayerRule("q4_k"),),
+            "attn_output": (LayerRule("q4_k"),),
+            "ffn_down": (LayerRule("q4_k", first_part(8)),),
+        }
+        | _OUTPUT,
+        needs_importance=True,
+    ),
+    Recipe("iq3_s", 26, 3.07, "much loss", "iq3_s", _SHARED_Q4 | _OUTPUT, needs_importance=True),
+    Recipe(
+        "iq3_xs",
+        22,
+        2.96,
+        "much loss",
+        "iq3_s",
+        _SHARED_Q4 | {"ffn_up": (LayerRule("iq3_xxs", middle),)} | _OUTPUT,
+        needs_importance=True,
+    ),
+    Recipe(
+        "iq3_xxs",
+        23,
+        2.89,
+        "much loss",
+        "iq3_xxs",
+        _SHARED_Q4 | {"embedding": (LayerRule("iq3_s"),), "attn_output": (LayerRule("iq3_s"),)} | _OUTPUT_Q5,
+        needs_importance=True,
+    ),
+    Recipe(
+        "q2_k_s",
+        21,
+        2.70,
+        "very much loss",
+        "q2_k",
+        _SHARED_Q4 | {"ffn_down": (LayerRule("q4_k", first_part(8)),)} | _OUTPUT,
+        needs_importance=True,
+    ),
+    Recipe("iq2_m", 29, 2.69, "very much loss", "iq2_s", _IQ2_HIGH, needs_importance=True),
+    Recipe("iq2_s", 28, 2.59, "very much loss", "iq2_xs", _IQ2_HIGH, needs_importance=True),
+    Recipe("iq2_xs", 20, 2.50, "very much loss", "iq2_xs", _IQ2_LOW, needs_importance=True),
+    Recipe("iq2_xxs", 19, 2.39, "very much loss", "iq2_xxs", _IQ2_LOW, needs_importance=True),
+)
+
 # Where no K-quant fits: 4.5 bits with repacked kernels on x86 and ARM. q5_0 is larger and has no such kernel.
 _EDGE_FALLBACK = FALLBACK | {"q4_k": "iq4_nl", "q5_k": "iq4_nl"}
 
@@ -194,7 +276,7 @@ _OURS = (
     ),
 )
 
-RECIPES = {recipe.name: recipe for recipe in (*_OURS, *_LLAMA_CPP)}
+RECIPES = {recipe.name: recipe for recipe in (*_OURS, *_LLAMA_CPP, *_CALIBRATED)}
 # q4_0's size and speed, and less loss. The same on x86 and ARM, so that a checkpoint gives the same file everywhere.
 DEFAULT = "edge"
 # Short names that llama.cpp's own tool takes for its mixes.

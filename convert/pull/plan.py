@@ -21,6 +21,7 @@ from ..recipes import Recipe
 from ..source.checkpoint import Format, SourceTensor, format_of, read_index
 from ..source.config import ModelConfig, read_config
 from ..source.files import raise_all
+from ..source.importance import ImportanceMatrix
 from ..source.quantized import SCALE
 from ..source.shard import StoredTensor
 from ..tensors import expected, map_tensors
@@ -67,7 +68,12 @@ class Plan:
 
 
 def make_plan(
-    where: Path, listed: Mapping[str, HubFile], address: str, recipe: Recipe, fetch: Callable[[str], object]
+    where: Path,
+    listed: Mapping[str, HubFile],
+    address: str,
+    recipe: Recipe,
+    importance: ImportanceMatrix | None,
+    fetch: Callable[[str], object],
 ) -> Plan:
     """Plan with the files `listed` at `address`, of which `fetch` puts one into the folder `where`.
 
@@ -95,7 +101,9 @@ def make_plan(
     sources = {name: Awaited(name, shapes.get(name, ())) for name in names}
     tensors = map_tensors(config, sources, where)
     inputs = (CONFIG, TOKENIZER, *([format.index] if weight_map is not None else []), *shards)
-    layout = planned(config, where / TOKENIZER, {name: listed[name].size for name in inputs}, tensors, recipe)
+    layout = planned(
+        config, where / TOKENIZER, {name: listed[name].size for name in inputs}, tensors, recipe, importance
+    )
     homes = {tensor.source.name: _homes(tensor.source.name, weight_map, format) for tensor in tensors}
     schedule = Schedule(homes, {name: listed[name].size for name in shards})
     return Plan(config, format, weight_map, sources, layout, schedule, inputs)

@@ -23,6 +23,7 @@ from ..layout import Layout, Placed, sealed
 from ..recipes import DEFAULT, Recipe
 from ..source.checkpoint import misplaced
 from ..source.files import raise_all
+from ..source.importance import ImportanceMatrix, read_importance
 from ..source.quantized import SCALE, dequantized
 from ..source.shard import StoredTensor
 from ..source.sources import file_digest, sources_text
@@ -44,6 +45,7 @@ def pull(
     *,
     type: str | Recipe = DEFAULT,
     revision: str = "main",
+    imatrix: Path | None = None,
     force: bool = False,
     threads: int | None = None,
     endpoint: str | None = None,
@@ -51,7 +53,7 @@ def pull(
     say: Callable[[str], None] = lambda line: None,
     progress: Progress = lambda what, done, total: None,
 ) -> Report:
-    """Fetch and convert the repository OWNER/NAME. `out` and `type` are as in `convert`.
+    """Fetch and convert the repository OWNER/NAME. `out`, `type` and `imatrix` are as in `convert`.
 
     Args:
         force: replace the output if it exists, and remove what another pull has in OUT.pull.
@@ -61,7 +63,8 @@ def pull(
     the hub lists, UsageError if OUT.pull belongs to another pull or was not made by one.
     """
     started = time.monotonic()
-    recipe, threads = checked_recipe(type), checked_threads(threads)
+    recipe, threads = checked_recipe(type, imatrix), checked_threads(threads)
+    importance = read_importance(imatrix) if imatrix is not None else None
     if not HUB_ID.fullmatch(repo):
         raise UsageError(f"{repo}: not the name of a repository; OWNER/NAME is expected, as THUDM/chatglm2-6b")
     out = default_output(repo.split("/")[1], recipe.name) if out is None else out
@@ -74,7 +77,7 @@ def pull(
         check_output(out, (), force=force)  # again: the last holder of the lock may have made it
         claim(folder)  # again: the last holder of the lock may have removed it
         journal = begin(hub, folder, file, revision, recipe, force, say)
-        work = _Pull(hub, folder, journal, recipe, threads, file, progress)
+        work = _Pull(hub, folder, journal, recipe, importance, threads, file, progress)
         work.check_space(say)
         work.shards()
         layout, errors = work.finish()
@@ -101,6 +104,7 @@ class _Pull:
         folder: Path,
         journal: Journal,
         recipe: Recipe,
+        importance: ImportanceMatrix | None,
         threads: int,
         file: OutputFile,
         progress: Progress,
@@ -113,7 +117,7 @@ class _Pull:
         no_link(self._where)
         self._where.mkdir(exist_ok=True)
         where = f"{hub.url} at {journal.commit[:12]}"
-        self._plan = make_plan(self._where, journal.files, where, recipe, self._fetch)
+        self._plan = make_plan(self._where, journal.files, where, recipe, importance, self._fetch)
         self._layout, self._schedule = self._plan.layout, self._plan.schedule
         self._keep_what_is_done()
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 _OUT = "Output file.  [default: NAME-TYPE.gguf in ./models, or here where there is no such folder]"
 _TYPES = "\b\nTypes, and the size of ChatGLM2-6B:\n" + "\n".join(
-    f"  {recipe.name:<9}{recipe.gigabytes:6.2f} GB  {recipe.about}" for recipe in RECIPES.values()
+    f"  {recipe.name:<9}{recipe.gigabytes:6.2f} GB  {recipe.about}{', with --imatrix' * recipe.needs_importance}"
+    for recipe in RECIPES.values()
 )
 
 
@@ -56,6 +57,9 @@ def type_option(about: str) -> Callable[[F], F]:
 
 
 out_option = click.option("--out", type=click.Path(path_type=Path), help=_OUT)
+imatrix_option = click.option(
+    "--imatrix", type=click.Path(path_type=Path), metavar="FILE", help="Importance matrix of the model, as GGUF."
+)
 threads_option = click.option(
     "--threads", type=WholeNumber(1, 256), help="Threads that quantize.  [default: one for each core]"
 )
@@ -65,11 +69,18 @@ threads_option = click.option(
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @type_option("What the weights become, as listed below.")
 @out_option
+@imatrix_option
 @click.option("--lora", type=click.Path(path_type=Path), metavar="DIR", help="PEFT LoRA folder to merge.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @threads_option
 def command(
-    checkpoint: Path, type_: str, out: Path | None, lora: Path | None, force: bool, threads: int | None
+    checkpoint: Path,
+    type_: str,
+    out: Path | None,
+    imatrix: Path | None,
+    lora: Path | None,
+    force: bool,
+    threads: int | None,
 ) -> None:
     """Turn a ChatGLM2 checkpoint folder into one GGUF file.
 
@@ -84,7 +95,9 @@ def command(
     from ..convert.convert import convert
 
     with progress_bar(type_) as progress:
-        report = convert(checkpoint, out, type=type_, lora=lora, force=force, threads=threads, progress=progress)
+        report = convert(
+            checkpoint, out, type=type_, lora=lora, imatrix=imatrix, force=force, threads=threads, progress=progress
+        )
     _show(report)
     if any(checkpoint.glob("*.safetensors")):  # what is read, where a folder has weights in both formats
         click.echo(

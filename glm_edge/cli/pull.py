@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from glm_edge.cli.convert import out_option, summary, threads_option, type_option
+from glm_edge.cli.convert import imatrix_option, out_option, summary, threads_option, type_option
 from glm_edge.system.address_space import require_addresses
 
 from .progress import bar
@@ -25,11 +25,20 @@ if TYPE_CHECKING:
 @type_option("What the weights become, as `glm-edge convert --help` lists.")
 @click.option("--revision", default="main", show_default=True, help="Branch, tag or commit.")
 @out_option
+@imatrix_option
 @click.option(
     "--force", is_flag=True, help="Replace the output if it exists, and remove what another unfinished pull to it made."
 )
 @threads_option
-def command(repo: str, type_: str, revision: str, out: Path | None, force: bool, threads: int | None) -> None:
+def command(
+    repo: str,
+    type_: str,
+    revision: str,
+    out: Path | None,
+    imatrix: Path | None,
+    force: bool,
+    threads: int | None,
+) -> None:
     """Fetch a ChatGLM2 checkpoint from the Hugging Face hub and turn it into one GGUF file.
 
     REPO is OWNER/NAME, as THUDM/chatglm2-6b; the output has its NAME too. One shard at a time is on the disk, in
@@ -47,6 +56,7 @@ def command(repo: str, type_: str, revision: str, out: Path | None, force: bool,
             out,
             type=type_,
             revision=revision,
+            imatrix=imatrix,
             force=force,
             threads=threads,
             say=lambda line: click.echo(line, err=True),

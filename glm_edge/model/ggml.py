@@ -2,7 +2,7 @@
 
 The library is the one that llama-cpp-python ships, so that the code that runs a file also quantizes it. It is found
 without importing llama_cpp. ctypes releases the GIL during a call, so threads work side by side. Signatures: llama.cpp
-`ggml/include/ggml.h`. Not here: importance matrices.
+`ggml/include/ggml.h`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from glm_edge.errors import UnsupportedModelError
 from .values import TENSOR_TYPES
 
 RUNTIME_MARKER = "glm_edge_runtime.json"  # beside libraries that `glm-edge runtime` built: from what, by which compiler
+
+# ggml_quantize_requires_imatrix, of those that we offer
+NEEDS_IMPORTANCE = frozenset({"iq2_xxs", "iq2_xs"})
 
 TYPE_IDS = {name: number for number, (name, _, _) in TENSOR_TYPES.items()}
 
@@ -94,20 +97,39 @@ def row_size(type_name: str, columns: int) -> int:
     return columns // block * block_bytes
 
 
-def quantize(type_name: str, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
+def quantize(
+    type_name: str, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None
+) -> NDArray[np.uint8]:
     """`rows`, of shape (rows, columns), as bytes of the type, shape (rows, row_size).
 
-    Raises ValueError unless the block size divides the columns.
+    Args:
+        importance: of each column, shape (columns,); errors in a column count so much. Types in NEEDS_IMPORTANCE
+            cannot do without.
+
+    Raises ValueError unless the block size divides the columns, and for an importance of another shape or none where it
+    is needed.
     """
     count, columns = rows.shape
     if columns % block_size(type_name):
         raise ValueError(f"{columns} columns do not divide into {type_name} blocks of {block_size(type_name)}")
+    if importance is None and type_name in NEEDS_IMPORTANCE:  # libggml would end the process
+        raise ValueError(f"{type_name} needs an importance matrix")
+    if importance is not None and importance.shape != (columns,):
+        raise ValueError(f"{importance.shape} is the shape of the importance of {columns} columns")
     rows = np.ascontiguousarray(rows, dtype=np.float32)
     if type_name == "f32":
         return rows.view(np.uint8)
     out = np.empty((count, row_size(type_name, columns)), dtype=np.uint8)
+    if importance is not None:
+        importance = np.ascontiguousarray(importance, dtype=np.float32)
     written = library().ggml_quantize_chunk(
-        TYPE_IDS[type_name], rows.ctypes.data, out.ctypes.data, 0, count, columns, None
+        TYPE_IDS[type_name],
+        rows.ctypes.data,
+        out.ctypes.data,
+        0,
+        count,
+        columns,
+        None if importance is None else importance.ctypes.data,
     )
     if written != out.nbytes:
         raise ValueError(f"libggml wrote {written} bytes of {type_name} where {out.nbytes} were due")

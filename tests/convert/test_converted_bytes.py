@@ -51,7 +51,7 @@ def test_threads_and_repetition_leave_the_bytes_alone(small_checkpoint: Path, tm
 
 
 @pytest.mark.case("V13")
-@pytest.mark.parametrize("type_name", RECIPES)
+@pytest.mark.parametrize("type_name", [name for name, recipe in RECIPES.items() if not recipe.needs_importance])
 def test_every_weight_survives_within_its_types_error(small_checkpoint: Path, tmp_path: Path, type_name: str) -> None:
     report = convert(small_checkpoint, tmp_path / "x.gguf", type=type_name)
     reader = gguf.GGUFReader(report.path)

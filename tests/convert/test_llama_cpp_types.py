@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from glm_edge.convert.convert import convert
 from glm_edge.convert.recipes import ALIASES, RECIPES, Site
+from glm_edge.convert.source.importance import read_importance
 from glm_edge.model.ggml import block_size
 from support.checkpoints.full_size_bytes import FULL, HEAD, full_size
+from support.checkpoints.importance import write_importance
 from support.checkpoints.small_checkpoint import CONFIG, write_checkpoint
 
 # Rows of 256 and 672 as in the 6B: all blocks divide the first, those of 256 not the second. Four heads share keys, as
@@ -27,9 +29,22 @@ DEEPER = DEEP | {"num_layers": 16, "ffn_hidden_size": 32}
 SHORT = CONFIG | {"hidden_size": 64, "kv_channels": 16, "ffn_hidden_size": 224}
 # Rows of 80 and 208 weights: no quantized type divides the first, none the second.
 ODD = CONFIG | {"hidden_size": 80, "kv_channels": 20, "ffn_hidden_size": 208}
-CONFIGS = {"two_share": CONFIG, "deep": DEEP, "deeper": DEEPER, "blocks_of_32": SHORT, "no_blocks": ODD}
+# 1.5 million weights in as many layers.
+NARROW = DEEP | {"ffn_hidden_size": 32, "padded_vocab_size": 384}
+CONFIGS = {
+    "narrow": NARROW,
+    "two_share": CONFIG,
+    "deep": DEEP,
+    "deeper": DEEPER,
+    "blocks_of_32": SHORT,
+    "no_blocks": ODD,
+}
 
 THEIRS = [name for name in RECIPES if not name.startswith("edge") and name != "f32"]
+# With an importance matrix, where it changes a rule. The types of two bits take seconds on larger models.
+CALIBRATED = [("deep", name) for name in ("q4_0", "q5_0", "iq4_xs", "q4_k_m", "q3_k_m", "q2_k_s")]
+CALIBRATED += [("narrow", name) for name in ("iq3_m", "iq3_xs", "iq3_xxs", "iq2_s", "iq2_xxs")]
+THEIRS = [name for name in THEIRS if not RECIPES[name].needs_importance]
 CASES = [("deep", name) for name in THEIRS]
 CASES += [(config, name) for config in ("two_share", "blocks_of_32", "no_blocks") for name in ("q2_k", "q4_0", "q8_0")]
 CASES += [("two_share", "iq4_xs"), ("blocks_of_32", "q4_k_m"), ("blocks_of_32", "iq4_xs"), ("no_blocks", "q4_k_m")]
@@ -59,12 +74,18 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
     return prepare
 
 
-def quantize_by_llama_cpp(source: Path, out: Path, file_type: int) -> None:
+def quantize_by_llama_cpp(source: Path, out: Path, file_type: int, imatrix: Path | None = None) -> None:
     import llama_cpp
 
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype = file_type
     parameters.nthread = 2
+    if imatrix is not None:
+        columns = read_importance(imatrix).columns
+        pointer = ctypes.POINTER(ctypes.c_float)
+        entries = [(name.encode(), mean.ctypes.data_as(pointer), mean.size) for name, mean in columns.items()]
+        data = (llama_cpp.llama_model_imatrix_data * (len(entries) + 1))(*entries)  # ends with an empty one
+        parameters.imatrix = data
     assert llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(parameters)) == 0
 
 
@@ -75,6 +96,19 @@ def test_tensors_equal_llama_cpps_own_quantization_of_our_f16_file(
     checkpoint, half = prepared(config)
     ours = convert(checkpoint, tmp_path / "ours.gguf", type=type_name).path
     quantize_by_llama_cpp(half, tmp_path / "theirs.gguf", RECIPES[type_name].file_type)
+    found, expected = tensors_of(ours), tensors_of(tmp_path / "theirs.gguf")
+    assert {name: kind for name, (kind, _) in found.items()} == {name: kind for name, (kind, _) in expected.items()}
+    assert [name for name, (_, data) in found.items() if data.tobytes() != expected[name][1].tobytes()] == []
+
+
+@pytest.mark.parametrize(("config", "type_name"), CALIBRATED, ids=["-".join(case) for case in CALIBRATED])
+def test_with_an_importance_matrix_too(
+    tmp_path: Path, config: str, type_name: str, prepared: Callable[[str], tuple[Path, Path]]
+) -> None:
+    checkpoint, half = prepared(config)
+    matrix = write_importance(tmp_path / "i.gguf", CONFIGS[config])
+    ours = convert(checkpoint, tmp_path / "ours.gguf", type=type_name, imatrix=matrix).path
+    quantize_by_llama_cpp(half, tmp_path / "theirs.gguf", RECIPES[type_name].file_type, matrix)
     found, expected = tensors_of(ours), tensors_of(tmp_path / "theirs.gguf")
     assert {name: kind for name, (kind, _) in found.items()} == {name: kind for name, (kind, _) in expected.items()}
     assert [name for name, (_, data) in found.items() if data.tobytes() != expected[name][1].tobytes()] == []

@@ -82,7 +82,7 @@ def test_a_type_that_is_computed_wrongly_is_refused_by_name(usable: None, tmp_pa
 
 def test_every_recipe_is_known_to_work_or_is_refused() -> None:
     types: set[str] = set()
-    for recipe in RECIPES.values():
+    for recipe in (recipe for recipe in RECIPES.values() if not recipe.needs_importance):
         types |= {recipe.matrices, *recipe.fallback.values()}
         types |= {rule.type for rules in recipe.special.values() for rule in rules}
     assert types - set(ik.TYPES) == {"q4_1", "q5_1"}
