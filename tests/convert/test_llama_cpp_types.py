@@ -42,8 +42,8 @@ CONFIGS = {
 
 THEIRS = [name for name in RECIPES if not name.startswith("edge") and name != "f32"]
 # With an importance matrix, where it changes a rule. The types of two bits take seconds on larger models.
-CALIBRATED = [("deep", name) for name in ("q4_0", "q5_0", "iq4_xs", "q4_k_m", "q3_k_m", "q2_k_s")]
-CALIBRATED += [("narrow", name) for name in ("iq3_m", "iq3_xs", "iq3_xxs", "iq2_s", "iq2_xxs")]
+CALIBRATED = [("deep", name) for name in ("q4_0", "q5_0", "q4_k_m", "q3_k_m", "q2_k_s")]
+CALIBRATED += [("narrow", name) for name in ("iq4_xs", "iq3_m", "iq3_xs", "iq3_xxs", "iq2_s", "iq2_xxs")]
 THEIRS = [name for name in THEIRS if not RECIPES[name].needs_importance]
 CASES = [("deep", name) for name in THEIRS]
 CASES += [(config, name) for config in ("two_share", "blocks_of_32", "no_blocks") for name in ("q2_k", "q4_0", "q8_0")]
