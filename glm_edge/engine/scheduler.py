@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from ..errors import EngineError, GlmEdgeError, IntegrityError
 from ..llama.context import Batch, Context
-from .drafts import MAX_DRAFT, choose
+from .drafts import MAX_DRAFT, Histories, choose
 from .kv_cache import KvCache
 from .latency import SLICE, LatencyModel
 from .prefix_cache.prefix import common_prefix
@@ -67,6 +67,7 @@ class Scheduler:
         self._running: list[Sequence] = []  # in the order they were admitted
         self._full = False  # an answer was preempted: admit no other until one ends
         self._lookup = lookup
+        self._histories = Histories()
         self._latency = latency or LatencyModel()
         self._clock = clock
 
@@ -194,7 +195,7 @@ class Scheduler:
     def _drafts(self, writing: list[Sequence]) -> list[list[int]]:
         """A draft for each answer, where that makes the batch of all faster."""
         limit = max(0, min(MAX_DRAFT, self._batch.capacity - len(writing), self._free_cells()))
-        return choose([sequence.guess(limit) for sequence in writing], self._latency, limit)
+        return choose([sequence.guess(limit, self._histories) for sequence in writing], self._latency, limit)
 
     def _free_cells(self) -> int:
         """Cells that no running answer's tokens take; a lower bound, because answers may share some."""
@@ -275,6 +276,8 @@ class Scheduler:
 
     def _release(self, sequence: Sequence) -> None:
         """Free the slot of an ended answer."""
+        if self._lookup and not sequence.failed:
+            self._histories.add(sequence.scope, sequence.ids, len(sequence.job.prompt.ids))
         self._running.remove(sequence)
         self._full = False
         self._cache.release(sequence, self._running)

@@ -15,7 +15,7 @@ from ..generation import Generation
 from ..llama.model import Model
 from ..types import Chunk, FinishReason, Request, Stats, TokenLogprob
 from .adapters import AdapterCells
-from .drafts import Drafter, Guess
+from .drafts import Drafter, Guess, Histories
 from .sampling.logprobs import scores, token_logprob
 from .sampling.sample import Floats
 from .sampling.sampler import Sampler
@@ -166,10 +166,10 @@ class Sequence:
         self.seq_id = -1
         self.n_past = 0
 
-    def guess(self, limit: int) -> Guess:
+    def guess(self, limit: int, histories: Histories) -> Guess:
         """Up to `limit` tokens that may come next; within the limit of the answer."""
         if self._drafter is None:
-            self._drafter = Drafter(self.tokens, self.job.prompt_end)
+            self._drafter = Drafter(self.tokens, self.job.prompt_end, histories.of(self.scope))
         return self._drafter.guess(max(0, min(limit, self.job.max_new_tokens - self._written - 1)))
 
     def verified(self, drafted: int, accepted: int) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from glm_edge.engine.drafts import MAX_DRAFT, Drafter, Guess, choose
+from glm_edge.engine.drafts import MAX_DRAFT, Drafter, Guess, Histories, History, choose
 from glm_edge.engine.engine import LlamaEngine
 from glm_edge.engine.latency import LatencyModel
 from glm_edge.types import EngineConfig, Message, Request, SamplingParams
@@ -58,7 +58,7 @@ def test_no_draft_where_several_tokens_cost_as_much_as_one_by_one() -> None:
 
 
 def test_a_draft_never_has_more_than_there_is_room_for() -> None:
-    drafter = Drafter([*PARAGRAPH, *PARAGRAPH[:40]], len(PARAGRAPH))
+    drafter = Drafter([*PARAGRAPH, *PARAGRAPH[:40]], len(PARAGRAPH), History())
     free = measured({1: 0.1, 4: 0.1, 8: 0.1, 16: 0.1})
     for room in (0, 2, MAX_DRAFT):
         guess = drafter.guess(room)
@@ -66,7 +66,7 @@ def test_a_draft_never_has_more_than_there_is_room_for() -> None:
 
 
 def test_a_copy_that_reaches_the_end_goes_on_with_itself() -> None:
-    assert Drafter([9, *(5, 6, 7) * 12], 0).guess(7).tokens == [5, 6, 7, 5, 6, 7, 5]
+    assert Drafter([9, *(5, 6, 7) * 12], 0, History()).guess(7).tokens == [5, 6, 7, 5, 6, 7, 5]
 
 
 def test_answers_share_the_rows_that_are_free() -> None:
@@ -76,6 +76,47 @@ def test_answers_share_the_rows_that_are_free() -> None:
     assert choose([doubtful, likely], measured(costs), MAX_DRAFT) == [[], [1, 2]]
     assert choose([doubtful, Guess([], [])], measured(costs), MAX_DRAFT) == [[4, 5], []]
     assert choose([likely, likely, doubtful, doubtful], measured(costs), MAX_DRAFT) == [[], [], [], []]
+
+
+def test_what_was_written_before_is_drafted_for_the_same_scope_alone() -> None:
+    histories, prompt = Histories(), [1, 2, 3]
+    histories.add(b"anna", [*prompt, *PARAGRAPH], len(prompt))
+    assert Drafter(prompt, len(prompt), histories.of(b"anna")).guess(5).tokens == PARAGRAPH[:5]
+    assert Drafter([*prompt, *PARAGRAPH[:40]], len(prompt), histories.of(b"ben")).guess(5) == Guess([], [])
+    assert Drafter([*prompt, *PARAGRAPH], len(prompt), histories.of(b"anna")).guess(5) == Guess([], [])  # its end
+
+
+def test_what_one_scope_learns_of_chances_is_its_own() -> None:
+    histories = Histories()
+    before = list(histories.of(b"ben").chances[0])
+    simulate([], PARAGRAPH * 3, measured(FREE), FREE, histories)
+    assert histories.of(b"").chances[0] != before == histories.of(b"ben").chances[0]
+
+
+def test_histories_are_bounded() -> None:
+    histories = Histories()
+    histories.add(b"old", PARAGRAPH, 0)
+    for i in range(40):
+        histories.add(b"anna", [100_000 + i] * 1000, 0)
+    assert 16_000 < len(histories.of(b"anna")) <= 32_768
+    assert len(histories.of(b"old")) == len(PARAGRAPH) + 1
+    for scope in (b"ben", b"eve", b"old"):
+        histories.add(scope, range(30_000), 0)
+    assert sum(len(histories.of(scope)) for scope in (b"anna", b"ben", b"eve", b"old")) <= 65_536
+    assert len(histories.of(b"anna")) == 0  # the least recently used
+
+
+def test_an_engine_drafts_nothing_of_another_key(tiny_f32: Path) -> None:
+    """The third request must draft, because each size is tried out; the second one has nothing to draft from."""
+    engine = LlamaEngine(EngineConfig(tiny_f32, n_threads=1))
+    drafted = []
+    for scope in (b"a" * 32, b"b" * 32, b"a" * 32):
+        request = Request((Message("user", "one two"),), SamplingParams(0), 30, prefix_scope=scope)
+        stats = list(engine.submit(request))[-1].stats
+        assert stats is not None
+        drafted.append(stats.drafted_tokens)
+    engine.close()
+    assert drafted[0] == drafted[1] == 0 < drafted[2]
 
 
 @pytest.mark.parametrize("temperature", [0, 0.7], ids=["greedy", "sampled"])

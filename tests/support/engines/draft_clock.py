@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from glm_edge.engine.drafts import MAX_DRAFT, Drafter, choose
+from glm_edge.engine.drafts import MAX_DRAFT, Drafter, Histories, choose
 from glm_edge.engine.latency import LatencyModel
 
 # ChatGLM2-6B, Q4_0, 2 cores: 8.4, 9.1, 13.6 and 14.1 tokens a second with 1, 2, 4 and 8 tokens in a batch
@@ -37,11 +37,16 @@ def cost(seconds: Mapping[int, float], n: int) -> float:
 
 
 def simulate(
-    prompt: Sequence[int], answer: Sequence[int], latency: LatencyModel, seconds: Mapping[int, float]
+    prompt: Sequence[int],
+    answer: Sequence[int],
+    latency: LatencyModel,
+    seconds: Mapping[int, float],
+    histories: Histories | None = None,
 ) -> Steps:
     """The engine's steps for an answer whose tokens are known, with what it learns of costs and hits on the way."""
     result, tokens = Steps(tokens=len(answer), plain_s=len(answer) * seconds[1]), [*prompt, *answer[:1]]
-    drafter = Drafter(tokens, len(prompt))
+    histories = histories or Histories()
+    drafter = Drafter(tokens, len(prompt), histories.of(b""))
     result.steps, result.drafts_s, written = 1, seconds[1], 1
     while written < len(answer):
         room = min(MAX_DRAFT, len(answer) - written - 1)
@@ -57,4 +62,5 @@ def simulate(
         result.drafted += len(draft)
         result.held += held
         result.drafts_s += cost(seconds, n)
+    histories.add(b"", tokens, len(prompt))
     return result
