@@ -20,7 +20,7 @@ from .automaton import BREAK, SuffixAutomaton
 from .latency import LatencyModel
 
 MAX_DRAFT = 15  # drafted tokens in a batch, of all answers together: with one token before them, four rows of 4
-_PRIOR = (0.0, 0.1, 0.4, 0.6, 0.7, 0.75, 0.8)  # chance of a token after 0, 1, 2, 4, 8, 16, 32 that are equal
+_PRIOR = (0.0, 0.1, 0.5, 0.7, 0.8, 0.85, 0.9)  # chance of a token after 0, 1, 2, 4, 8, 16, 32 that are equal
 _DECAY = 0.9  # weight of a chance when a token is added to what it was learned from
 _LEAST_CHANCE = 0.05  # of a token that is drafted
 _LEAST_GAIN = 1.05  # speed of a batch with drafts, relative to one without

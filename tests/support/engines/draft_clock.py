@@ -9,8 +9,10 @@ from itertools import pairwise
 from glm_edge.engine.drafts import MAX_DRAFT, Drafter, Histories, choose
 from glm_edge.engine.latency import LatencyModel
 
+Costs = Mapping[int, float]  # seconds of a batch by its tokens
+
 # ChatGLM2-6B, Q4_0, 2 cores: 8.4, 9.1, 13.6 and 14.1 tokens a second with 1, 2, 4 and 8 tokens in a batch
-FULL_SIZE = {1: 0.119, 2: 0.220, 4: 0.294, 8: 0.567}
+FULL_SIZE: Costs = {1: 0.119, 2: 0.220, 4: 0.294, 8: 0.567}
 
 
 @dataclass
@@ -27,7 +29,7 @@ class Steps:
         return self.plain_s / self.drafts_s
 
 
-def cost(seconds: Mapping[int, float], n: int) -> float:
+def cost(seconds: Costs, n: int) -> float:
     """Of a batch of n tokens; on a line between the sizes that are known, and on that of the last two after them."""
     if n in seconds:
         return seconds[n]
@@ -40,7 +42,7 @@ def simulate(
     prompt: Sequence[int],
     answer: Sequence[int],
     latency: LatencyModel,
-    seconds: Mapping[int, float],
+    seconds: Costs,
     histories: Histories | None = None,
 ) -> Steps:
     """The engine's steps for an answer whose tokens are known, with what it learns of costs and hits on the way."""
@@ -51,8 +53,8 @@ def simulate(
     while written < len(answer):
         room = min(MAX_DRAFT, len(answer) - written - 1)
         draft = choose([drafter.guess(room)], latency, room)[0]
-        n = 1 + len(draft)
-        latency.measure(n, cost(seconds, n))
+        took = cost(seconds, rows := latency.rows(1 + len(draft), prompt=False))
+        latency.measure(rows, took)
         held = 0
         while held < len(draft) and draft[held] == answer[written + held]:
             held += 1
@@ -61,6 +63,6 @@ def simulate(
         result.steps += 1
         result.drafted += len(draft)
         result.held += held
-        result.drafts_s += cost(seconds, n)
+        result.drafts_s += took
     histories.add(b"", tokens, len(prompt))
     return result
