@@ -54,9 +54,9 @@ class SuffixAutomaton:
         return -1 if others is None else others.get(token, -1)
 
     def repeated(self) -> tuple[int, int]:
-        """(length of the longest end of the text that stood in it before, where that place ends); (0, 0) if none."""
-        state = self._link[self._last]
-        return (self._length[state], self._newest[state]) if state > 0 else (0, 0)
+        """(state, length) of the longest end of the text that stood in it before; (0, 0) if none."""
+        state = max(0, self._link[self._last])
+        return state, self._length[state]
 
     def follow(self, state: int, length: int, token: int) -> tuple[int, int]:
         """Move a reader of another text by a token: (state, length) of the longest end of it that is in this text."""
@@ -74,6 +74,10 @@ class SuffixAutomaton:
     def place(self, state: int) -> int:
         """Where a late place of a state ends."""
         return self._newest[state]
+
+    def forks(self, state: int) -> bool:
+        """Whether different tokens came after a state, at its places in the text."""
+        return state in self._others
 
     def _mark(self, state: int, place: int) -> None:
         """Note a place of the text's suffixes, the longest first."""

@@ -13,8 +13,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from operator import mul
 
 from .automaton import BREAK, SuffixAutomaton
 from .latency import LatencyModel
@@ -39,12 +37,26 @@ class Guess:
     chances: list[float]
 
 
+@dataclass(frozen=True)
+class Copy:
+    """A place that the next tokens could be copied from: after a state of a text."""
+
+    source: int
+    text: SuffixAutomaton
+    state: int
+    length: int  # tokens before it that are equal
+
+    @property
+    def kind(self) -> int:
+        return _kind(self.text, self.source, self.state, self.length)
+
+
 class History:
     """What was written for the requests of one scope: two automata, the older dropped when the newer is full."""
 
     def __init__(self) -> None:
         self.texts: list[SuffixAutomaton] = []
-        self.chances = [list(_PRIOR), list(_PRIOR)]  # of copies from a conversation and from here, by `_bucket`
+        self.chances = [*_PRIOR] * 4  # by `_kind`
 
     def __len__(self) -> int:
         return sum(len(text.tokens) for text in self.texts)
@@ -70,7 +82,9 @@ class Histories:
         return found
 
     def add(self, scope: bytes, tokens: Sequence[int], begin: int) -> None:
-        """Remember what was written from `begin` on."""
+        """Remember what was written from `begin` on, if anything."""
+        if len(tokens) <= begin:
+            return
         self.of(scope).add(tokens[max(0, begin - _BEFORE) :])
         while sum(map(len, self._of.values())) > _KEPT or len(self._of) > _SCOPES:
             self._of.popitem(last=False)
@@ -105,33 +119,31 @@ class Drafter:
         copies = self._copies()
         if not copies:
             return Guess([], [])
-        source, length, text, place = max(copies, key=lambda copy: (self._chances[copy[0]][_bucket(copy[1])], copy[1]))
-        each = [self._chances[source][_bucket(length + i)] for i in range(limit)]
-        chances = [chance for chance in accumulate(each, mul) if chance >= _LEAST_CHANCE]
-        copy = text.tokens[place : place + len(chances)].tolist()
-        if BREAK in copy:
-            copy = copy[: copy.index(BREAK)]
-        elif source == _CONVERSATION:
-            period = len(text.tokens) - place
-            while len(copy) < len(chances):  # it reached the end: go on with the copy itself
-                copy.append(copy[len(copy) - period])
-        return Guess(copy, chances[: len(copy)])
+        copy = max(copies, key=lambda copy: (self._chances[copy.kind], copy.length))
+        guess, chance, place, state = Guess([], []), 1.0, copy.text.place(copy.state), copy.state
+        for i in range(limit):
+            # at the end of the conversation the copy goes on with itself
+            end = place + i - len(copy.text.tokens)
+            token = copy.text.tokens[place + i] if end < 0 else guess.tokens[end]
+            chance *= self._chances[_kind(copy.text, copy.source, state, copy.length + i)]
+            if token == BREAK or chance < _LEAST_CHANCE:
+                break
+            guess.tokens.append(token)
+            guess.chances.append(chance)
+            state = max(0, copy.text.step(state, token))
+        return guess
 
-    def _copies(self) -> list[tuple[int, int, SuffixAutomaton, int]]:
-        """(source, tokens that are equal, text, where they end in it) of what could be copied."""
-        length, place = self._text.repeated()
-        found = [(_CONVERSATION, length, self._text, place)] if length else []
-        return found + [
-            (_HISTORY, length, past, past.place(state))
-            for past, (state, length) in zip(self._past, self._ends, strict=True)
-            if length
-        ]
+    def _copies(self) -> list[Copy]:
+        """What could be copied."""
+        found = [Copy(_CONVERSATION, self._text, *self._text.repeated())]
+        found += [Copy(_HISTORY, past, *end) for past, end in zip(self._past, self._ends, strict=True)]
+        return [copy for copy in found if copy.length]
 
     def _learn(self, token: int) -> None:
         """Learn which copies were right about the next token, whether it was drafted or not."""
-        for source, length, text, place in self._copies():
-            chances, bucket = self._chances[source], _bucket(length)
-            chances[bucket] += (1 - _DECAY) * ((text.tokens[place] == token) - chances[bucket])
+        for copy in self._copies():
+            right = copy.text.tokens[copy.text.place(copy.state)] == token
+            self._chances[copy.kind] += (1 - _DECAY) * (right - self._chances[copy.kind])
 
 
 def choose(guesses: Sequence[Guess], latency: LatencyModel, limit: int) -> list[list[int]]:
@@ -158,5 +170,6 @@ def choose(guesses: Sequence[Guess], latency: LatencyModel, limit: int) -> list[
     return [guess.tokens[: taken.count(i)] for i, guess in enumerate(guesses)]
 
 
-def _bucket(length: int) -> int:
-    return min(length.bit_length(), len(_PRIOR) - 1)
+def _kind(text: SuffixAutomaton, source: int, state: int, length: int) -> int:
+    """Which chance a copied token has: by source, whether others came there too, and how much before it is equal."""
+    return len(_PRIOR) * (2 * source + text.forks(state)) + min(length.bit_length(), len(_PRIOR) - 1)
