@@ -135,6 +135,22 @@ def test_nothing_is_wider_than_the_screen(driver: Chrome, width: int) -> None:
         assert page.js("const b = document.querySelector('dialog[open]').getBoundingClientRect(); return b.left >= 0")
 
 
+def test_a_long_formula_in_a_line_scrolls(driver: Chrome) -> None:
+    moved = """
+    return [...document.querySelectorAll(".inline .katex-base")].map((node) => {
+      const fits = node.getBoundingClientRect().right <= node.closest("p").getBoundingClientRect().right;
+      node.scrollLeft = 50;
+      return [fits, node.scrollLeft, node.tabIndex];
+    });"""
+    with LiveServer(FakeEngine([r"Short $x_1$ and long $\frac{" + "a b c " * 40 + r"}{2}$."])) as server:
+        page = Page(driver, server.url)
+        page.viewport(1280, 700)
+        page.open().ask("go")
+        page.until(lambda: len(page.all(".inline .katex-base")) == 2, "the formulas")
+        page.viewport(390, 700)
+        page.until(lambda: page.js(moved) == [[True, 0, -1], [True, 50, 0]], "the long one scrolls")
+
+
 def test_the_menu_of_a_phone_by_keyboard(page: Page) -> None:
     page.viewport(390, 844)
     page.open()

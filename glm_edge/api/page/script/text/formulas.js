@@ -79,16 +79,28 @@ function set(code) {
   try {
     const tree = katex.__renderToDomTree(code.textContent, { ...OPTIONS, displayMode: display });
     moveStyles(tree);
-    const node = el("span", { className: display ? "display" : "" }, tree.toNode());
+    const node = el("span", { className: display ? "display" : "inline" }, tree.toNode());
     for (const styled of node.querySelectorAll("[data-style]")) {
       styled.style.cssText = styled.dataset.style;
       styled.removeAttribute("data-style");
     }
     if (display) node.tabIndex = 0; // a wide formula scrolls by keyboard too
     code.replaceWith(node);
+    if (!display) node.querySelectorAll(".katex-base").forEach((part) => sizes.observe(part));
   } catch {
     code.className = "unset"; // no formula that KaTeX knows, or nested too deeply: its source stays
   }
+}
+// A formula in a line breaks between its parts. A part that is wider than its line scrolls by itself.
+const sizes = new ResizeObserver((parts) => parts.forEach(({ target }) => fit(target)));
+addEventListener("resize", () => document.querySelectorAll(".inline .katex-base").forEach(fit));
+function fit(part) {
+  let line = part.parentElement;
+  while (line && getComputedStyle(line).display === "inline") line = line.parentElement;
+  const wide = line !== null && part.scrollWidth > line.clientWidth;
+  part.classList.toggle("wide", wide);
+  if (wide) part.tabIndex = 0; // it scrolls by keyboard too
+  else part.removeAttribute("tabindex");
 }
 function moveStyles(node) {
   if (node.attributes?.style) {
