@@ -78,6 +78,8 @@ class Admission:
         engine: a loaded engine; without one the server is loading until `ready`.
         capacity, per_key, max_wait_s: see ServeConfig. Each request holds a thread of the server, and some threads must
             stay free.
+        wait_for_model: whether requests wait while the model is loaded (`model_queue.py`), or are refused.
+        load_left_s: seconds until the model is loaded; None while that is unknown.
         ping_s: longest silence in a stream, in seconds. Proxies and clients give up on a connection after 15 to 60.
         refusals: when requests that are too many are told so.
         clock: seconds, monotonic.
@@ -90,13 +92,18 @@ class Admission:
         capacity: int = ServeConfig.capacity,
         per_key: int | None = None,
         max_wait_s: float = ServeConfig.max_wait,
+        wait_for_model: bool = False,
+        load_left_s: Callable[[], float | None] = lambda: None,
         ping_s: float = 10.0,
         refusals: RefusalPace | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.max_wait_s = max_wait_s
         self.ping_s = ping_s
+        self.load_left_s = load_left_s
+        self._wait_for_model = wait_for_model
         self.refusals = refusals or RefusalPace()
+        self.on_ready: Callable[[], None] = lambda: None  # called when the model is loaded
         self._engine = engine
         self._capacity = capacity
         self._per_key = per_key
@@ -110,6 +117,7 @@ class Admission:
     def ready(self, engine: Engine) -> None:
         """The model is loaded."""
         self._engine = engine
+        self.on_ready()
 
     def drain(self) -> None:
         """Take no new requests; those that wait in the engine's queue and have no byte of an answer are turned away."""
@@ -135,6 +143,11 @@ class Admission:
         if self._engine is None or self._engine.ready:
             return "loading" if self._engine is None else "ok"
         return "loading" if self._engine.failure is None else "failed"
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether requests have to wait for the model now."""
+        return self._wait_for_model and self.state == "loading"
 
     @property
     def engine(self) -> Engine:

@@ -7,6 +7,7 @@ under any threaded WSGI server; deadlines, and limits on headers, are the server
 from __future__ import annotations
 
 import logging
+import math
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping
@@ -20,7 +21,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, Reque
 
 from .. import __version__
 from ..errors import OverloadedError, RateLimitError, RequestError
-from ..types import Engine, Request
+from ..types import Engine
 from . import metrics
 from .access.policy import OPEN_PATHS, PAGE_FILES, AccessPolicy
 from .admission import Admission
@@ -39,8 +40,10 @@ from .contract.response_request import parse_response
 from .contract.served_model import adapter_named, fingerprint, model_list, model_object
 from .http.channel import HOLD_BACK
 from .log import what_failed
+from .model_queue import ModelQueue
 from .page import page
-from .stream import ClientGoneError, ResponseStream, check_wanted
+from .stream import FIRST_EVENT_S, ClientGoneError, ResponseStream, check_wanted
+from .submission import Caller, Submission
 
 _log = logging.getLogger("glm_edge.http")
 _EVENTS = "text/event-stream; charset=utf-8"
@@ -101,6 +104,7 @@ class _Api:
         self._policy = policy
         self._aliases = aliases
         self._trim = trim
+        self._model_queue = ModelQueue(admission)
         self._metrics = metrics.Metrics()
         self._page = page.load()
         self._created = int(time.time())  # the time of the model's making, for clients
@@ -110,27 +114,18 @@ class _Api:
     def before(self) -> Response | None:
         g.request_id = f"req_{uuid.uuid4().hex}"
         g.start = time.monotonic()
-        g.stream = None
+        g.submission = None
         g.client_gone = request.environ.get("waitress.client_disconnected", lambda: False)
         origin = request.headers.get("Origin")
         if request.method == "OPTIONS" and origin and "Access-Control-Request-Method" in request.headers:
             self._policy.check_host(request.environ.get("HTTP_HOST"))
-            return self._preflight(origin)
+            wanted = request.headers.get("Access-Control-Request-Headers")
+            return Response(status=200, headers=self._policy.preflight(origin, wanted))
         path = _path()
         g.key = self._policy.check(request.method, path, request.environ, request.scheme)
         if path.startswith("//"):
             raise NotFound
         return None
-
-    def _preflight(self, origin: str) -> Response:
-        """The answer to a browser that asks before it calls across origins: the headers are the permission."""
-        response = Response(status=200)
-        if self._policy.allows(origin):
-            response.headers["Access-Control-Allow-Methods"] = "GET, POST"
-            wanted = request.headers.get("Access-Control-Request-Headers", "Authorization, API-KEY, Content-Type")
-            response.headers["Access-Control-Allow-Headers"] = wanted  # a page we trust may send what it likes
-            response.headers["Access-Control-Max-Age"] = "600"
-        return response
 
     def after(self, response: Response) -> Response:
         response.headers["x-request-id"] = g.request_id
@@ -175,7 +170,8 @@ class _Api:
         """The contract of ChatGLM2's own demo server."""
         call = parse_chatglm(_body())
         with ExitStack() as stack:
-            text = (stream := self._submit(replace(call.request, trim=self._trim), stack)).whole()[0].text
+            (submission := self._submission(stack)).wait(call.request)
+            text = (stream := submission.submit(replace(call.request, trim=self._trim))).whole()[0].text
             body = chatglm_response(call, text, time.time(), stream.total.trimmed_rounds)
             return _json(200, body, _timing(stream))
 
@@ -190,31 +186,35 @@ class _Api:
 
     def _complete(self, call: CompletionCall, prefix: str, write: Callable[[ResponseHead], Serializer]) -> Response:
         """The answers to a checked request, at once or as a stream."""
-        engine = self._admission.engine
-        adapter = adapter_named(call.model, engine.info, self._aliases)
-        name, mark = adapter or engine.info.id, fingerprint(engine.info, __version__)
-        id, now = prefix + uuid.uuid4().hex, int(time.time())
-        serializer = write(ResponseHead.of(call, id, now, name, mark))
         with ExitStack() as stack:
-            stream = self._submit(replace(call.request, adapter=adapter), stack)
-            if not call.stream:
-                return _json(200, serializer.completion(stream.whole()), _timing(stream))
-            stream.begin()
-            response = Response(stream.events(serializer), headers=_STREAM_HEADERS)
+            submission = self._submission(stack)
+
+            def start() -> tuple[ResponseStream, Serializer]:
+                engine = self._admission.engine
+                adapter = adapter_named(call.model, engine.info, self._aliases)
+                name, mark = adapter or engine.info.id, fingerprint(engine.info, __version__)
+                head = ResponseHead.of(call, prefix + uuid.uuid4().hex, int(time.time()), name, mark)
+                return submission.submit(replace(call.request, adapter=adapter)), write(head)
+
+            if not submission.wait(call.request, FIRST_EVENT_S if call.stream else math.inf):
+                events = submission.late_events(start)
+            else:
+                stream, serializer = start()
+                if not call.stream:
+                    return _json(200, serializer.completion(stream.whole()), _timing(stream))
+                stream.begin()
+                events = stream.events(serializer)
+            response = Response(events, headers=_STREAM_HEADERS)
             response.call_on_close(stack.pop_all().close)
             return response
 
-    def _submit(self, asked: Request, stack: ExitStack) -> ResponseStream:
-        """Hand a request to the engine. When `stack` closes, its lease ends, and so does an unfinished answer."""
-        engine = self._admission.engine
-        lease = self._admission.acquire(g.key, asked.answers, others=self._policy.keys.several)
-        stack.callback(lease.release)
-        generation = engine.submit(replace(asked, prefix_scope=self._policy.prefix_scope(g.key)))
-        lease.accepted = True
-        stream = g.stream = ResponseStream(generation, asked, self._admission, g.client_gone, g.request_id)
-        stack.callback(stream.close)
-        self._metrics.begin(stream)
-        return stream
+    def _submission(self, stack: ExitStack) -> Submission:
+        """The way of this request into the engine; it ends when `stack` is closed."""
+        scope, several = self._policy.prefix_scope(g.key), self._policy.keys.several
+        caller = Caller(g.key, several, scope, g.request_id, g.client_gone)
+        g.submission = made = Submission(self._admission, self._model_queue, caller, self._metrics.begin)
+        stack.callback(made.close)
+        return made
 
     def page(self, name: str = page.PAGE) -> Response:
         if (file := self._page.get(name)) is None:
@@ -284,17 +284,17 @@ def _of_http(error: HTTPException) -> RequestError:
 
 def _log_line(status: int, figures: metrics.Metrics) -> Callable[[], None]:
     """Log and count a request once its last byte is on the way: no query string, no header, nothing of the body."""
-    start, request_id, stream = g.start, g.request_id, g.stream
+    start, request_id, submission = g.start, g.request_id, g.submission
     route = "other" if request.url_rule is None else request.url_rule.rule
     what = (request.remote_addr, request.method, _path()[:200], status)
 
     def log() -> None:
-        figures.end(route, status, stream)
-        if stream is not None and stream.error is not None and error_response(stream.error, request_id).status == 500:
-            _log.error("%s %s", request_id, what_failed(stream.error))
+        figures.end(route, *((status, None) if submission is None else (submission.status(status), submission.stream)))
+        if submission is not None and (error := submission.error) and error_response(error, request_id).status == 500:
+            _log.error("%s %s", request_id, what_failed(error))
         # health checks come every few seconds and a page has many files: they would be all that a log holds
         quiet = status in (200, 304, 503) and (what[2] in OPEN_PATHS or what[2].startswith(PAGE_FILES))
-        values = (*what, time.monotonic() - start, request_id, "" if stream is None else stream.summary())
+        values = (*what, time.monotonic() - start, request_id, "" if submission is None else submission.summary())
         _log.log(logging.DEBUG if quiet else logging.INFO, "%s %s %s %d %.3fs %s%s", *values)
 
     return log

@@ -29,6 +29,7 @@ class ServeConfig:
         capacity: requests at once, those in the engine's queue included.
         per_key: answers at once that one key may have; None is half of the capacity where there are other keys.
         max_wait: longest wait in the queue, in seconds: OpenAI's clients give up after 600, the answer included.
+        wait_for_model: let requests wait while the model is loaded, instead of refusing them.
         reload: whether SIGHUP reads the adapters' files again.
     """
 
@@ -45,5 +46,6 @@ class ServeConfig:
     capacity: int = 256
     per_key: int | None = None
     max_wait: float = 540
+    wait_for_model: bool = False
     reload: bool = False
     limits: Limits = field(default_factory=Limits)

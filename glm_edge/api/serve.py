@@ -39,12 +39,18 @@ _ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # localhost has an IPv6 add
 _ABORT_S = 1.5  # after the grace: for errors to reach the clients, and for the engine to stop
 
 
-def serve(load: Callable[[], Engine], config: ServeConfig, ready: Callable[[str], None] = lambda url: None) -> None:
+def serve(
+    load: Callable[[], Engine],
+    config: ServeConfig,
+    ready: Callable[[str], None] = lambda url: None,
+    load_left_s: Callable[[], float | None] = lambda: None,
+) -> None:
     """Serve until a signal says to stop. Must be called in the main thread, which gets the signals.
 
     Args:
         load: returns the loaded engine; called in a thread of its own once the address is taken.
         ready: called in that thread with the address to open, once the model is loaded.
+        load_left_s: seconds until `load` is done; None while that is unknown.
 
     Raises UsageError for an address that needs a key, StorageError for one that cannot be had, and what `load` raises.
     """
@@ -60,7 +66,13 @@ def serve(load: Callable[[], Engine], config: ServeConfig, ready: Callable[[str]
     log.configure(sys.stderr)
     proxies = Proxies(config.proxies)
     policy = AccessPolicy(config.keys, not local, config.hosts, config.origins, config.share_prefixes, proxies)
-    admission = Admission(capacity=config.capacity, per_key=config.per_key, max_wait_s=config.max_wait)
+    admission = Admission(
+        capacity=config.capacity,
+        per_key=config.per_key,
+        max_wait_s=config.max_wait,
+        wait_for_model=config.wait_for_model,
+        load_left_s=load_left_s,
+    )
     limits = _within_file_limit(config.limits)
     limits = replace(limits, threads=max(limits.threads, config.capacity + 2 * SPARE_REQUESTS))
     app = create_app(admission, policy=policy, aliases=config.aliases, max_body=config.limits.body, trim=config.trim)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 
 from ..errors import EngineClosedError, EngineError, OverloadedError
-from ..generation import Generation
+from ..generation import Generation, Progress
 from ..types import Chunk, FinishReason, Request, Stats, TokenLogprob
 from .admission import Admission
 from .contract.answers.events import PING, comment, event
@@ -36,12 +36,31 @@ def check_wanted(admission: Admission, client_gone: Callable[[], bool]) -> None:
         raise EngineClosedError("the server is shutting down")
 
 
+def error_event(error: Exception, request_id: str) -> bytes:
+    """The event that ends a stream with an error."""
+    return event(error_response(error, request_id).body)
+
+
+def changes(items: Iterator[Progress | None], ping_s: float) -> Iterator[bytes]:
+    """Comments on a request's progress where it changes, and where nothing was sent for `ping_s` seconds."""
+    last, sent = b"", -math.inf
+    for progress in items:
+        silence = time.monotonic() - sent
+        if silence < COMMENT_S:
+            continue
+        line = PING if progress is None else comment(progress)
+        if line not in (last, PING) or silence >= ping_s:
+            yield line
+            last, sent = line, time.monotonic()
+
+
 class ResponseStream:
     """The way of one request's answers from the engine to the client.
 
     Args:
         client_gone: whether the client has closed the connection.
         request_id: for the error a stream may end with.
+        since: when the request began to wait, by the monotonic clock; now by default.
     """
 
     def __init__(
@@ -51,6 +70,8 @@ class ResponseStream:
         admission: Admission,
         client_gone: Callable[[], bool],
         request_id: str,
+        *,
+        since: float | None = None,
     ) -> None:
         self._generation = generation
         self._admission = admission
@@ -58,7 +79,7 @@ class ResponseStream:
         self._request_id = request_id
         self._n = request.answers
         self._prompts = max(1, len(request.prompts))
-        self._submitted = time.monotonic()
+        self._submitted = time.monotonic() if since is None else since
         self._first: Chunk | None = None  # read ahead by `begin`
         self._ended: dict[int, Stats] = {}  # by the index of the answer
         self._answering = False  # the head of a stream is sent: nobody can ask another server any more
@@ -101,7 +122,7 @@ class ResponseStream:
             raise
         except Exception as error:  # a bug as well: waitress would log its text, which may quote a conversation
             self.error = error
-            yield event(error_response(error, self._request_id).body)
+            yield error_event(error, self._request_id)
             raise ConnectionAbortedError("the stream ended with an error") from None
         if serializer.done:
             yield serializer.done
@@ -132,17 +153,15 @@ class ResponseStream:
 
     def _until_first(self) -> Generator[bytes, None, Chunk]:
         """Comments on the progress, where it changes, until the first chunk comes, which is returned."""
-        last, sent = b"", -math.inf
-        while (chunk := self._next(POLL_S)) is None:
-            silence = time.monotonic() - sent
-            if silence < COMMENT_S:
-                continue
-            progress = self._generation.progress
-            line = PING if progress is None else comment(progress)
-            if line not in (last, PING) or silence >= self._admission.ping_s:
-                yield line
-                last, sent = line, time.monotonic()
-        return chunk
+        found: list[Chunk] = []
+
+        def progress() -> Iterator[Progress | None]:
+            while (chunk := self._next(POLL_S)) is None:
+                yield self._generation.progress
+            found.append(chunk)
+
+        yield from changes(progress(), self._admission.ping_s)
+        return found[0]
 
     def _check_wait(self) -> None:
         """Reject a request whose wait, estimated or past, exceeds `max_wait_s`."""

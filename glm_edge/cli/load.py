@@ -22,6 +22,7 @@ from ..system.device import machine
 from ..system.profile import load_profile, profile_path, tuned
 from ..system.threads import no_thread
 from ..types import EngineConfig
+from ..worker.load_progress import LOAD_PROGRESS
 from .demo import DEMO_ID, banner
 from .progress import bar
 
@@ -78,6 +79,7 @@ def interruptible(load: Callable[[Callable[[float], bool]], T]) -> T:
 
         def progress(done: float) -> bool:
             shown.update(int(done * 100) - shown.n)
+            LOAD_PROGRESS.report(done)
             return not stopped.is_set()
 
         try:

@@ -93,6 +93,9 @@ if TYPE_CHECKING:
     help="Seconds that a request may wait.",
 )
 @click.option(
+    "--wait-for-model", is_flag=True, help="Let requests wait while the model is loaded, instead of refusing them."
+)
+@click.option(
     "--grace", type=Number(0), default=ServeConfig.grace, show_default=True, help="Seconds to end answers in."
 )
 @click.option(
@@ -125,6 +128,7 @@ def command(
     proxies: tuple[str, ...],
     per_key: int | None,
     max_wait: float,
+    wait_for_model: bool,
     grace: float,
     in_process: bool,
     open_: bool,
@@ -139,6 +143,7 @@ def command(
     from ..api.serve import serve
     from ..errors import UsageError
     from ..worker import Worker
+    from ..worker.load_progress import LOAD_PROGRESS
     from .adapter import parse_adapters
     from .model import cache_folder, resolve_model
 
@@ -175,11 +180,13 @@ def command(
         capacity=slots + queue,
         per_key=per_key,
         max_wait=max_wait,
+        wait_for_model=wait_for_model,
         reload=bool(adapters),
     )
     # a file that was broken since the start must not keep the engine from starting again
     load, reload = partial(_load, engine), partial(_load, replace(engine, broken_adapters=True), quiet=True)
-    serve(load if in_process else lambda: Worker(load, reload), config, _open if open_ else lambda url: None)
+    make = load if in_process else lambda: Worker(load, reload)
+    serve(make, config, _open if open_ else lambda url: None, LOAD_PROGRESS.left_s)
 
 
 def _collect_keys(given: Sequence[str], file: Path | None, cache: Path | None) -> Keys:

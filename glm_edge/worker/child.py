@@ -21,6 +21,7 @@ from ..generation import Generation
 from ..system.private import forbid_core_files
 from ..system.threads import start
 from ..types import Chunk, Engine
+from .load_progress import LOAD_PROGRESS
 from .messages import Beat, Call, Cancel, Close, Failed, Item, Pipes, Reply
 
 BEAT_S = 0.5
@@ -160,7 +161,8 @@ class _Child:
         while not pause.wait(min(BEAT_S, _NEWS_S + _NEWS_EACH_S * len(self._waiting)) if self._waiting else BEAT_S):
             waiting = [(id, one.started, one.progress) for id, one in list(self._waiting.items())]
             engine = self._engine
-            self._pipes.send(Beat(0 if engine is None else engine.steps, tuple(waiting)))
+            steps = 0 if engine is None else engine.steps
+            self._pipes.send(Beat(steps, tuple(waiting), LOAD_PROGRESS.done))
             if failed and not self._closing:
                 _leave(1)
             # an engine that has failed gets one more beat to tell those who wait

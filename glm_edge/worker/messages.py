@@ -74,6 +74,7 @@ class Beat:
     steps: int
     # of each request without a chunk: id, whether it has left the queue, how far it is
     waiting: tuple[tuple[int, bool, Progress | None], ...] = ()
+    loaded: float = 0.0  # of the model, 0 to 1
 
 
 def encode(message: object) -> bytes:

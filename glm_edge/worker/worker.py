@@ -28,6 +28,7 @@ from ..system.threads import start
 from ..types import Chunk, Engine, Message, ModelInfo, Request, SamplingParams
 from .calls import OpenCall, OpenCalls
 from .crash_quarantine import CrashQuarantine
+from .load_progress import LOAD_PROGRESS
 from .messages import Beat, Call, Close, Failed, Item
 from .process import Process
 
@@ -218,6 +219,7 @@ class Worker:
                 self._served = self._calls.pass_on(message) or self._served
             elif isinstance(message, Beat):
                 self._calls.advance(message)
+                LOAD_PROGRESS.report(message.loaded)
             elif isinstance(message, Failed):
                 self._calls.stop()
                 failed = self._failure = message.error

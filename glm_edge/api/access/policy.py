@@ -91,6 +91,21 @@ class AccessPolicy:
                 code="origin_not_allowed",
             )
 
+    def preflight(self, origin: str, headers: str | None) -> dict[str, str]:
+        """The answer to a browser that asks before it calls across origins: these headers are the permission.
+
+        Args:
+            headers: those that it wants to send.
+        """
+        if not self.allows(origin):
+            return {}
+        return {
+            "Access-Control-Allow-Methods": "GET, POST",
+            # a page we trust may send what it likes
+            "Access-Control-Allow-Headers": headers or "Authorization, API-KEY, Content-Type",
+            "Access-Control-Max-Age": "600",
+        }
+
     def allows(self, origin: str) -> bool:
         """Whether pages of this other origin may call."""
         return origin in self.origins
