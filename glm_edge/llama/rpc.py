@@ -30,7 +30,8 @@ def add_servers(servers: Iterable[RpcServer]) -> list[int]:
 
     Raises StorageError for one that cannot be reached, UnsupportedModelError where the runtime has no RPC.
     """
-    return [server.memory or _add(server) for server in servers]
+    told = [(_add(server), server.memory) for server in servers]
+    return [memory if chosen is None else chosen for memory, chosen in told]
 
 
 def server(address: str, threads: int) -> Callable[[], None]:

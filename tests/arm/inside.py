@@ -181,7 +181,8 @@ def rpc() -> str:
         try:
             said = next((line for line in other.stderr if "computing at" in line), "")
             check(bool(said), "rpc-server: said nothing")
-            threading.Thread(target=other.stderr.read, daemon=True).start()
+            connected: list[str] = []
+            threading.Thread(target=connected.extend, args=(other.stderr,), daemon=True).start()
             while not _listens(50052):
                 check(other.poll() is None, f"rpc-server: ended with {other.poll()}")
                 time.sleep(0.1)
@@ -190,6 +191,8 @@ def rpc() -> str:
                     status, body = post(server, greedy(case["prompt"]))
                     text = json.loads(body)["choices"][0]["message"]["content"]
                     check((status, text) == (200, case["answer"]), f"{status} {body.decode()}")
+            times = sum("Accepted" in line for line in connected)
+            check(times > 2, f"it connected {times} times, twice to look, so no layer was computed there")
         finally:
             other.terminate()
     return "3 prompts: the text of one machine"
