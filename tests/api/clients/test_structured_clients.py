@@ -153,6 +153,28 @@ try:
 except openai.AuthenticationError as error:
     print(error.code)
 """
+SMOLAGENTS = """
+from smolagents import OpenAIServerModel, ToolCallingAgent, tool
+def model(key):
+    return OpenAIServerModel("chatglm2-6b", api_base=url, api_key=key)
+print(model("key").generate(ask).content)
+print("".join(part.content or "" for part in model("key").generate_stream(ask)))
+told = []
+@tool
+def weather(city: str) -> str:
+    '''The weather.
+
+    Args:
+        city: its name.
+    '''
+    told.append(city)
+    return "12"
+print(ToolCallingAgent([weather], model("key"), max_steps=1, verbosity_level=-1).run("x"), told)
+try:
+    model("wrong").generate(ask)
+except openai.AuthenticationError as error:
+    print(error.code)
+"""
 CITY = "city='北京' days=7"
 SET = "{'city': '北京', 'days': 7}"
 PROGRAMS = {
@@ -160,6 +182,7 @@ PROGRAMS = {
     "pydantic-ai": ("pydantic_ai", PYDANTIC_AI, [SAID, SAID, CITY, f"{SAID} ['北京']", "401"]),
     "llama-index": ("llama_index", LLAMA_INDEX, [SAID, SAID, CITY, "invalid_api_key"]),
     "langchain-openai": ("langchain_openai", LANGCHAIN, [CITY, CITY, SET, SET, SET, "invalid_api_key"]),
+    "smolagents": ("smolagents", SMOLAGENTS, [SAID, SAID, f"{SAID} ['北京']", "invalid_api_key"]),
     "magentic": ("magentic", MAGENTIC, [SAID, SAID, CITY, "invalid_api_key"]),
 }
 
@@ -168,7 +191,8 @@ PROGRAMS = {
 def test_a_program_in_its_default_mode(
     server: LiveServer, tmp_path: Path, module: str, program: str, printed: list[str]
 ) -> None:
-    assert run(f"{server.url}/v1", [python(module), "-c", BEGIN + program], tmp_path) == printed
+    (tmp_path / "program.py").write_text(BEGIN + program, "utf-8")  # smolagents reads the source of a tool
+    assert run(f"{server.url}/v1", [python(module), "program.py"], tmp_path) == printed
 
 
 CHATGLM = """
