@@ -64,7 +64,7 @@ def test_a_wrong_number_is_told_what_the_option_takes(
     ("words", "end"),
     [
         ("sreve", "there is no command 'sreve'; did you mean serve? (see glm-edge --help)"),
-        ("serve --prot 1", "'--port', '--slots'?) (see glm-edge serve --help)"),
+        ("serve --prot 1", "'--port', '--proxy'?) (see glm-edge serve --help)"),
         ("convert x --type q8", "not 'q8'; did you mean q8_0? (see glm-edge convert --help)"),
         ("bundle x --for linux-arm", "not 'linux-arm'; did you mean linux-aarch64? (see glm-edge bundle --help)"),
         ("completion bsh", "not 'bsh'; did you mean bash? (see glm-edge completion --help)"),

@@ -83,7 +83,7 @@ def test_without_a_key_a_huge_body_is_401(guarded: LiveServer) -> None:
 
 @pytest.mark.case("A7")
 def test_without_a_key_a_body_is_not_kept() -> None:
-    parser = StrictParser(AccessPolicy(Keys(["key"])), Adjustments())
+    parser = StrictParser(AccessPolicy(Keys(["key"])), "127.0.0.1", Adjustments())
     data = post(b"x" * 900)
     assert parser.received(data[:-900]) + parser.received(data[-900:]) == len(data)
     assert parser.completed
