@@ -3,8 +3,8 @@
 Each state is a set of parts of the text that end at the same places. `link` leads to the state of the longest shorter
 suffix that ends at more places too, so the link of the whole text's state is its longest end that occurred before.
 A state's first transition is the token after its first place in the text, so it needs no table; others are in a dict of
-those states that have several. A token takes 25 to 290 bytes and 2 to 7
-microseconds, the most in a text of two different tokens.
+those states that have several. A token takes 25 to 290 bytes and 2 to 7 microseconds, the most in a text of two
+different tokens.
 Method: Blumer et al., "The smallest automaton recognizing the subwords of a text" (1985).
 """
 
