@@ -1,4 +1,4 @@
-"""One request's way into the engine: its lease, where it must its wait for the model, then the stream of its answers.
+"""One request's way into the engine: its lease, its wait for the model where it must, then the stream of its answers.
 
 Free of Flask, as `stream.py`.
 """
