@@ -15,6 +15,7 @@ from ..model.values import GgufFile
 from ..types import RpcServer
 from .memory_plan import Weights
 
+_BESIDES = 640 << 20  # bytes for this program, its buffers and a cache of 8192 tokens, which are not dealt out
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 
 
@@ -24,22 +25,23 @@ def find_remote(servers: Sequence[RpcServer], layers: int, available: int) -> Re
         return NONE_REMOTE
     from ..llama.rpc import add_servers  # which starts llama.cpp
 
-    return split_layers(layers, available, add_servers(servers))
+    return split_layers(layers, max(available - _BESIDES, 0), add_servers(servers))
 
 
 def split_layers(layers: int, here: int, there: Sequence[int]) -> RemoteLayers:
-    """By the bytes of memory here and at each server. At least one layer stays, and one goes."""
+    """By the bytes of memory for layers here and at each server. At least one stays, and one goes."""
     count = round((layers + 1) * sum(there) / (here + sum(there)))
     return RemoteLayers(min(max(count, 1), layers), tuple(map(float, there)))
 
 
 def weights_here(weights: Weights, file: GgufFile, remote: RemoteLayers) -> Weights:
-    """What is left of a file's weights, and of its cache, on this machine."""
+    """What is left of a file's weights, and of its cache, on this machine; and the largest that is on its way."""
     if not remote.count:
         return weights
     layers = weights.sizes.layers + 1 - remote.count
-    gone = sum(tensor.n_bytes for tensor in file.tensors if _is_remote(tensor.name, layers))
-    return replace(weights, size=weights.size - gone, sizes=replace(weights.sizes, layers=layers))
+    gone = [tensor.n_bytes for tensor in file.tensors if _is_remote(tensor.name, layers)]
+    size = weights.size - sum(gone) + max(gone)
+    return replace(weights, size=size, sizes=replace(weights.sizes, layers=layers))
 
 
 def _is_remote(name: str, layers_here: int) -> bool:

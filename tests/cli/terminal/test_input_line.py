@@ -82,6 +82,7 @@ def test_ctrl_c_ends_an_answer_then_clears_the_line_and_twice_leaves() -> None:
         assert "half" not in shown.said("<whole>")
         shown.said(PROMPT)
         shown.type(CTRL_C)
+        shown.said("(Ctrl-C again or Ctrl-D leaves)")  # the prompt before it may be drawn once more
         shown.said(PROMPT)
         shown.type(CTRL_C)
         assert shown.ends() == 0
