@@ -32,6 +32,11 @@ def ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True)
 
 
+def within(board: str) -> list[str]:
+    """What a command begins with that runs on a board: not `ip netns exec`, which hides the cgroups."""
+    return ["nsenter", f"--net=/run/netns/{board}"]
+
+
 @contextlib.contextmanager
 def boards(limit: int) -> Iterator[dict[str, Path]]:
     """Two namespaces with a wire between them; the folders of their cgroups."""
@@ -60,7 +65,7 @@ def boards(limit: int) -> Iterator[dict[str, Path]]:
 @contextlib.contextmanager
 def running(board: str, folder: Path, *command: str, until: str) -> Iterator[subprocess.Popen[str]]:
     """A glm-edge in a board, once it has said something that fits `until`."""
-    words = ["ip", "netns", "exec", board, sys.executable, "-m", "glm_edge", *command]
+    words = [*within(board), sys.executable, "-m", "glm_edge", *command]
     inside = lambda: (folder / "cgroup.procs").write_text(str(os.getpid()))  # noqa: E731
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, preexec_fn=inside) as process:  # noqa: PLW1509
         assert process.stderr is not None
@@ -94,7 +99,7 @@ def wire() -> int:
 def curl(text: str, tokens: int, *, stream: bool = False) -> list[str]:
     """The command that asks the server, from its own board."""
     body = {"messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": tokens, "stream": stream}
-    command = ["ip", "netns", "exec", _SERVER, "curl", "-sN", "-m", "600", "http://127.0.0.1:8000/v1/chat/completions"]
+    command = [*within(_SERVER), "curl", "-sN", "-m", "600", "http://127.0.0.1:8000/v1/chat/completions"]
     return [*command, "-H", "Content-Type: application/json", "-d", json.dumps(body)]
 
 
