@@ -25,9 +25,8 @@ import numpy as np
 
 from ..errors import UnsupportedModelError, UsageError
 from ..system.device import features
-from ..types import LoadMode
 from .ik_api import IkApi
-from .runtime import NONE_REMOTE, AbortCallback, ContextSettings, Log, RemoteLayers, Runtime
+from .runtime import AbortCallback, ContextSettings, LoadSettings, Log, Runtime
 
 PACKAGE = "ik-llama-cpp-python"
 VERSION = "0.1.5"  # the only one whose structures are known
@@ -85,23 +84,14 @@ class IkLlamaCpp(Runtime):
     def versions(self) -> dict[str, str]:
         return {"ik_llama_cpp_python": VERSION, "system": self.api.llama_print_system_info().decode()}
 
-    def load_model(
-        self,
-        path: bytes,
-        *,
-        load_mode: LoadMode,
-        repack: bool,
-        vocab_only: bool,
-        progress: Any,
-        remote: RemoteLayers = NONE_REMOTE,
-    ) -> Any:
-        if remote.count:
+    def load_model(self, path: bytes, settings: LoadSettings) -> Any:
+        if settings.remote.count:
             raise UsageError("ik_llama.cpp computes on this machine alone; leave out --rpc or --runtime ik")
         params = self.api.llama_model_default_params()
-        params.use_mmap = load_mode == "mmap"
-        params.repack_tensors = repack and not params.use_mmap
-        params.vocab_only = vocab_only
-        params.progress_callback = progress
+        params.use_mmap = settings.load_mode == "mmap"
+        params.repack_tensors = settings.repack and not params.use_mmap
+        params.vocab_only = settings.vocab_only
+        params.progress_callback = settings.progress
         return self.api.llama_model_load_from_file(path, params)
 
     def open_context(self, model: Any, settings: ContextSettings) -> Any:

@@ -9,10 +9,9 @@ import ctypes
 from pathlib import Path
 from typing import Any
 
-from ..types import LoadMode
 from .installed import ll
 from .kernels import leave_out_broken_kernels, load_backends
-from .runtime import NONE_REMOTE, ContextSettings, Log, RemoteLayers, Runtime
+from .runtime import ContextSettings, LoadSettings, Log, Runtime
 
 _LOAD_MODES = {"none": ll.LLAMA_LOAD_MODE_NONE, "mmap": ll.LLAMA_LOAD_MODE_MMAP, "direct": ll.LLAMA_LOAD_MODE_DIRECT_IO}
 _KV_TYPES = {"f16": ll.GGML_TYPE_F16, "f32": ll.GGML_TYPE_F32}
@@ -39,24 +38,15 @@ class LlamaCpp(Runtime):
     def versions(self) -> dict[str, str]:
         return {"llama_cpp_python": ll.__version__, "system": ll.llama_print_system_info().decode()}
 
-    def load_model(
-        self,
-        path: bytes,
-        *,
-        load_mode: LoadMode,
-        repack: bool,
-        vocab_only: bool,
-        progress: Any,
-        remote: RemoteLayers = NONE_REMOTE,
-    ) -> Any:
+    def load_model(self, path: bytes, settings: LoadSettings) -> Any:
         params = ll.llama_model_default_params()
-        params.n_gpu_layers = remote.count
-        shares = (ctypes.c_float * ll.llama_max_devices())(*remote.shares)  # llama.cpp copies them
+        params.n_gpu_layers = settings.remote.count
+        shares = (ctypes.c_float * ll.llama_max_devices())(*settings.remote.shares)  # llama.cpp copies them
         params.tensor_split = shares
-        params.load_mode = _LOAD_MODES[load_mode]
-        params.use_extra_bufts = repack and _MAY_REPACK
-        params.vocab_only = vocab_only
-        params.progress_callback = progress
+        params.load_mode = _LOAD_MODES[settings.load_mode]
+        params.use_extra_bufts = settings.repack and _MAY_REPACK
+        params.vocab_only = settings.vocab_only
+        params.progress_callback = settings.progress
         return ll.llama_model_load_from_file(path, params)
 
     def open_context(self, model: Any, settings: ContextSettings) -> Any:

@@ -15,7 +15,7 @@ from ..model.gguf import read_gguf
 from ..model.values import TENSOR_TYPES, GgufFile
 from ..types import LoadMode, RuntimeName
 from . import huge_pages
-from .runtime import NONE_REMOTE, ProgressCallback, RemoteLayers, Runtime, runtime
+from .runtime import NONE_REMOTE, LoadSettings, ProgressCallback, RemoteLayers, Runtime, runtime
 from .slices import SLICE, UNCUT, TextSlicer
 
 _LOOK_S = 0.1  # seconds between two slices without ids
@@ -68,14 +68,8 @@ class Model:
 
         callback = ProgressCallback(on_progress)  # the library keeps no reference of its own
         self.runtime.log.clear()
-        self.handle: Any = self.runtime.load_model(
-            os.fsencode(path),
-            load_mode=load_mode,
-            repack=repack,
-            vocab_only=vocab_only,
-            progress=callback,
-            remote=remote,
-        )
+        settings = LoadSettings(load_mode, repack, vocab_only, callback, remote)
+        self.handle: Any = self.runtime.load_model(os.fsencode(path), settings)
         if raised:
             self.close()
             raise raised[0]

@@ -70,6 +70,17 @@ NONE_REMOTE = RemoteLayers()
 
 
 @dataclass(frozen=True)
+class LoadSettings:
+    """How a model is loaded; see Model."""
+
+    load_mode: LoadMode
+    repack: bool
+    vocab_only: bool
+    progress: Any  # a ProgressCallback; it must live as long as the load
+    remote: RemoteLayers
+
+
+@dataclass(frozen=True)
 class ContextSettings:
     """The settings of a context; see Context."""
 
@@ -108,22 +119,8 @@ class Runtime(ABC):
         """What runs: for the profile's key, the prefix cache's identity and benchmark results."""
 
     @abstractmethod
-    def load_model(
-        self,
-        path: bytes,
-        *,
-        load_mode: LoadMode,
-        repack: bool,
-        vocab_only: bool,
-        progress: Any,
-        remote: RemoteLayers = NONE_REMOTE,
-    ) -> Any:
-        """A model's handle, or nothing where it cannot be loaded.
-
-        Args:
-            progress: a ProgressCallback.
-            remote: what RPC servers compute.
-        """
+    def load_model(self, path: bytes, settings: LoadSettings) -> Any:
+        """A model's handle, or nothing where it cannot be loaded."""
 
     @abstractmethod
     def open_context(self, model: Any, settings: ContextSettings) -> Any:
