@@ -22,7 +22,6 @@ from ..llama.model import Model
 from ..llama.runtime import NONE_REMOTE, RemoteLayers, runtime
 from ..model.checks import check_model, fingerprint, model_id
 from ..model.gguf import read_gguf
-from ..model.values import GgufFile
 from ..system.device import memory_available, processors
 from ..system.threads import start
 from ..types import Chunk, EngineConfig, Message, ModelInfo, Request
@@ -70,7 +69,8 @@ class LlamaEngine:
             made.callback(self._model.close)
             made.callback(self._wait_for_tokenizing)
             self._tokenizer = Tokenizer(self._model, file)
-            self._store = _open_store(config, file, self.plan.prefix_states)
+            digest = fingerprint(file)
+            self._store = _open_store(config, digest, self.plan.prefix_states)
             made.callback(self._store.close)
             self._context = self._open_context(config)
             made.callback(self._context.close)
@@ -95,7 +95,7 @@ class LlamaEngine:
             )
             self.left_out = [f"an adapter is left out: {error}" for error in left_out]  # lines for the user
             self._info = ModelInfo(
-                model_id(file), config.model, self._model.n_params, self.plan.n_ctx, digest=fingerprint(file).hex()
+                model_id(file), config.model, self._model.n_params, self.plan.n_ctx, digest=digest.hex()
             )
             self._loop = EngineLoop(scheduler, slots=config.slots, queue_size=config.queue)
             self._thread = start(threading.Thread(target=self._loop.run, name="engine", daemon=True))
@@ -285,12 +285,12 @@ def open_model(
     return load(progress=progress) if config.runtime is None else load(progress=progress, runtime_name=config.runtime)
 
 
-def _open_store(config: EngineConfig, file: GgufFile, memory: int) -> Store:
-    """The store of prefixes that this model computed, in the cache's layout of this configuration and runtime."""
+def _open_store(config: EngineConfig, digest: bytes, memory: int) -> Store:
+    """Prefixes that the model of this digest computed, in the cache's layout of this configuration and runtime."""
     versions = runtime(config.runtime or "llama").versions()
     system = versions.pop("system")
     # flash attention stores values in rows
     layout = versions, config.kv_type, bool(config.flash_attention)
-    identity = hashlib.sha256(repr(layout).encode() + fingerprint(file)).digest()
+    identity = hashlib.sha256(repr(layout).encode() + digest).digest()
     own = hashlib.sha256(identity + system.encode()).digest()  # this processor's kernels
     return Store(config.cache_folder, identity, own=own, limit=config.cache_bytes, memory=memory, model=config.model)
