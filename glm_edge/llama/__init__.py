@@ -7,6 +7,7 @@
     context.py    Context: the KV cache of many sequences; Batch: what one decode call computes
     huge_pages.py huge pages for what a runtime has allocated
     kernels.py    which of ggml's kernels llama.cpp uses
+    rpc.py        layers of a model on other machines
 
 A runtime checks its own arguments. What it cannot say in a return code it logs, and our errors quote the last line.
 Nothing here is thread-safe but Model.tokenize and Model.piece.

@@ -22,13 +22,13 @@ from .installed import ll
 
 _BROKEN = b"AMX"
 _BUILT_BY_CLANG = b"clang version"  # what clang leaves in a library
-PROCESSOR = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
+_PROCESSOR = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
 _Kinds = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)  # ggml_backend_dev_get_extra_bufts_t
 
 
 def load_backends() -> None:
     """Load the kernels for this processor, where llama.cpp comes with several libraries of them."""
-    if not function("ggml_backend_dev_by_type", ctypes.c_void_p, ctypes.c_int)(PROCESSOR):
+    if not processor():
         function("ggml_backend_load_all_from_path", None, ctypes.c_char_p)(os.fsencode(library_folder()))
 
 
@@ -58,12 +58,11 @@ def kernel_kinds() -> list[tuple[int, bytes]]:
 
 def _list() -> Any:
     """ggml's array of pointers, the last one null; a null pointer where it has none."""
-    device = function("ggml_backend_dev_by_type", ctypes.c_void_p, ctypes.c_int)(PROCESSOR)
+    device = processor()
     if not device:
         return None
     registry = function("ggml_backend_dev_backend_reg", ctypes.c_void_p, ctypes.c_void_p)(device)
-    find = function("ggml_backend_reg_get_proc_address", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)
-    getter = find(registry, b"ggml_backend_dev_get_extra_bufts")
+    getter = of_backend(registry, b"ggml_backend_dev_get_extra_bufts")
     return _Kinds(getter)(device) if getter else None
 
 
@@ -73,6 +72,17 @@ def _built_by_clang() -> bool:
     if (folder / RUNTIME_MARKER).exists():
         return True
     return any(_BUILT_BY_CLANG in path.read_bytes() for path in folder.glob("libggml-cpu.*"))
+
+
+def processor() -> Any:
+    """ggml's device of the processor; null while no library of kernels is loaded."""
+    return function("ggml_backend_dev_by_type", ctypes.c_void_p, ctypes.c_int)(_PROCESSOR)
+
+
+def of_backend(registry: Any, name: bytes) -> Any:
+    """The address of a function that a backend has and ggml's own interface has not; null where it has none."""
+    find = function("ggml_backend_reg_get_proc_address", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)
+    return find(registry, name)
 
 
 def function(name: str, result: type | None, *arguments: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import StorageError, UnsupportedModelError
 from ..types import RpcServer
 from . import library  # noqa: F401 - starts llama.cpp
-from .kernels import PROCESSOR, function
+from .kernels import function, of_backend, processor
 
 _CONNECT_S = 5.0
 _Add = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p)  # ggml_backend_rpc_add_server
@@ -39,9 +39,8 @@ def server(address: str, threads: int) -> Callable[[], None]:
 
     Raises UnsupportedModelError where the runtime has no RPC.
     """
-    device = function("ggml_backend_dev_by_type", ctypes.c_void_p, ctypes.c_int)(PROCESSOR)
     begin = _Start(_found(b"ggml_backend_rpc_start_server"))
-    return partial(begin, address.encode(), None, threads, 1, (ctypes.c_void_p * 1)(device))
+    return partial(begin, address.encode(), None, threads, 1, (ctypes.c_void_p * 1)(processor()))
 
 
 def _add(server: RpcServer) -> int:
@@ -72,6 +71,4 @@ def _found(name: bytes) -> Any:
         raise UnsupportedModelError(
             "the installed llama.cpp has no RPC; install the portable runtime, which `glm-edge runtime` builds"
         )
-    return function("ggml_backend_reg_get_proc_address", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(
-        registry, name
-    )
+    return of_backend(registry, name)
