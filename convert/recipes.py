@@ -8,7 +8,7 @@ without an importance matrix), so that a file made in one pass holds the same te
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 # type -> the type to try next for rows that its block does not divide. Every chain ends in f16, whose block is one
@@ -212,9 +212,8 @@ _CALIBRATED = (
             "ffn_down": (LayerRule("q4_k", first_part(8)),),
         }
         | _OUTPUT,
-        needs_importance=True,
     ),
-    Recipe("iq3_s", 26, 3.07, "much loss", "iq3_s", _SHARED_Q4 | _OUTPUT, needs_importance=True),
+    Recipe("iq3_s", 26, 3.07, "much loss", "iq3_s", _SHARED_Q4 | _OUTPUT),
     Recipe(
         "iq3_xs",
         22,
@@ -222,7 +221,6 @@ _CALIBRATED = (
         "much loss",
         "iq3_s",
         _SHARED_Q4 | {"ffn_up": (LayerRule("iq3_xxs", middle),)} | _OUTPUT,
-        needs_importance=True,
     ),
     Recipe(
         "iq3_xxs",
@@ -231,7 +229,6 @@ _CALIBRATED = (
         "much loss",
         "iq3_xxs",
         _SHARED_Q4 | {"embedding": (LayerRule("iq3_s"),), "attn_output": (LayerRule("iq3_s"),)} | _OUTPUT_Q5,
-        needs_importance=True,
     ),
     Recipe(
         "q2_k_s",
@@ -240,12 +237,11 @@ _CALIBRATED = (
         "very much loss",
         "q2_k",
         _SHARED_Q4 | {"ffn_down": (LayerRule("q4_k", first_part(8)),)} | _OUTPUT,
-        needs_importance=True,
     ),
-    Recipe("iq2_m", 29, 2.69, "very much loss", "iq2_s", _IQ2_HIGH, needs_importance=True),
-    Recipe("iq2_s", 28, 2.59, "very much loss", "iq2_xs", _IQ2_HIGH, needs_importance=True),
-    Recipe("iq2_xs", 20, 2.50, "very much loss", "iq2_xs", _IQ2_LOW, needs_importance=True),
-    Recipe("iq2_xxs", 19, 2.39, "very much loss", "iq2_xxs", _IQ2_LOW, needs_importance=True),
+    Recipe("iq2_m", 29, 2.69, "very much loss", "iq2_s", _IQ2_HIGH),
+    Recipe("iq2_s", 28, 2.59, "very much loss", "iq2_xs", _IQ2_HIGH),
+    Recipe("iq2_xs", 20, 2.50, "very much loss", "iq2_xs", _IQ2_LOW),
+    Recipe("iq2_xxs", 19, 2.39, "very much loss", "iq2_xxs", _IQ2_LOW),
 )
 
 # Where no K-quant fits: 4.5 bits with repacked kernels on x86 and ARM. q5_0 is larger and has no such kernel.
@@ -276,7 +272,8 @@ _OURS = (
     ),
 )
 
-RECIPES = {recipe.name: recipe for recipe in (*_OURS, *_LLAMA_CPP, *_CALIBRATED)}
+RECIPES = {recipe.name: recipe for recipe in (*_OURS, *_LLAMA_CPP)}
+RECIPES |= {recipe.name: replace(recipe, needs_importance=True) for recipe in _CALIBRATED}
 # q4_0's size and speed, and less loss. The same on x86 and ARM, so that a checkpoint gives the same file everywhere.
 DEFAULT = "edge"
 # Short names that llama.cpp's own tool takes for its mixes.
