@@ -33,7 +33,7 @@ class Proxies:
         """
         address = peer
         for before in reversed(headers.get("HTTP_X_FORWARDED_FOR", "").split(",")):
-            if not self._named(address) or not _is_address(before := before.strip()):
+            if not self._named(address) or _address(before := before.strip()) is None:
                 break
             address = before
         return address
@@ -44,12 +44,10 @@ class Proxies:
         return told if told in ("http", "https") and self._named(peer) else own
 
     def _named(self, address: str) -> bool:
-        if not self._networks or not _is_address(address):
-            return False
-        found = ipaddress.ip_address(address)
+        found = _address(address) if self._networks else None
         if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped:
             found = found.ipv4_mapped
-        return any(found in network for network in self._networks)
+        return found is not None and any(found in network for network in self._networks)
 
 
 def _network(text: str) -> _Network:
@@ -59,9 +57,9 @@ def _network(text: str) -> _Network:
         raise UsageError(f"--proxy {text} is no IP address or network; give the proxy's, as 10.0.0.1") from None
 
 
-def _is_address(text: str) -> bool:
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """None where it is no address."""
     try:
-        ipaddress.ip_address(text)
+        return ipaddress.ip_address(text)
     except ValueError:
-        return False
-    return True
+        return None
