@@ -32,15 +32,14 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from glm_edge.convert.convert import convert
 from glm_edge.convert.recipes import RECIPES, LayerRule, Recipe
-from glm_edge.llama.context import Batch, Context
+from glm_edge.llama.context import Batch
 from glm_edge.llama.model import Model
 from glm_edge.model.checks import prefix_ids
 from glm_edge.model.ggml import block_size, dequantize, quantize
 from glm_edge.model.gguf import read_gguf
-from glm_edge.tools.perplexity import split
+from glm_edge.tools.perplexity import BATCH, open_context, split
 from support.checkpoints.full_size_bytes import HEAD, full_size
 
-BATCH = 32
 EDGE = RECIPES["edge"]
 # Not to be asked for by name: what `edge` was or will be chosen from.
 CANDIDATES = {
@@ -93,15 +92,7 @@ class Runner:
     def __init__(self, path: Path, n_ctx: int, threads: int) -> None:
         self.model = Model(path)
         self.prefix = list(prefix_ids(read_gguf(path)))
-        self.context = Context(
-            self.model,
-            n_ctx=n_ctx,
-            n_batch=BATCH,
-            n_sequences=1,
-            n_outputs=BATCH,
-            n_threads=threads,
-            n_threads_batch=threads,
-        )
+        self.context = open_context(self.model, n_ctx, threads)
 
     def log_probabilities(self, ids: list[int], first: int) -> NDArray[np.float64]:
         """ln p over the vocabulary after each of `ids`, which begin at position `first`: (len(ids), n_vocab)."""
