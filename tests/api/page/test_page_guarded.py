@@ -69,6 +69,13 @@ def test_the_page_holds_under_its_own_policy_and_loads_only_its_own_files(driver
         assert page.complaints() == []
 
 
+def test_a_test_sees_nothing_of_an_earlier_one_at_the_same_address(driver: Chrome) -> None:
+    with LiveServer(FakeEngine()) as server:
+        Page(driver, server.url).open().ask("hi")
+        driver.get("about:blank")
+        assert Page(driver, server.url).open().texts("#list .chat") == []
+
+
 class TestKeys:
     @pytest.fixture
     def page(self, driver: Chrome) -> Iterator[Page]:

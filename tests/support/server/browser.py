@@ -1,6 +1,7 @@
 """A real headless Chromium with our page in it: what the tests of the page share.
 
-Every test has a server of its own on a port of its own: to the browser that is another site, with a storage of its own.
+Every test has a server of its own. The system may give it a port that an earlier test had, which to the browser is the
+same site: so a new `Page` empties that site's storage.
 Debian's packages are `chromium` and `chromium-driver`; where they are absent, the tests skip.
 """
 
@@ -58,12 +59,13 @@ def chromium(profile: Path) -> Iterator[Chrome]:
 
 
 class Page:
-    """The page, as its user sees it."""
+    """The page, as a user sees it who was never at this address before."""
 
     def __init__(self, driver: Chrome, url: str) -> None:
         self.driver = driver
         self.url = url
         driver.get_log("browser")  # what came before is another test's
+        self.cdp("Storage.clearDataForOrigin", origin=url.rstrip("/"), storageTypes="all")
         self.viewport(1280, 800)
         self.language("en-US")
         self.colours("light")
