@@ -99,7 +99,9 @@ def test_settings_go_with_the_request(open_page: Open) -> None:
     request = engine.requests[0]
     assert request.messages == (Message("system", "Be brief."), Message("user", "hi"))
     assert (request.sampling.temperature, request.max_tokens) == (0.25, 1)
-    assert "stopped at the length limit" in page.texts("article.assistant .under")[0]
+    under = page.texts("article.assistant .under")[0]
+    assert "stopped at the length limit" in under
+    assert "1 token " in under
     page.driver.refresh()
     page.click("#settings-open")
     assert page.find("#temperature").get_property("value") == "0.25"
