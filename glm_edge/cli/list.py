@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -58,10 +57,8 @@ def command(as_json: bool) -> None:
 
 
 def _row(model: KnownModel, default: bool) -> Row:
-    from ..model import keys
-    from ..model.checks import check_model, context_length
+    from ..model.checks import check_model, context_length, model_type
     from ..model.gguf import read_gguf
-    from ..model.values import TENSOR_TYPES
 
     try:
         size = model.path.stat().st_size
@@ -71,9 +68,7 @@ def _row(model: KnownModel, default: bool) -> Row:
         return Row(model.name, "", 0, 0, str(model.path), default, f"{model.path}: {error.strerror}")
     except GlmEdgeError as error:
         return Row(model.name, "", size, 0, str(model.path), default, str(error))
-    most = Counter(TENSOR_TYPES[tensor.type][0] for tensor in file.tensors).most_common(1)
-    kind = str(file.metadata.get(keys.RECIPE) or most[0][0])
-    return Row(model.name, kind, size, context_length(file), str(model.path), default)
+    return Row(model.name, model_type(file), size, context_length(file), str(model.path), default)
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -16,7 +16,7 @@ from ..errors import UnsupportedModelError
 from ..llama.ik import VERSION, installed
 from ..llama.model import check_types
 from ..llama.runtime import runtime
-from ..model.checks import model_sizes
+from ..model.checks import model_sizes, model_type
 from ..model.gguf import read_gguf
 from ..system.device import machine
 from ..system.profile import load_profile, profile_path, tuned
@@ -30,9 +30,10 @@ T = TypeVar("T")
 
 
 def profile_key(model: Path) -> dict[str, object]:
-    """The conditions of a profile: this kind of machine, these runtimes, and a model of these sizes."""
+    """The conditions of a profile: this kind of machine, these runtimes, and a model of these sizes and type."""
+    file = read_gguf(model)
     versions = {**runtime().versions(), "ik_llama_cpp_python": VERSION if installed() else ""}
-    return {**machine(), **versions, "model": asdict(model_sizes(read_gguf(model)))}
+    return {**machine(), **versions, "model": asdict(model_sizes(file)), "type": model_type(file)}
 
 
 def with_profile(config: EngineConfig) -> EngineConfig:
@@ -46,7 +47,7 @@ def with_profile(config: EngineConfig) -> EngineConfig:
             return config
         try:
             check_types(read_gguf(config.model), runtime(found.runtime or "llama"))
-        except UnsupportedModelError:  # a profile is of a model's sizes, whatever its types
+        except UnsupportedModelError:  # a type's name does not say all of its tensors' types
             return config
     return found
 

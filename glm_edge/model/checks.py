@@ -13,13 +13,14 @@ import hashlib
 import io
 import json
 import math
+from collections import Counter
 
 from ..errors import InvalidFileError, UnsupportedModelError
 from ..system.safe_open import safe_open
 from . import keys
 from .keys import ARCHITECTURE, GOLDEN, PREFIX_IDS
 from .tensors import Sizes, tensor_problems
-from .values import GgufFile, ScalarArray, StringArray
+from .values import TENSOR_TYPES, GgufFile, ScalarArray, StringArray
 
 CONVERT = "convert the original checkpoint with glm-edge convert"
 
@@ -101,6 +102,12 @@ def model_id(file: GgufFile) -> str:
     """The model's name for clients: the one in the metadata, or the file's own if there is none."""
     name = file.metadata.get(keys.GENERAL_NAME)
     return name if isinstance(name, str) and name else file.path.stem
+
+
+def model_type(file: GgufFile) -> str:
+    """The recipe of its conversion; of another converter's file, the type of most of its tensors."""
+    most = Counter(TENSOR_TYPES[tensor.type][0] for tensor in file.tensors).most_common(1)
+    return str(file.metadata.get(keys.RECIPE) or most[0][0])
 
 
 def fingerprint(file: GgufFile) -> bytes:

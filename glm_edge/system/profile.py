@@ -1,7 +1,7 @@
-"""The profile: the fastest settings on this machine, as `glm-edge bench --tune` measured them, in a file.
+"""Profiles: the fastest settings, as `glm-edge bench --tune` measured them, in one file.
 
-The verbs that load a model read it. It belongs to a kind of machine, a version of llama.cpp and a model's sizes;
-elsewhere it is ignored, and `device.py` and the memory plan choose. Options of the user override it.
+The verbs that load a model read it. A profile belongs to a kind of machine, the versions of the runtimes, and a model's
+sizes and type. Where none fits, `device.py` and the memory plan choose. Options of the user override it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
@@ -20,7 +21,8 @@ from .private import make_folder
 from .safe_open import read_file
 
 _FILE_BYTES = 1 << 16
-_FORMAT = 2  # a profile of another format is ignored
+_MOST = 32  # profiles that are kept, of less than 1 KB each: those measured last
+_FORMAT = 3  # a file of another format is ignored
 
 
 @dataclass(frozen=True)
@@ -35,17 +37,19 @@ class Profile:
 
 
 def profile_path() -> Path:
-    """The file of this user's profile."""
+    """The file of this user's profiles."""
     return Path(platformdirs.user_config_dir("glm-edge", appauthor=False)) / "profile.json"
 
 
-def save_profile(path: Path, profile: Profile, machine: Mapping[str, object]) -> None:
-    """Write the profile whole or not at all. Raises StorageError.
+def save_profile(path: Path, profile: Profile, conditions: Mapping[str, object]) -> None:
+    """Write the profile beside those of other conditions; the file whole or not at all. Raises StorageError.
 
     Args:
-        machine: the facts that the measurement depends on; `load_profile` must be given the same.
+        conditions: the facts that the measurement depends on; `load_profile` must be given the same.
     """
-    text = json.dumps({"format": _FORMAT, "machine": dict(machine), "profile": asdict(profile)}, indent=1)
+    others = [kept for kept in _kept(path) if kept["conditions"] != dict(conditions)]
+    kept = [*others[1 - _MOST :], {"conditions": dict(conditions), "profile": asdict(profile)}]
+    text = json.dumps({"format": _FORMAT, "profiles": kept}, indent=1)
     try:
         make_folder(path.parent)
         atomic_write(path, [f"{text}\n".encode()])
@@ -56,15 +60,24 @@ def save_profile(path: Path, profile: Profile, machine: Mapping[str, object]) ->
         ) from error
 
 
-def load_profile(path: Path, machine: Mapping[str, object]) -> Profile | None:
-    """The profile in the file; None if there is none for this machine."""
+def load_profile(path: Path, conditions: Mapping[str, object]) -> Profile | None:
+    """The profile that was measured under these conditions; None where the file has none."""
+    return next((_profile(kept["profile"]) for kept in _kept(path) if kept["conditions"] == dict(conditions)), None)
+
+
+def _kept(path: Path) -> list[dict[str, Any]]:
+    """The profiles in the file, each with its conditions; none where it is missing, damaged or of another format."""
     try:
         content = json.loads(read_file(path, _FILE_BYTES))
     except (GlmEdgeError, ValueError, RecursionError):
-        return None
-    if not isinstance(content, dict) or content.get("format") != _FORMAT or content.get("machine") != dict(machine):
-        return None
-    found = content.get("profile")
+        return []
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        return []
+    kept, fields = content.get("profiles"), {"conditions", "profile"}
+    return [one for one in kept if isinstance(one, dict) and one.keys() == fields] if isinstance(kept, list) else []
+
+
+def _profile(found: object) -> Profile | None:
     counts = ("n_threads", "n_threads_batch", "n_batch")
     if not isinstance(found, dict) or found.keys() != {*counts, "flash_attention", "runtime"}:
         return None

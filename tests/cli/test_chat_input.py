@@ -46,7 +46,7 @@ def test_more_threads_than_processors_are_capped_and_said(tiny_q4_0: Path) -> No
 
 
 @pytest.mark.case("N17")
-def test_a_profile_is_used_for_models_of_its_sizes_alone(
+def test_a_profile_is_used_for_models_of_its_sizes_and_type_alone(
     tiny_q4_0: Path, tiny_f16: Path, small_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HOME", "XDG_CONFIG_HOME", "LOCALAPPDATA"):
@@ -55,4 +55,4 @@ def test_a_profile_is_used_for_models_of_its_sizes_alone(
     assert found == [None, None]
     save_profile(profile_path(), Profile(1, 1, 64, flash_attention=False, runtime="llama"), profile_key(tiny_q4_0))
     found = [with_profile(EngineConfig(model)).n_batch for model in (tiny_q4_0, tiny_f16, small_gguf)]
-    assert found == [64, 64, None]
+    assert found == [64, None, None]

@@ -21,6 +21,15 @@ def test_profile_comes_back_on_the_same_machine(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["profile.json"]
 
 
+def test_profiles_of_several_models_are_kept_and_a_new_one_replaces_its_own(tmp_path: Path) -> None:
+    models = [MACHINE | {"model": {"hidden": n}, "type": "q4_0"} for n in range(40)]
+    for n, model in enumerate(models):
+        save_profile(tmp_path / "p", replace(PROFILE, n_batch=n + 1), model)
+    save_profile(tmp_path / "p", replace(PROFILE, n_batch=99), models[38])
+    found = [load_profile(tmp_path / "p", model) for model in (models[39], models[38], models[8], models[7])]
+    assert found == [*(replace(PROFILE, n_batch=n) for n in (40, 99, 9)), None]  # 32 are kept
+
+
 @pytest.mark.parametrize(
     "other",
     [MACHINE | {"cpu": "another"}, MACHINE | {"llama_cpp_python": "0.3.37"}, MACHINE | {"more": 1}],
@@ -41,7 +50,8 @@ def test_profile_of_another_machine_is_ignored(tmp_path: Path, other: dict[str, 
         ('"flash_attention": false', '"flash_attention": 1'),
         ('"n_batch": 128,', ""),
         ('"runtime": "ik"', '"runtime": "vllm"'),
-        ('"format": 2', '"format": 1'),
+        ('"format": 3', '"format": 2'),
+        ('"profiles"', '"profile"'),
         ("}", ""),
     ],
 )

@@ -115,7 +115,7 @@ def test_tuning_is_kept_and_used(tiny_q4_0: Path, tmp_path: Path) -> None:
     done = bench("--model", tiny_q4_0, "--ctx", "256", "--tune", "--json", config=tmp_path)
     assert done.returncode == 0, done.stderr
     profile = json.loads(done.stdout)["profile"]
-    assert json.loads((tmp_path / "glm-edge" / "profile.json").read_text())["profile"] == profile
+    assert json.loads((tmp_path / "glm-edge" / "profile.json").read_text())["profiles"][0]["profile"] == profile
     options = ("--runs", "1", "--prompt", "32", "--tokens", "8", "--streams", "")
     used = bench("--model", tiny_q4_0, *options, config=tmp_path)  # without --json none is printed
     assert f"threads {profile['n_threads']}, {profile['n_threads_batch']} for prompts" in used.stdout
