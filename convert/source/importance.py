@@ -1,6 +1,6 @@
 """Importance matrices: how much each column of a matrix matters, read from a file of llama.cpp's GGUF format.
 
-llama.cpp's llama-imatrix writes such files. For each matrix NAME there are NAME.in_sum2, the sums
+`glm-edge imatrix` and llama.cpp's llama-imatrix write such files. For each matrix NAME there are NAME.in_sum2, the sums
 of the squares of its inputs by column, and NAME.counts, over how many inputs. The importance of a column is the mean,
 as llama-quantize computes it. Not here: the older format (imatrix.dat).
 """
@@ -8,11 +8,14 @@ as llama-quantize computes it. Not here: the older format (imatrix.dat).
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from gguf import GGUFWriter
+from gguf.gguf_writer import WriterState
 from numpy.typing import NDArray
 
 from glm_edge.errors import IntegrityError, InvalidFileError, StorageError
@@ -24,6 +27,8 @@ from .files import raise_all
 
 SUMS, COUNTS = ".in_sum2", ".counts"
 TYPE = "imatrix"  # the value of general.type
+_DATASETS, _CHUNKS, _CHUNK_SIZE = "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"
+_ALIGNMENT = 32  # bytes; the format's default
 _FILE_BYTES = 256 << 20  # at most; that of ChatGLM2-6B has 3 MB
 # The embedding is looked up, not multiplied; llama-imatrix leaves the output out unless asked.
 _MAY_LACK = frozenset({"token_embd.weight", "output.weight"})
@@ -49,11 +54,47 @@ class ImportanceMatrix:
         raise_all(self.path, problems)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What was summed over a text."""
+
+    sums: Mapping[str, NDArray[np.float32]]  # of the squares of each column's inputs, by the matrix's name
+    tokens: int
+    chunk: int  # tokens that were read together
+
+
+def encoded(measured: Measured, text: str) -> bytes:
+    """The file. `text` names what was read; llama.cpp's tools ask for a name."""
+    writer = GGUFWriter(None, TYPE)
+    writer.kv_data[0].clear()  # the architecture: such files have none
+    writer.add_type(TYPE)
+    writer.add_array(_DATASETS, [text])
+    writer.add_uint32(_CHUNKS, measured.tokens // measured.chunk)
+    writer.add_uint32(_CHUNK_SIZE, measured.chunk)
+    tensors: dict[str, NDArray[np.float32]] = {}
+    for name in sorted(measured.sums):
+        tensors[name + SUMS] = measured.sums[name]
+        tensors[name + COUNTS] = np.array([measured.tokens], np.float32)
+    for name, values in tensors.items():
+        writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
+    buffer = io.BytesIO()
+    writer.fout = [io.BufferedWriter(buffer)]
+    writer.state = WriterState.EMPTY  # as after opening a file
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    return b"".join(_padded(part) for part in (buffer.getvalue(), *(values.tobytes() for values in tensors.values())))
+
+
+def _padded(part: bytes) -> bytes:
+    return part + bytes(-len(part) % _ALIGNMENT)
+
+
 def read_importance(path: Path) -> ImportanceMatrix:
     """Raises InvalidFileError for anything but a sound importance matrix, StorageError if it is missing."""
     head = read_gguf(path)
     if head.metadata.get("general.type") != TYPE:
-        raise InvalidFileError(f"{path}: is no importance matrix; llama.cpp's llama-imatrix makes one")
+        raise InvalidFileError(f"{path}: is no importance matrix; glm-edge imatrix MODEL --out FILE makes one")
     try:
         data = read_file(path, _FILE_BYTES)
     except FileNotFoundError as error:

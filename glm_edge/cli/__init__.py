@@ -22,6 +22,7 @@ _VERBS = {
     "convert": ("glm_edge.cli.convert", "Turn a ChatGLM2 checkpoint folder into one GGUF file."),
     "pull": ("glm_edge.cli.pull", "Fetch a checkpoint from the Hugging Face hub and convert it shard by shard."),
     "convert-adapter": ("glm_edge.cli.adapter", "Turn a P-Tuning v2 checkpoint into an adapter."),
+    "imatrix": ("glm_edge.cli.imatrix", "Which columns of a model's weights matter most, for convert --imatrix."),
     "verify": ("glm_edge.cli.verify", "Check a model file to the last byte."),
     "serve": ("glm_edge.cli.serve", "Serve a model over HTTP."),
     "chat": ("glm_edge.cli.chat", "Chat in the terminal, or answer one prompt."),

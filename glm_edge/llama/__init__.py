@@ -6,6 +6,7 @@
     model.py      Model: weights and vocabulary
     context.py    Context: the KV cache of many sequences; Batch: what one decode call computes
     huge_pages.py huge pages for what a runtime has allocated
+    inputs.py     InputSums: what a model's matrices are multiplied with
     kernels.py    which of ggml's kernels llama.cpp uses
     rpc.py        layers of a model on other machines
 

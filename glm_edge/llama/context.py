@@ -73,6 +73,7 @@ class Context:
         n_batch: tokens of one decode call at most; also the size of the compute buffers.
         n_outputs: tokens of one decode call whose logits are kept, at most.
         should_abort: read between graph nodes, in llama.cpp's threads: one flag, no more. Its argument means nothing.
+        on_node: a callback that is shown the graph's nodes (`inputs.py`).
 
     Raises OutOfMemoryError when cache and buffers cannot be allocated.
     """
@@ -90,6 +91,7 @@ class Context:
         kv_type: Literal["f16", "f32"] = "f16",
         flash_attention: bool = False,
         should_abort: Callable[[object], bool] | None = None,
+        on_node: Any = None,
     ) -> None:
         self._runtime, self._api = model.runtime, model.runtime.api
         self._spare = n_sequences  # one more sequence, for parts of others on their way out and in
@@ -108,6 +110,7 @@ class Context:
             kv_type,
             flash_attention,
             self._abort,
+            on_node,
         )
         self._runtime.log.clear()
         self._ctx = self._runtime.open_context(model.handle, settings)

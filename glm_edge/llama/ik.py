@@ -99,6 +99,8 @@ class IkLlamaCpp(Runtime):
             raise UsageError(f"ik_llama.cpp has no cache of {settings.kv_type}, only one of f16")
         if settings.flash_attention:
             raise UsageError("ik_llama.cpp with flash attention cannot compute several answers; leave it off")
+        if settings.on_node is not None:
+            raise UsageError("ik_llama.cpp's products cannot be watched; leave out --runtime ik")
         params = self.api.llama_context_default_params()
         params.n_ctx = settings.n_ctx
         params.n_batch = params.n_ubatch = settings.n_batch

@@ -61,6 +61,8 @@ class LlamaCpp(Runtime):
         params.kv_unified = True
         if settings.abort is not None:
             params.abort_callback = settings.abort
+        if settings.on_node is not None:
+            params.cb_eval = ctypes.cast(settings.on_node, ll.ggml_backend_sched_eval_callback)
         return ll.llama_init_from_model(model, params)
 
     def close_gaps(self, context: Any, abort: Any) -> None:

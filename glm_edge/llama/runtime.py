@@ -20,6 +20,7 @@ _LOGGED = (3, 4)  # GGML_LOG_LEVEL_WARN and ERROR; 5 continues a line of any lev
 _LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 ProgressCallback = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_float, ctypes.c_void_p)
 AbortCallback = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p)
+EvalCallback = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)
 
 
 class Log:
@@ -93,6 +94,7 @@ class ContextSettings:
     kv_type: Literal["f16", "f32"]
     flash_attention: bool
     abort: Any  # an AbortCallback, or None; it must live as long as the context
+    on_node: Any = None  # an EvalCallback, or None; it too
 
 
 class Runtime(ABC):
