@@ -55,6 +55,16 @@ class Report:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Job:
+    """A conversion of which all is checked that can be known without weights."""
+
+    source: Checkpoint
+    inputs: tuple[Path, ...]
+    out: Path
+    layout: Layout  # with zeros in place of the hashes
+
+
 def convert(
     checkpoint: Path,
     out: Path | None = None,
@@ -80,27 +90,54 @@ def convert(
     """
     started = time.monotonic()
     recipe, threads = checked_recipe(type, imatrix), checked_threads(threads)
+    with enough_memory(checkpoint, threads):
+        job = prepare(checkpoint, out, recipe, lora=lora, imatrix=imatrix, force=force)
+    with written(job, threads, progress, force=force) as (file, errors):
+        file.commit()
+    seconds = time.monotonic() - started
+    layout = job.layout
+    return Report(job.out, layout.size, recipe.name, types_of(layout), errors, len(layout.tensors), threads, seconds)
+
+
+def prepare(
+    checkpoint: Path,
+    out: Path | None,
+    recipe: Recipe,
+    *,
+    lora: Path | None = None,
+    imatrix: Path | None = None,
+    force: bool = False,
+) -> Job:
+    """Check all that can be known without weights. Arguments and errors are those of `convert`."""
     importance = read_importance(imatrix) if imatrix is not None else None
     if out is not None:
         check_output(out, (), force=force)
-    with enough_memory(checkpoint, threads):
-        _refuse_hub_id(checkpoint, recipe)
-        source = open_checkpoint(checkpoint)
-        if lora is not None:
-            source = merge_lora(source, lora)
-        inputs = (*(file.path for file in source.files), *([imatrix] if imatrix is not None else []))
-        out = default_output(source.config.name, recipe.name) if out is None else out
-        check_output(out, inputs, force=force)
-        layout = plan(source, recipe, importance)
-        with OutputFile(out, layout.size) as file:
-            check_output(out, inputs, force=force)  # again: the last holder of the lock may have made it
-            check_space(out, layout.size)
-            layout = _write(file, layout, source, threads, progress)
+    _refuse_hub_id(checkpoint, recipe)
+    source = open_checkpoint(checkpoint)
+    if lora is not None:
+        source = merge_lora(source, lora)
+    inputs = (*(file.path for file in source.files), *([imatrix] if imatrix is not None else []))
+    out = default_output(source.config.name, recipe.name) if out is None else out
+    check_output(out, inputs, force=force)
+    return Job(source, inputs, out, plan(source, recipe, importance))
+
+
+@contextlib.contextmanager
+def written(
+    job: Job, threads: int, progress: Progress | None = None, *, force: bool = False
+) -> Iterator[tuple[OutputFile, dict[str, float]]]:
+    """The whole file, read back, under its temporary name, and its errors by kind of tensor.
+
+    It is removed at the end of the block unless `commit` was called. Raises as `convert` does.
+    """
+    with OutputFile(job.out, job.layout.size) as file:
+        check_output(job.out, job.inputs, force=force)  # again: the last holder of the lock may have made it
+        check_space(job.out, job.layout.size)
+        with enough_memory(job.source.folder, threads):
+            layout = _write(file, job.layout, job.source, threads, progress)
             file.finish()
             errors = compare(file, layout)
-            file.commit()
-    seconds = time.monotonic() - started
-    return Report(out, layout.size, recipe.name, types_of(layout), errors, len(layout.tensors), threads, seconds)
+        yield file, errors
 
 
 def checked_recipe(type: str | Recipe, imatrix: Path | None = None) -> Recipe:
@@ -109,7 +146,9 @@ def checked_recipe(type: str | Recipe, imatrix: Path | None = None) -> Recipe:
     if recipe is None:
         raise UsageError(f"type {type!r} is unknown; choose one of {', '.join(RECIPES)}")
     if recipe.needs_importance and imatrix is None:
-        raise UsageError(f"type {recipe.name} needs an importance matrix; add --imatrix FILE, or choose another type")
+        raise UsageError(
+            f"type {recipe.name} needs an importance matrix; add --imatrix FILE or --calibrate, or choose another type"
+        )
     return recipe
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from glm_edge.cli.calibrate import calibrate_options, calibrated, check_options
 from glm_edge.cli.number import WholeNumber, no_choice
 from glm_edge.system.address_space import require_addresses
 
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 _OUT = "Output file.  [default: NAME-TYPE.gguf in ./models, or here where there is no such folder]"
-_TYPES = "\b\nTypes, and the size of ChatGLM2-6B:\n" + "\n".join(
-    f"  {recipe.name:<9}{recipe.gigabytes:6.2f} GB  {recipe.about}{', with --imatrix' * recipe.needs_importance}"
+_TYPES = "\b\nTypes, and the size of ChatGLM2-6B (a matrix: --imatrix or --calibrate):\n" + "\n".join(
+    f"  {recipe.name:<9}{recipe.gigabytes:6.2f} GB  {recipe.about}{', with a matrix' * recipe.needs_importance}"
     for recipe in RECIPES.values()
 )
 
@@ -70,6 +71,7 @@ threads_option = click.option(
 @type_option("What the weights become, as listed below.")
 @out_option
 @imatrix_option
+@calibrate_options
 @click.option("--lora", type=click.Path(path_type=Path), metavar="DIR", help="PEFT LoRA folder to merge.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @threads_option
@@ -78,6 +80,8 @@ def command(
     type_: str,
     out: Path | None,
     imatrix: Path | None,
+    calibrate: bool,
+    text: Path | None,
     lora: Path | None,
     force: bool,
     threads: int | None,
@@ -94,10 +98,14 @@ def command(
 
     from ..convert.convert import convert
 
-    with progress_bar(type_) as progress:
-        report = convert(
-            checkpoint, out, type=type_, lora=lora, imatrix=imatrix, force=force, threads=threads, progress=progress
-        )
+    check_options(calibrate=calibrate, text=text, imatrix=imatrix)
+    if calibrate:
+        report = calibrated(checkpoint, out, type_, lora=lora, text=text, force=force, threads=threads)
+    else:
+        with progress_bar(type_) as progress:
+            report = convert(
+                checkpoint, out, type=type_, lora=lora, imatrix=imatrix, force=force, threads=threads, progress=progress
+            )
     _show(report)
     if any(checkpoint.glob("*.safetensors")):  # what is read, where a folder has weights in both formats
         click.echo(

@@ -16,6 +16,7 @@ from .perplexity import text_of
 from .progress import progress_bar
 
 if TYPE_CHECKING:
+    from ..convert.source.importance import Measured
     from ..llama.model import Model
 
 
@@ -37,21 +38,14 @@ def command(model: Path, out: Path, text: Path | None, n_ctx: int, force: bool, 
     require_addresses()
     from ..convert.source.importance import encoded
     from ..convert.write import OutputFile, check_output
-    from ..model.checks import check_model
-    from ..model.gguf import read_gguf
-    from ..system.device import processors
-    from ..tools.imatrix import TEXT, measure
-    from .load import interruptible
+    from ..tools.imatrix import TEXT
     from .model import resolve_model
 
     path = resolve_model(model)
     source = text or TEXT
     content = text_of(source)
     check_output(out, (path, source), force=force)
-    check_model(read_gguf(path))
-    loaded = interruptible(partial(_load, path))
-    with closing(loaded), progress_bar("imatrix", "token") as progress:
-        found = measure(loaded, content, n_ctx, threads or processors().best, progress)
+    found = measured(path, content, n_ctx, threads)
     data = encoded(found, source.name)
     with OutputFile(out, len(data)) as file:
         check_output(out, (path, source), force=force)  # again: the last holder of the lock may have made it
@@ -61,6 +55,20 @@ def command(model: Path, out: Path, text: Path | None, n_ctx: int, force: bool, 
     click.echo(
         f"{out}: the inputs of {len(found.sums)} matrices over {found.tokens} tokens; use it with --imatrix {out}"
     )
+
+
+def measured(path: Path, text: str, chunk: int, threads: int | None) -> Measured:
+    """Load the model and measure it, with progress on stderr."""
+    from ..model.checks import check_model
+    from ..model.gguf import read_gguf
+    from ..system.device import processors
+    from ..tools.imatrix import measure
+    from .load import interruptible
+
+    check_model(read_gguf(path))
+    loaded = interruptible(partial(_load, path))
+    with closing(loaded), progress_bar("imatrix", "token") as progress:
+        return measure(loaded, text, chunk, threads or processors().best, progress)
 
 
 def _load(path: Path, progress: Callable[[float], bool]) -> Model:

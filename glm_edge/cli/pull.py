@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from glm_edge.cli.calibrate import calibrate_options, calibrated_pull, check_options
 from glm_edge.cli.convert import imatrix_option, out_option, summary, threads_option, type_option
 from glm_edge.system.address_space import require_addresses
 
@@ -19,6 +20,8 @@ from .progress import bar
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from ..convert.convert import Report
+
 
 @click.command("pull")
 @click.argument("repo")
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 @click.option("--revision", default="main", show_default=True, help="Branch, tag or commit.")
 @out_option
 @imatrix_option
+@calibrate_options
 @click.option(
     "--force", is_flag=True, help="Replace the output if it exists, and remove what another unfinished pull to it made."
 )
@@ -36,6 +40,8 @@ def command(
     revision: str,
     out: Path | None,
     imatrix: Path | None,
+    calibrate: bool,
+    text: Path | None,
     force: bool,
     threads: int | None,
 ) -> None:
@@ -50,18 +56,26 @@ def command(
 
     from .made import welcome
 
-    with contextlib.ExitStack() as stack:
-        report = pull(
-            repo,
-            out,
-            type=type_,
-            revision=revision,
-            imatrix=imatrix,
-            force=force,
-            threads=threads,
-            say=lambda line: click.echo(line, err=True),
-            progress=_Bar(stack).show,
-        )
+    check_options(calibrate=calibrate, text=text, imatrix=imatrix)
+
+    def fetch(out: Path | None, type: str, imatrix: Path | None) -> Report:
+        with contextlib.ExitStack() as stack:
+            return pull(
+                repo,
+                out,
+                type=type,
+                revision=revision,
+                imatrix=imatrix,
+                force=force,
+                threads=threads,
+                say=lambda line: click.echo(line, err=True),
+                progress=_Bar(stack).show,
+            )
+
+    if calibrate:
+        report = calibrated_pull(repo, out, type_, fetch, text=text, force=force, threads=threads)
+    else:
+        report = fetch(out, type_, imatrix)
     click.echo(summary(report))
     welcome(report.path)
 

@@ -16,7 +16,12 @@ from ..errors import EngineError, InvalidFileError
 from ..llama.context import Batch, Context
 from ..llama.inputs import InputSums
 from ..llama.model import Model
+from ..llama.products import Matrix, Products, kind_of
+from ..model.ggml import TYPE_IDS
 
+CHUNK = 512  # tokens that are read together, by default
+_WIDTH, _TOKENS = 4096, 64  # of the product that predicts: columns and rows, as in ChatGLM2-6B, and its inputs
+_REST = 1.10  # what is beside the products, as in the doctor's predictions
 TEXT = Path(__file__).with_name("calibration.txt")  # ours: Chinese and English, in the round format
 
 
@@ -37,11 +42,7 @@ def measure(
     Raises InvalidFileError for a text of less than a chunk, OutOfMemoryError, and what a signal raises.
     """
     ids = model.tokenize(text)
-    if len(ids) < chunk:
-        raise InvalidFileError(
-            f"the text has {len(ids)} tokens, fewer than the {chunk} of one chunk; take a longer one"
-        )
-    total = len(ids) // chunk * chunk
+    total = whole_chunks(len(ids), chunk)
     sums, batch = InputSums(model.runtime), Batch(chunk)
     context = Context(
         model,
@@ -66,3 +67,24 @@ def measure(
             if progress is not None:
                 progress(start + chunk, total)
     return Measured(sums.sums, total, chunk)
+
+
+def whole_chunks(tokens: int, chunk: int) -> int:
+    """How many of a text's tokens are read. Raises InvalidFileError where they fill no chunk."""
+    if tokens < chunk:
+        raise InvalidFileError(f"the text has {tokens} tokens, fewer than the {chunk} of one chunk; take a longer one")
+    return tokens // chunk * chunk
+
+
+def expected_seconds(weights: int, tokens: int, threads: int) -> float:
+    """About how long `measure` takes with a Q8_0 file, by one product that is computed here, in less than a second.
+
+    Args:
+        weights: in matrices that are multiplied, so without the embedding's.
+    """
+    matrix = Matrix(TYPE_IDS["q8_0"], _WIDTH, _WIDTH)
+    kind, _ = kind_of(matrix, repack=False)
+    size = 2 * _WIDTH * _WIDTH  # bytes, enough for one
+    with closing(Products(kind, size, threads)) as products:
+        once = products.seconds_per_weight(matrix, _TOKENS, size=size // 2) / _TOKENS
+    return once * weights * tokens * _REST

@@ -55,5 +55,5 @@ def test_the_importance_is_the_mean_and_its_hash_is_in_the_file(small_checkpoint
 
 
 def test_a_type_that_needs_one_is_refused_without(small_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="type iq2_xs needs an importance matrix; add --imatrix FILE"):
+    with pytest.raises(UsageError, match="type iq2_xs needs an importance matrix; add --imatrix FILE or --calibrate"):
         convert(small_checkpoint, tmp_path / "x.gguf", type="iq2_xs")
