@@ -63,12 +63,13 @@ def measured(path: Path, text: str, chunk: int, threads: int | None) -> Measured
     from ..model.gguf import read_gguf
     from ..system.device import processors
     from ..tools.imatrix import measure
-    from .load import interruptible
+    from .load import in_thread, interruptible
 
     check_model(read_gguf(path))
     loaded = interruptible(partial(_load, path))
     with closing(loaded), progress_bar("imatrix", "token") as progress:
-        return measure(loaded, text, chunk, threads or processors().best, progress)
+        n_threads = threads or processors().best
+        return in_thread(lambda stopped: measure(loaded, text, chunk, n_threads, progress, stopped.is_set))
 
 
 def _load(path: Path, progress: Callable[[float], bool]) -> Model:

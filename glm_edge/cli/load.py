@@ -67,31 +67,37 @@ def load_engine(config: EngineConfig, *, quiet: bool = False) -> LlamaEngine:
 
 
 def interruptible(load: Callable[[Callable[[float], bool]], T]) -> T:
-    """Call `load` in a thread of its own, with a function to report its progress to.
+    """Call `load` in a thread of its own, with a function to report its progress to, which tells it when to stop."""
+    with bar("loading", total=100, unit="%", delay=0.5) as shown:
+
+        def work(stopped: threading.Event) -> T:
+            def progress(done: float) -> bool:
+                shown.update(int(done * 100) - shown.n)
+                LOAD_PROGRESS.report(done)
+                return not stopped.is_set()
+
+            return load(progress)
+
+        return in_thread(work)
+
+
+def in_thread(work: Callable[[threading.Event], T]) -> T:
+    """Call `work` in a thread of its own, with an event that is set when it is to stop.
 
     A signal's exception would be lost if it were raised within llama.cpp's callbacks. So the thread that gets signals
-    only waits. When it is interrupted, it tells the load to stop, and waits for that.
+    only waits. When it is interrupted, it tells the other to stop, and waits for that.
     """
     stopped = threading.Event()
-    with (
-        bar("loading", total=100, unit="%", delay=0.5) as shown,
-        ThreadPoolExecutor(1) as pool,
-    ):
-
-        def progress(done: float) -> bool:
-            shown.update(int(done * 100) - shown.n)
-            LOAD_PROGRESS.report(done)
-            return not stopped.is_set()
-
+    with ThreadPoolExecutor(1) as pool:
         try:
             try:
                 pool.submit(lambda: None).result()  # a pool does not know a thread whose start a signal has interrupted
             except RuntimeError:  # as in `start`
                 raise no_thread("load") from None
-            loading = pool.submit(load, progress)
-            while not wait([loading], timeout=0.2).done:
+            working = pool.submit(work, stopped)
+            while not wait([working], timeout=0.2).done:
                 pass
         except BaseException:
             stopped.set()
             raise
-        return loading.result()
+        return working.result()

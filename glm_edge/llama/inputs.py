@@ -63,7 +63,7 @@ class InputSums:
         return self._sums
 
     def check(self, tokens: int) -> None:
-        """Call after each batch: raises what was raised meanwhile, a signal's exception too.
+        """Call after each batch: raises what was raised meanwhile.
 
         Args:
             tokens: of all batches so far. Raises EngineError unless every matrix had so many inputs.

@@ -8,6 +8,7 @@ rest that fills no chunk is left out. The weights are mapped. Not here: reading 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from contextlib import closing
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def measure(
     chunk: int,
     threads: int,
     progress: Callable[[int, int], None] | None = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Measured:
     """Sum the squares of the inputs over all chunks of a text.
 
@@ -38,8 +40,10 @@ def measure(
         model: run by llama.cpp, not repacked.
         chunk: tokens that are read together.
         progress: called with (tokens done, tokens in all).
+        stopped: asked between products, in llama.cpp's threads; True ends it with a CancelledError. Not for the thread
+            that gets signals: their exceptions would be lost.
 
-    Raises InvalidFileError for a text of less than a chunk, OutOfMemoryError, and what a signal raises.
+    Raises InvalidFileError for a text of less than a chunk, and OutOfMemoryError.
     """
     ids = model.tokenize(text)
     total = whole_chunks(len(ids), chunk)
@@ -52,6 +56,7 @@ def measure(
         n_outputs=chunk,  # all, because the last layer computes only what is put out
         n_threads=threads,
         n_threads_batch=threads,
+        should_abort=lambda _: stopped(),
         on_node=sums.callback,
     )
     with closing(context):
@@ -61,6 +66,8 @@ def measure(
             for position, token in enumerate(ids[start : start + chunk]):
                 batch.add(token, position, 0, logits=True)
             done = context.decode(batch)
+            if done == "aborted":
+                raise CancelledError
             sums.check(start + chunk)
             if done != "done":
                 raise EngineError(f"a chunk of {chunk} tokens does not fit a context of as many")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import CancelledError
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -11,9 +15,10 @@ import pytest
 from glm_edge.cli import glm_edge
 from glm_edge.cli.run import run
 from glm_edge.convert.convert import convert
-from glm_edge.convert.source.importance import read_importance
+from glm_edge.convert.source.importance import Measured, read_importance
 from glm_edge.llama.model import Model
-from glm_edge.tools.imatrix import TEXT
+from glm_edge.tools import imatrix
+from glm_edge.tools.imatrix import TEXT, measure
 from support.paths import PROJECT
 
 CHUNK = 64
@@ -57,6 +62,35 @@ def test_the_demo_is_measured_on_the_text_that_comes_along_and_converted_with_it
     assert with_it.types == plain.types
     assert with_it.errors != plain.errors
     assert all(0 < with_it.errors[kind] < 2 * plain.errors[kind] for kind in plain.errors if plain.errors[kind])
+
+
+def test_it_stops_within_a_chunk_when_it_is_told_to(small_f32: Path) -> None:
+    asked = []
+
+    def stopped() -> bool:
+        asked.append(threading.current_thread())
+        return len(asked) > 5
+
+    with closing(Model(small_f32, load_mode="mmap", repack=False)) as model, pytest.raises(CancelledError):
+        measure(model, SENTENCES, CHUNK, 1, stopped=stopped)
+    assert len(asked) < 12
+
+
+def test_the_thread_that_gets_signals_is_not_the_one_that_computes(
+    small_f32: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In llama.cpp's callbacks a signal's exception would be lost."""
+    (tmp_path / "text").write_text(SENTENCES, "utf-8")
+    seen = []
+
+    def noted(*arguments: Any) -> Measured:
+        seen.append(threading.current_thread())
+        return measure(*arguments)
+
+    monkeypatch.setattr(imatrix, "measure", noted)
+    assert made(small_f32, tmp_path / "i.gguf", "--text", str(tmp_path / "text"), "--ctx", str(CHUNK)) == 0
+    assert len(seen) == 1
+    assert seen[0] is not threading.main_thread()
 
 
 @pytest.mark.parametrize("what", ["short", "there"])
