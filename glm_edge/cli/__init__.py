@@ -78,7 +78,10 @@ def glm_edge(context: click.Context) -> None:
     from .config_file import configured
 
     root, verb = context.command, context.invoked_subcommand
-    if isinstance(root, click.Group) and verb != "config":  # which tells what is wrong with the file
+    if isinstance(root, click.Group) and verb not in (
+        "config",
+        "completion",
+    ):  # one tells what is wrong, one runs in every new shell
         context.default_map = configured(root, verb)
 
 

@@ -17,6 +17,7 @@ from .number import Number, ThreadCount, WholeNumber
 
 ADAPTER = "adapter"  # its name in the engine, where one is given
 _SETTINGS = ("temperature", "top-p", "top-k", "min-p", "repetition-penalty", "seed", "max-tokens")  # what /set takes
+_MAY_BE_OFF = ("seed", "max_tokens")  # which have no value where nobody sets one
 
 
 @click.command("chat")
@@ -82,6 +83,9 @@ def command(
     if prompt == "-" or not is_terminal(sys.stdin):
         given = _read_stdin()
         prompt = given if prompt in (None, "-") else f"{given.rstrip()}\n\n{prompt}" if given.strip() else prompt
+    for option, text in (("--prompt", prompt), ("--system", system)):
+        if text is not None and not _is_text(text):
+            raise UsageError(f"{option}: is not UTF-8")
     if prompt is not None and not prompt.strip():
         raise UsageError("the prompt is empty: nothing to answer")
     config = EngineConfig(
@@ -115,7 +119,18 @@ def settings(command: click.Command) -> dict[str, tuple[str, Callable[[str], obj
 
 
 def _value(option: click.Parameter, text: str) -> object:
+    if text == "off" and option.name in _MAY_BE_OFF:
+        return None
     return option.type.convert(text, option, None)
+
+
+def _is_text(argument: str) -> bool:
+    """Whether it is a text: Python keeps bytes that are not UTF-8 as half surrogate pairs."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read_stdin() -> str:

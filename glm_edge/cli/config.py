@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from ..errors import InvalidFileError
+
 _HEAD = """\
 # {path}{missing}
 # An option goes first, then its environment variable (as GLM_EDGE_SERVE_PORT), then this file, then `bench --tune`.
@@ -31,6 +33,11 @@ def command(context: click.Context, path: bool) -> None:
     if not isinstance(root, click.Group):
         return
     configured(root, None)  # refuses what no option has
+    for verb in root.list_commands(context):
+        try:
+            configured(root, verb)
+        except InvalidFileError as error:  # a value that stops that command alone
+            click.echo(f"warning: {error}", err=True)
     content = read_config()
     missing = "" if content else " (sets nothing yet)"
     click.echo(_HEAD.format(path=config_path(), missing=missing))
@@ -69,4 +76,4 @@ def _line(key: str, value: Any, example: Any, about: str) -> str:
 
 def _toml(value: Any) -> str:
     """As TOML writes it; its texts, numbers, lists and truth values are those of JSON."""
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -6,6 +6,7 @@ is checked whole before a command runs: what no command knows is refused, with t
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -113,6 +114,8 @@ def _value(command: click.Command, option: click.Option, where: str, value: Any,
     for one in values:
         if isinstance(one, bool) != option.is_flag or not isinstance(one, (str, int, float)):
             raise InvalidFileError(f"{config_path()}: {where} takes {takes}, not {one!r}")
+        if (isinstance(one, float) and not math.isfinite(one)) or (isinstance(one, str) and "\0" in one):
+            raise InvalidFileError(f"{config_path()}: {where} takes no {one!r}")
     if isinstance(option.type, click.Path):
         values = [os.path.expanduser(str(one)) for one in values]
     if not convert or option.is_flag:

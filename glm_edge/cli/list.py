@@ -10,7 +10,9 @@ from pathlib import Path
 import click
 
 from ..errors import GlmEdgeError
+from .model import warn_if_named
 from .names import DEMO, KnownModel, known_models
+from .terminal.markdown import harmless
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,11 @@ def command(as_json: bool) -> None:
     lines.append(("*" * (default is None), DEMO, "f16", "", "", "comes with GLM Edge"))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        click.echo(harmless("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))).rstrip())
     for row in rows:
         if row.problem:
-            click.echo(f"warning: {row.problem}", err=True)
+            click.echo(f"warning: {harmless(row.problem)}", err=True)
+    warn_if_named()
     if default is not None and not any(row.default for row in rows):
         click.echo(f"warning: {default.model}: the default model is gone; choose one: glm-edge use NAME", err=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -9,6 +10,7 @@ from click.shell_completion import CompletionItem
 
 from ..errors import GlmEdgeError, InvalidFileError, StorageError
 from ..types import RuntimeName
+from .number import OneOf
 
 
 def complete_models(context: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -35,7 +37,7 @@ def _runtime(context: click.Context, option: click.Parameter, value: str) -> Run
 
 huge_pages_option = click.option(
     "--huge-pages",
-    type=click.Choice(["auto", "off"]),
+    type=OneOf(["auto", "off"]),
     default="auto",
     show_default=True,
     callback=lambda context, option, value: value == "auto",
@@ -44,7 +46,7 @@ huge_pages_option = click.option(
 
 runtime_option = click.option(
     "--runtime",
-    type=click.Choice(["auto", "llama", "ik"]),
+    type=OneOf(["auto", "llama", "ik"]),
     default="auto",
     show_default=True,
     callback=_runtime,
@@ -84,6 +86,14 @@ def resolve_model(path: Path | None) -> Path:
     if not path.exists():
         raise StorageError(f"{path}: there is no such file")
     return path
+
+
+def warn_if_named() -> None:
+    """Say it where the environment or the configuration file names a model, which goes before the default."""
+    from .config_file import read_config
+
+    if os.environ.get("GLM_EDGE_MODEL") or "model" in read_config():
+        click.echo("warning: GLM_EDGE_MODEL or the configuration file names a model, which goes first", err=True)
 
 
 def cache_folder(wanted: bool) -> Path | None:

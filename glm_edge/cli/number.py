@@ -16,6 +16,8 @@ class WholeNumber(click.IntRange):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         try:
+            if isinstance(value, float) and not value.is_integer():  # of the configuration file; int() would cut it
+                raise click.BadParameter("")
             return int(super().convert(value, param, ctx))
         except click.BadParameter:
             raise _refusal("a whole number", self.min, self.max, value, param, ctx) from None

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import click
 
-from .config_file import read_config
-from .model import complete_models
+from .model import complete_models, warn_if_named
 from .names import DEMO, note_model
 
 
@@ -30,5 +29,4 @@ def command(model: Path) -> None:
     write_default(path, entry_path())
     note_model(path)
     click.echo(f"the default model: {path}")
-    if os.environ.get("GLM_EDGE_MODEL") or "model" in read_config():
-        click.echo("warning: GLM_EDGE_MODEL or the configuration file names a model, which goes first", err=True)
+    warn_if_named()

@@ -89,6 +89,9 @@ def test_lists_flags_and_commands_of_a_command() -> None:
         ("[serve]\nport = true", "[serve] port takes a text or a number, not True"),
         ("[serve]\nport = [1]", "[serve] port takes a text or a number, not [1]"),
         ("[serve]\nin-process = 1", "[serve] in-process takes true or false, not 1"),
+        ("[serve]\nport = 1.5", "[serve] port: --port takes a whole number from 0 to 65535, not '1.5'"),
+        ("[serve]\nport = inf", "[serve] port takes no inf"),
+        ('[serve]\nmodel = "a\\u0000b"', "[serve] model takes no 'a\\x00b'"),
         ("[serve", "is not TOML: "),
     ],
 )
@@ -125,6 +128,14 @@ def test_config_prints_a_file_that_may_have_every_option_of_every_verb() -> None
     assert call("list").exit_code == 0
     write("\n".join(line.removeprefix("# ") if " = " in line else line for line in done.stdout.splitlines()[3:]))
     assert call("list").exit_code == 0
+
+
+def test_config_tells_a_wrong_value_of_any_command_and_completion_does_not_look() -> None:
+    write("[serve]\nport = 70000\n[chat]\ntop-p = 7")
+    done = call("config")
+    assert (done.exit_code, done.stderr.count("warning: ")) == (0, 2)
+    write("[serve")
+    assert call("completion", "bash").exit_code == 0
 
 
 def test_config_says_where_the_file_is() -> None:

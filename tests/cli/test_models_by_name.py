@@ -107,6 +107,7 @@ def test_the_environment_names_a_model_and_the_option_goes_first(made: Path, mon
     assert call("tokenize", "--model", "other").exit_code == 0
     monkeypatch.setenv("GLM_EDGE_MODEL", "mine")
     assert call("tokenize").exit_code == 0
+    assert "GLM_EDGE_MODEL or the configuration file names a model, which goes first" in call("list").stderr
 
 
 def test_a_wrong_name_is_told_the_nearest(made: Path) -> None:

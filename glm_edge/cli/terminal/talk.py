@@ -24,12 +24,13 @@ COMMANDS = {
     "/regen": "another answer to the last question",
     "/edit": "change the last question and ask again",
     "/system": "[TEXT | off] shows or sets the instructions in front of the first question",
-    "/set": "[OPTION VALUE] shows or sets temperature, max-tokens and the like",
+    "/set": "[OPTION VALUE] shows or sets temperature, max-tokens and the like; seed and max-tokens take off",
     "/save": "FILE writes the conversation, as JSON",
     "/load": "FILE goes on with a saved one",
     "/exit": "leaves, and so does Ctrl-D",
 }
 _OTHER_NAMES = {"/quit": "/exit"}
+_WITH_VALUE = ("/system", "/set", "/save", "/load")  # the others are commands only where they stand alone
 HINT = (
     "/help shows the commands; Alt-Enter begins another line; Ctrl-C stops an answer or clears the line; Ctrl-D or"
     " Ctrl-C twice leaves."
@@ -68,22 +69,23 @@ class Talk:
             leaving = False
             word, _, rest = text.partition(" ")
             word = _OTHER_NAMES.get(word, word)
-            if word == "/exit" and not rest.strip():
+            command = word if word in COMMANDS and (word in _WITH_VALUE or not rest.strip()) else None
+            if command == "/exit":
                 return
-            if word == "/edit" and not rest.strip():
+            if command == "/edit":
                 edited = self._conversation.last_question
                 if edited is None:
                     say("there is no question yet")
                 continue
             try:
-                if word in COMMANDS and "\n" not in word:
-                    self._obey(word, rest.strip())
+                if command is not None:
+                    self._obey(command, rest.strip())
                 elif text:
                     self._ask(text, again=edited is not None)
             except (RequestError, click.UsageError) as error:
                 say(f"error: {error.format_message() if isinstance(error, click.UsageError) else error}")
             except GlmEdgeError as error:
-                if word not in COMMANDS:  # the engine's: it cannot go on
+                if command is None:  # the engine's: it cannot go on
                     raise
                 say(f"error: {error}")
             except KeyboardInterrupt:  # before an answer's first token, or a second one
@@ -131,10 +133,10 @@ class Talk:
         elif not rest:
             say(f"{word} needs a file")
         elif word == "/save":
-            talk.save(Path(rest).expanduser())
+            talk.save(Path(os.path.expanduser(rest)))
             say(f"saved in {rest}")
         else:
-            talk.load(Path(rest).expanduser())
+            talk.load(Path(os.path.expanduser(rest)))
             say(f"{talk.rounds} rounds; the last question: {harmless(talk.last_question or '')[:200]}")
 
     def _set(self, rest: str) -> None:

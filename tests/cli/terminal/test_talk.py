@@ -48,6 +48,22 @@ def test_what_is_no_command_is_text() -> None:
     ]
 
 
+def test_a_command_that_takes_nothing_is_text_with_more_behind_it() -> None:
+    said = [text for text in Chat("/new idea", "/exit now", "/edit it", "/regen please").said if text[0] != "<"]
+    assert said == ["/new idea", "/exit now", "/edit it", "/regen please"]
+
+
+@pytest.mark.parametrize("command", ["/save", "/load"])
+def test_a_home_that_nobody_has_is_a_folder_that_is_not_there(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert Chat("a", f"{command} ~nobody-has-this/x", "b").said == ["a", "<a>", "b", "<b>"]
+    assert "error: ~nobody-has-this/x: " in capsys.readouterr().err
+
+
+def test_set_off_takes_a_seed_and_a_length_away() -> None:
+    chat = Chat("/set seed 7", "/set max-tokens 9", "a", "/set seed off", "/set max-tokens off", "b")
+    assert [(request.sampling.seed, request.max_tokens) for request in chat.engine.requests] == [(7, 9), (None, None)]
+
+
 def test_new_begins_a_conversation_and_keeps_the_instructions() -> None:
     chat = Chat("a", "/new", "b", system="Be brief.")
     assert chat.said == ["b", "<b>"]
