@@ -1,8 +1,9 @@
 """`serve`: one model behind one address, from binding the socket to the last answer.
 
-The order matters. The address is taken before the model is loaded, so that a port in use costs nothing; the server
-answers while the model loads ("loading"); on the first signal it takes no more requests and lets running answers end,
-on the second it stops at once. HTTP itself is in `http/` and `app.py`, the engine comes from the caller.
+The order matters. The address is taken before the model is loaded, so that a port in use costs nothing. The app is
+imported while the model loads, because both take time; from then on the server answers ("loading"). On the first signal
+it takes no more requests and lets running answers end, on the second it stops at once. HTTP itself is in `http/` and
+`app.py`, the engine comes from the caller.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from . import log
 from .access.policy import AccessPolicy, is_loopback
 from .access.proxies import Proxies
 from .admission import SPARE_REQUESTS, Admission
-from .app import create_app
 from .config import ServeConfig
 from .http.limits import Limits
 from .http.server import HttpServer
@@ -75,9 +75,16 @@ def serve(
     )
     limits = _within_file_limit(config.limits)
     limits = replace(limits, threads=max(limits.threads, config.capacity + 2 * SPARE_REQUESTS))
-    app = create_app(admission, policy=policy, aliases=config.aliases, max_body=config.limits.body, trim=config.trim)
-    server = HttpServer(app, sockets, policy=policy, limits=limits)
-    _Run(server, admission, load, config.grace, _url(sockets[0]), ready, reload=config.reload).run()
+
+    def make_server() -> HttpServer:
+        from .app import create_app
+
+        app = create_app(
+            admission, policy=policy, aliases=config.aliases, max_body=config.limits.body, trim=config.trim
+        )
+        return HttpServer(app, sockets, policy=policy, limits=limits)
+
+    _Run(make_server, admission, load, config.grace, _url(sockets[0]), ready, reload=config.reload).run()
 
 
 class _Run:
@@ -85,7 +92,7 @@ class _Run:
 
     def __init__(
         self,
-        server: HttpServer,
+        make_server: Callable[[], HttpServer],
         admission: Admission,
         load: Callable[[], Engine],
         grace: float,
@@ -94,7 +101,9 @@ class _Run:
         *,
         reload: bool,
     ) -> None:
-        self._server = server
+        self._make_server = make_server
+        self._server: HttpServer
+        self._listening = threading.Event()  # set when there is a server
         self._admission = admission
         self._load = load
         self._grace = grace
@@ -112,8 +121,10 @@ class _Run:
                 signal.signal(getattr(signal, name), self._on_signal)
         if self._reload and hasattr(signal, "SIGHUP"):
             signal.signal(signal.SIGHUP, self._on_hangup)
-        _say(f"listening at {self._url}, loading the model")
         start(threading.Thread(target=self._load_engine, name="loader", daemon=True))
+        self._server = self._make_server()
+        _say(f"listening at {self._url}, loading the model")
+        self._listening.set()
         while not self._stop and self._failure is None:
             self._server.turn()
             if self._engine is not None and self._engine.ended:
@@ -140,7 +151,7 @@ class _Run:
         if self._stop:
             os._exit(128 + signum)
         self._stop = True
-        self._server.wake()
+        self._wake()
 
     def _on_hangup(self, signum: int, frame: FrameType | None) -> None:
         """In a thread of its own: a signal's handler must not wait."""
@@ -162,9 +173,10 @@ class _Run:
             engine = self._load()
         except BaseException as error:  # raised again by `run`, in the main thread
             self._failure = error
-            self._server.wake()
+            self._wake()
             return
         self._engine = engine
+        self._listening.wait()  # nobody is told of an address that does not answer
         self._admission.ready(engine)
         info = engine.info
         serving = f"serving {info.id} at {self._url} (n_ctx {info.n_ctx})"
@@ -172,6 +184,11 @@ class _Run:
         page = self._url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
         _say(f"{serving}; open {page} in a browser")
         self._ready(page)
+
+    def _wake(self) -> None:
+        """End the server's wait for the network; where there is no server yet, it looks first."""
+        if self._listening.is_set():
+            self._server.wake()
 
     def _drain(self) -> None:
         notify("STOPPING=1")
