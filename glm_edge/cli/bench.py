@@ -115,6 +115,7 @@ def _bench(
     from dataclasses import replace
 
     from ..engine.memory_plan import plan_memory, sequence_count, weights_of
+    from ..llama.kernels import amx_unused
     from ..llama.runtime import runtime
     from ..model.checks import check_model
     from ..model.gguf import read_gguf
@@ -122,6 +123,7 @@ def _bench(
     from ..tools.bench.report import describe, json_line, load_average, recipe_text, table, with_shares
     from ..tools.bench.run import benchmark
     from ..tools.bench.subjects import BenchTask, threads
+    from ..tools.doctor.runtime import AMX_UNUSED
 
     file = read_gguf(config.model)
     check_model(file)
@@ -155,6 +157,8 @@ def _bench(
         err=as_json,
     )
     click.echo(table(figures, prompt), err=as_json)
+    if config.runtime != "ik" and amx_unused():
+        click.echo(f"note: {AMX_UNUSED}", err=True)
     if as_json:
         click.echo(json_line(about, result, (before, after)))
     if plot_file is not None:

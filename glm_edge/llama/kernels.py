@@ -18,6 +18,7 @@ import sys
 from typing import Any
 
 from ..model.ggml import RUNTIME_MARKER, library_folder
+from ..system.device import features
 from .installed import ll
 
 _BROKEN = b"AMX"
@@ -44,6 +45,11 @@ def leave_out_broken_kernels() -> bool:
         for index, address in enumerate([*usable, None]):
             _list()[index] = address
     return len(usable) == len(kernel_kinds())
+
+
+def amx_unused() -> bool:
+    """Whether the processor has AMX and these kernels make no use of it."""
+    return "amx_int8" in features() and _BROKEN not in {name for _, name in kernel_kinds()}
 
 
 def kernel_kinds() -> list[tuple[int, bytes]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ...model.values import TENSOR_TYPES
-from ...system.device import GIB, memory_available
+from ...system.device import GIB, features, memory_available
 from .host import Finding, Host
 from .memory import memory
 from .model import adapter, look_at, model
@@ -44,7 +44,7 @@ def examine(
     probed = measure(wanted, threads=host.cpus.best, size=_buffer_size(host, available))
     types = [timed(fit, probed.rates) for fit in types]
     findings = [
-        *runtime(probed, fast=fast(host)),
+        *runtime(probed, fast=fast(host), amx="amx_int8" in features(host.root)),
         *processor(host, amx="AMX" in probed.kinds.values()),
         *memory(host),
         *_speed(probed, wanted),

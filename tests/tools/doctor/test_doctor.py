@@ -17,7 +17,7 @@ from glm_edge.convert.recipes import RECIPES
 from glm_edge.tools.doctor.examine import examine
 from glm_edge.tools.doctor.host import Host
 from glm_edge.tools.doctor.model import adapter as look_at_adapter
-from glm_edge.tools.doctor.probe import Probed, probe
+from glm_edge.tools.doctor.probe import Probed, Rate, probe
 from glm_edge.tools.doctor.report import as_text
 from glm_edge.tools.doctor.runtime import runtime
 from glm_edge.tools.doctor.speeds import CHATGLM2_6B, OFFERED, Work, fits, work_of_recipe
@@ -63,6 +63,15 @@ def test_a_runtime_that_takes_too_long_is_no_problem() -> None:
     slow = probe([("q4_0", True)], threads=1, size=64 << 20, patience=0)
     assert slow == Probed()
     assert [finding.level for finding in runtime(slow, fast=True)] == ["note"]
+
+
+@pytest.mark.parametrize(("kind", "amx", "said"), [("CPU_REPACK", True, 1), ("AMX", True, 0), ("CPU_REPACK", False, 0)])
+def test_amx_that_is_not_used_is_said(kind: str, amx: bool, said: int) -> None:
+    probed = Probed(
+        versions={"llama_cpp_python": "1"}, kinds={"q4_0": kind}, rates={("q4_0", True): Rate(kind, 1e-9, 1e-10)}
+    )
+    notes = [finding for finding in runtime(probed, fast=True, amx=amx) if finding.level == "note"]
+    assert [(finding.topic, "glm-edge runtime" in finding.todo) for finding in notes] == [("AMX", True)] * said
 
 
 @pytest.mark.parametrize(
