@@ -6,9 +6,11 @@ Not here: models and contexts (`model.py`, `context.py`).
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..model.values import TensorInfo
 from .installed import ll
 from .kernels import leave_out_broken_kernels, load_backends
 from .runtime import ContextSettings, LoadSettings, Log, Runtime
@@ -48,6 +50,9 @@ class LlamaCpp(Runtime):
         params.vocab_only = settings.vocab_only
         params.progress_callback = settings.progress
         return ll.llama_model_load_from_file(path, params)
+
+    def reading_order(self, tensors: Sequence[TensorInfo]) -> list[TensorInfo]:
+        return sorted(tensors, key=lambda tensor: -tensor.n_bytes)  # stable, as llama.cpp's order is
 
     def open_context(self, model: Any, settings: ContextSettings) -> Any:
         params = ll.llama_context_default_params()

@@ -6,6 +6,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ..model.gguf import read_gguf
 from ..model.values import TENSOR_TYPES, GgufFile
 from ..types import LoadMode, RuntimeName
 from . import huge_pages
+from .read_ahead import ReadAhead, of_use
 from .runtime import NONE_REMOTE, LoadSettings, ProgressCallback, RemoteLayers, Runtime, runtime
 from .slices import SLICE, UNCUT, TextSlicer
 
@@ -53,14 +55,24 @@ class Model:
         self._api = api = self.runtime.api
         self.huge = huge
         raised: list[BaseException] = []
-        to_ask = huge
+        file = read_gguf(path) if load_mode == "direct" and not vocab_only else None
+        ahead = None
+        if file is not None and of_use(file):
+            ahead = ReadAhead(file, self.runtime.reading_order(file.tensors))
+            load_mode = "none"
+        to_ask = True
 
         def on_progress(done: float, _: object) -> bool:
             nonlocal to_ask
             try:
-                if to_ask:  # at the first call the weights are allocated, and nothing is read
-                    huge_pages.ask()
+                if to_ask and not vocab_only:  # at the first call the weights are allocated, and nothing is read
+                    if huge:
+                        huge_pages.ask()
+                    if ahead is not None:
+                        ahead.allocated()
                     to_ask = False
+                if ahead is not None:
+                    ahead.loaded(done)
                 return progress is None or progress(done)
             except BaseException as error:  # llama.cpp's frames are between here and the caller
                 raised.append(error)
@@ -69,7 +81,8 @@ class Model:
         callback = ProgressCallback(on_progress)  # the library keeps no reference of its own
         self.runtime.log.clear()
         settings = LoadSettings(load_mode, repack, vocab_only, callback, remote)
-        self.handle: Any = self.runtime.load_model(os.fsencode(path), settings)
+        with ahead or nullcontext():
+            self.handle: Any = self.runtime.load_model(os.fsencode(path), settings)
         if raised:
             self.close()
             raise raised[0]

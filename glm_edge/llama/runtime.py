@@ -9,11 +9,12 @@ from __future__ import annotations
 import ctypes
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
+from ..model.values import TensorInfo
 from ..types import LoadMode, RuntimeName
 
 _LOGGED = (3, 4)  # GGML_LOG_LEVEL_WARN and ERROR; 5 continues a line of any level
@@ -123,6 +124,10 @@ class Runtime(ABC):
     @abstractmethod
     def load_model(self, path: bytes, settings: LoadSettings) -> Any:
         """A model's handle, or nothing where it cannot be loaded."""
+
+    def reading_order(self, tensors: Sequence[TensorInfo]) -> list[TensorInfo]:
+        """The tensors as `load_model` reads them, if it does not map them."""
+        return list(tensors)
 
     @abstractmethod
     def open_context(self, model: Any, settings: ContextSettings) -> Any:

@@ -8,7 +8,7 @@ token` (of a prompt of one word). What `loads` consists of is measured once more
 `weights` (read and repack), `context`. The least: `read`, the file once with O_DIRECT, and `repack`, the weights out of
 the page cache less reading the file there.
 Prints a line for each round, then medians. The file's pages are dropped from the page cache before each start, as far
-as the kernel likes; `weights` are read past it where they are repacked.
+as the kernel likes.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def parts_s(path: Path, *load_mode: str) -> dict[str, float]:
 def serve_s(path: Path, port: int) -> dict[str, float]:
     """Parts of a start, as a client sees them."""
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "glm_edge", "serve", "--model", path, "--port", str(port), "--no-cache"]
+    command = [sys.executable, "-m", "glm_edge", "serve", "--model", str(path), "--port", str(port), "--no-cache"]
     body = {"messages": [{"role": "user", "content": "你好"}], "max_tokens": 1}
     asked = urllib.request.Request(
         f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
@@ -140,7 +140,9 @@ def main() -> None:
         found["of the least"] = found["whole"] / (found["read"] + found["repack"])
         rounds.append(found)
         print(", ".join(f"{name} {value:.2f}" for name, value in found.items()), flush=True)
-    print("medians: " + ", ".join(f"{name} {statistics.median(f[name] for f in rounds):.2f}" for name in rounds[0]))
+    print("\nmedians")
+    for name in rounds[0]:
+        print(f"{name.ljust(14)}{statistics.median(found[name] for found in rounds):8.2f}")
 
 
 if __name__ == "__main__":
