@@ -192,13 +192,16 @@ def _steps(task: BenchTask) -> str:
 def _tune(config: EngineConfig, *, as_json: bool) -> None:
     from dataclasses import asdict
 
+    from ..model.checks import model_sizes
+    from ..model.gguf import read_gguf
     from ..system.profile import profile_path, save_profile
     from ..tools.bench.child import in_child
-    from ..tools.bench.tune import runtimes, tune, units
+    from ..tools.bench.tune import tune, units, ways
+    from ..tools.doctor.speeds import CHATGLM2_6B
     from .load import profile_key
 
     warn_if_busy()
-    with _progress("tuning", units(runtimes(config))) as shown:
+    with _progress("tuning", units(ways(config))) as shown:
         tuning = in_child(tune, config, tell=shown.update)
     for name, tried in tuning.figures.items():
         click.echo(
@@ -207,8 +210,29 @@ def _tune(config: EngineConfig, *, as_json: bool) -> None:
         )
     save_profile(profile_path(), tuning.profile, profile_key(config.model))
     click.echo(f"saved in {profile_path()}", err=True)
+    if model_sizes(read_gguf(config.model)) == CHATGLM2_6B:
+        _recommend_type()
     if as_json:
         click.echo(json.dumps({"profile": asdict(tuning.profile), "seconds_per_token": tuning.figures}))
+
+
+def _recommend_type() -> None:
+    """Say which type of four bits would be fastest here: predicted from measured products, as by the doctor."""
+    from ..tools.doctor.examine import rated_types
+    from ..tools.doctor.host import Host
+    from ..tools.doctor.speeds import recommended
+
+    types = rated_types(Host())
+    best = recommended(types)
+    if best is None:
+        click.echo("types: not measured in time; glm-edge doctor has them", err=True)
+        return
+    speeds = ", ".join(f"{fit.name} {fit.prefill:.1f} and {fit.decode:.2f}" for fit in types if fit.decode is not None)
+    click.echo(
+        f"types, reading and writing, tokens/s, as llama.cpp's measured products predict: {speeds}; fastest of four"
+        f" bits: {best.name}",
+        err=True,
+    )
 
 
 def warn_if_busy(seconds: float = 0.5) -> None:

@@ -109,7 +109,7 @@ def plan_memory(config: EngineConfig, weights: Weights, *, sequences: int, avail
     """
     lengths = _lengths(config, weights)
     ways = [(config.load_mode or "direct", n) for n in lengths if n >= min(lengths[0], _USEFUL_CTX)]
-    if config.load_mode is None:
+    if config.load_mode in (None, "mmap"):  # shorter contexts, too, before there is none
         ways += [("mmap", n) for n in lengths]
     for mode, n_ctx in ways:
         chosen = _sized(config, weights, mode, n_ctx, sequences, available)

@@ -15,7 +15,7 @@ from typing import Any
 import platformdirs
 
 from ..errors import GlmEdgeError, StorageError
-from ..types import EngineConfig, RuntimeName
+from ..types import EngineConfig, LoadMode, RuntimeName
 from .atomic_write import atomic_write
 from .private import make_folder
 from .safe_open import read_file
@@ -34,6 +34,8 @@ class Profile:
     n_batch: int  # tokens, at most
     flash_attention: bool
     runtime: RuntimeName
+    load_mode: LoadMode | None = None  # "mmap": the weights are faster as they are
+    huge_pages: bool = True
 
 
 def profile_path() -> Path:
@@ -79,11 +81,13 @@ def _kept(path: Path) -> list[dict[str, Any]]:
 
 def _profile(found: object) -> Profile | None:
     counts = ("n_threads", "n_threads_batch", "n_batch")
-    if not isinstance(found, dict) or found.keys() != {*counts, "flash_attention", "runtime"}:
+    if not isinstance(found, dict) or found.keys() != Profile.__dataclass_fields__.keys():
         return None
     if not all(type(found[name]) is int and 1 <= found[name] <= 4096 for name in counts):
         return None
     if not isinstance(found["flash_attention"], bool) or found["runtime"] not in ("llama", "ik"):
+        return None
+    if not isinstance(found["huge_pages"], bool) or found["load_mode"] not in (None, "mmap"):
         return None
     return Profile(**found)
 
@@ -95,4 +99,4 @@ def tuned(config: EngineConfig, profile: Profile | None) -> EngineConfig:
     found = {name: value for name, value in asdict(profile).items() if getattr(config, name) is None}
     if config.n_threads is not None:  # the user's number of threads holds for prefill too
         found.pop("n_threads_batch", None)
-    return replace(config, **found)
+    return replace(config, **found, huge_pages=config.huge_pages and profile.huge_pages)

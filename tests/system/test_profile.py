@@ -50,6 +50,8 @@ def test_profile_of_another_machine_is_ignored(tmp_path: Path, other: dict[str, 
         ('"flash_attention": false', '"flash_attention": 1'),
         ('"n_batch": 128,', ""),
         ('"runtime": "ik"', '"runtime": "vllm"'),
+        ('"load_mode": null', '"load_mode": "none"'),
+        ('"huge_pages": true', '"huge_pages": null'),
         ('"format": 3', '"format": 2'),
         ('"profiles"', '"profile"'),
         ("}", ""),
@@ -75,6 +77,12 @@ def test_profile_fills_what_was_left_open() -> None:
     assert (found.n_threads, found.n_threads_batch, found.n_batch, found.flash_attention) == (3, 4, 128, False)
     assert found.runtime == "ik"
     assert tuned(CONFIG, None) == CONFIG
+
+
+def test_a_profile_can_leave_out_repacking_and_huge_pages() -> None:
+    found = tuned(CONFIG, replace(PROFILE, load_mode="mmap", huge_pages=False))
+    assert (found.load_mode, found.huge_pages) == ("mmap", False)
+    assert not tuned(replace(CONFIG, huge_pages=False), PROFILE).huge_pages
 
 
 def test_what_was_asked_for_goes_before_the_profile() -> None:

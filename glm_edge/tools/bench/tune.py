@@ -1,4 +1,4 @@
-"""Find the fastest settings of this machine: runtime, threads for decode and prefill, batch size, flash attention.
+"""Find the fastest settings of this machine: runtime, repacking, huge pages, threads, batch size, flash attention.
 
 Every candidate is measured once a round; the medians of the rounds count, because other programs come and go. A
 candidate replaces the default only if it is clearly faster.
@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ...engine.engine import open_model
-from ...engine.memory_plan import MemoryPlan, plan_memory, weights_of
+from ...engine.memory_plan import MemoryPlan, Weights, plan_memory, weights_of
 from ...errors import UnsupportedModelError
+from ...llama import huge_pages
 from ...llama.ik import installed
 from ...llama.model import Model, check_types
 from ...llama.runtime import runtime
@@ -22,7 +23,7 @@ from ...model.checks import check_model
 from ...model.gguf import read_gguf
 from ...system.device import Processors, memory_available, processors
 from ...system.profile import Profile
-from ...types import EngineConfig, RuntimeName
+from ...types import EngineConfig, LoadMode, RuntimeName
 from .bare import Bare
 from .child import Tell
 
@@ -32,8 +33,32 @@ _PROMPT, _ANSWER = 128, 8  # tokens of one measurement of threads
 _REQUEST = (128, 64)  # tokens of prompt and answer by whose time the runtime is chosen
 _DEPTH = 1024  # tokens of context at which flash attention is measured: it matters with long ones
 _BATCHES = (64, 128, 256, 512)
+_LARGE = 256 << 20  # bytes; with smaller models the way of loading is a matter of chance
 
 C = TypeVar("C", bound=object)
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to load the weights. They are loaded anew for each."""
+
+    runtime: RuntimeName
+    load_mode: LoadMode | None = None
+    huge_pages: bool = True
+
+    @property
+    def name(self) -> str:
+        more = ("not repacked" if self.load_mode == "mmap" else "", "" if self.huge_pages else "without huge pages")
+        return ", ".join([self.runtime, *filter(None, more)])
+
+    def of(self, config: EngineConfig) -> EngineConfig:
+        """`config`, loaded this way."""
+        return replace(
+            config,
+            runtime=self.runtime,
+            load_mode=self.load_mode or config.load_mode,
+            huge_pages=config.huge_pages and self.huge_pages,
+        )
 
 
 @dataclass(frozen=True)
@@ -49,10 +74,10 @@ def tune(config: EngineConfig, tell: Tell) -> Tuning:
     file = read_gguf(config.model)
     check_model(file)
     weights = weights_of(file)
-    plan = plan_memory(config, weights, sequences=1, available=memory_available())
     figures: dict[str, dict[str, float]] = {}
-    chosen = _choose_runtime(config, plan, tell, figures)
-    config = replace(config, runtime=chosen)
+    chosen = _choose_way(config, weights, tell, figures)
+    config = chosen.of(config)
+    plan = plan_memory(config, weights, sequences=1, available=memory_available())
     with closing(open_model(config, plan)) as model:
         return _Tuner(model, config, plan, tell, figures).run(processors(), chosen)
 
@@ -70,24 +95,35 @@ def runtimes(config: EngineConfig) -> list[RuntimeName]:
     return ["llama", "ik"]
 
 
-def _choose_runtime(
-    config: EngineConfig, plan: MemoryPlan, tell: Tell, figures: dict[str, dict[str, float]]
-) -> RuntimeName:
-    """The fastest runtime for a request of usual lengths. One is loaded at a time: two would not fit into memory."""
-    candidates = runtimes(config)
+def ways(config: EngineConfig) -> list[Way]:
+    """The candidates; the default is first. Of a small model, the runtimes alone."""
+    found = [Way(name) for name in runtimes(config)]
+    weights = weights_of(read_gguf(config.model))
+    plan = plan_memory(config, weights, sequences=1, available=memory_available())
+    if weights.size >= _LARGE and plan.repack and config.load_mode is None:
+        found.append(Way(found[0].runtime, load_mode="mmap"))
+    if weights.size >= _LARGE and plan.huge and plan.repack and huge_pages.may_ask():
+        found.append(Way(found[0].runtime, huge_pages=False))
+    return found
+
+
+def _choose_way(config: EngineConfig, weights: Weights, tell: Tell, figures: dict[str, dict[str, float]]) -> Way:
+    """The fastest way for a request of usual lengths. One is loaded at a time: two would not fit into memory."""
+    candidates = ways(config)
     if len(candidates) < 2:
         return candidates[0]
-    seconds: dict[RuntimeName, list[float]] = {}
-    for name in candidates:
-        with closing(open_model(replace(config, runtime=name), plan)) as model:
-            tuner = _Tuner(model, config, plan, tell, {})
-            seconds[name] = tuner.of_requests(processors().best)
+    seconds: dict[Way, list[float]] = {}
+    for way in candidates:
+        own = way.of(config)
+        plan = plan_memory(own, weights, sequences=1, available=memory_available())
+        with closing(open_model(own, plan)) as model:
+            seconds[way] = _Tuner(model, own, plan, tell, {}).of_requests(processors().best)
     prompt, answer = _REQUEST
-    figures["runtime"] = {name: statistics.median(times) / (prompt + answer) for name, times in seconds.items()}
+    figures["weights"] = {way.name: statistics.median(times) / (prompt + answer) for way, times in seconds.items()}
     return fastest(seconds, candidates[0])
 
 
-def units(candidates: Sequence[RuntimeName]) -> float:
+def units(candidates: Sequence[Way]) -> float:
     """Work of `tune` in prompt tokens, about; a token of an answer counts as three."""
     choice = len(candidates) * _ROUNDS * (_PROMPT + 3 * _ANSWER) if len(candidates) > 1 else 0
     return choice + _ROUNDS * (3 * (_PROMPT + 3 * _ANSWER) + 4 * max(_BATCHES) + 2 * 3 * _ANSWER) + 2 * _DEPTH
@@ -128,7 +164,7 @@ class _Tuner:
                 for _ in range(_ROUNDS)
             ]
 
-    def run(self, cpus: Processors, chosen: RuntimeName) -> Tuning:
+    def run(self, cpus: Processors, chosen: Way) -> Tuning:
         counts = thread_counts(cpus)
         bare = self._open(flash_attention=False, threads=(counts[0], counts[0]))
         one = self._choose("decode threads", counts, lambda n: self._decode(bare, n), tokens=_ANSWER)
@@ -139,8 +175,9 @@ class _Tuner:
         longest = min(max(_BATCHES), self._plan.n_ctx // 2)
         batch = self._choose("batch", sizes, lambda n: self._prefill(bare, many, longest, n), tokens=longest)
         bare.close()
-        flash = runtime(chosen).has_flash_attention and self._choose_flash((one, many), batch)
-        return Tuning(Profile(one, many, batch, flash, chosen), self._figures)
+        flash = runtime(chosen.runtime).has_flash_attention and self._choose_flash((one, many), batch)
+        profile = Profile(one, many, batch, flash, chosen.runtime, chosen.load_mode, chosen.huge_pages)
+        return Tuning(profile, self._figures)
 
     def _choose(self, name: str, candidates: Sequence[int], measure: Callable[[int], float], *, tokens: int) -> int:
         """The fastest of the candidates; the first is the default. `measure` returns seconds for `tokens`."""

@@ -14,7 +14,7 @@ from .probe import Probed, probe
 from .processor import fast, processor
 from .report import Diagnosis
 from .runtime import runtime
-from .speeds import Fit, fits, timed, to_measure
+from .speeds import FOUR_BITS, Fit, fits, timed, to_measure
 from .storage import storage
 from .surroundings import surroundings
 
@@ -57,6 +57,14 @@ def examine(
         findings.append(model(file, timed(own, probed.rates), available))
     findings += [adapter(path, None if own is None else file) for path in adapters]
     return Diagnosis(findings, types, _next(findings, types, file))
+
+
+def rated_types(host: Host) -> list[Fit]:
+    """The types of ChatGLM2-6B, with the speeds that this machine's products predict."""
+    available = memory_available(host.root)
+    types = [fit for fit in fits(available) if fit.name in FOUR_BITS]
+    probed = probe(to_measure(types), threads=host.cpus.best, size=_buffer_size(host, available))
+    return [timed(fit, probed.rates) for fit in types]
 
 
 def _buffer_size(host: Host, available: int) -> int:

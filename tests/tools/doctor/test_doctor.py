@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from glm_edge.tools.doctor.model import adapter as look_at_adapter
 from glm_edge.tools.doctor.probe import Probed, Rate, probe
 from glm_edge.tools.doctor.report import as_text
 from glm_edge.tools.doctor.runtime import runtime
-from glm_edge.tools.doctor.speeds import CHATGLM2_6B, OFFERED, Work, fits, work_of_recipe
+from glm_edge.tools.doctor.speeds import CHATGLM2_6B, OFFERED, Work, fits, recommended, work_of_recipe
 from support.checkpoints.full_size_bytes import FULL, full_size
 from support.checkpoints.small_checkpoint import CONFIG
 from support.checkpoints.tuned_checkpoint import random_encoder, write_tuned
@@ -63,6 +64,20 @@ def test_a_runtime_that_takes_too_long_is_no_problem() -> None:
     slow = probe([("q4_0", True)], threads=1, size=64 << 20, patience=0)
     assert slow == Probed()
     assert [finding.level for finding in runtime(slow, fast=True)] == ["note"]
+
+
+def test_the_fastest_type_of_four_bits_is_recommended_where_all_were_measured() -> None:
+    rates = {"edge": (2.0, 20.0), "q4_0": (3.0, 10.0), "q4_k_m": (2.0, 19.0), "q2_k": (9.0, 90.0)}
+    types = [
+        replace(fit, decode=rates[fit.name][0], prefill=rates[fit.name][1])
+        for fit in fits(16 << 30)
+        if fit.name in rates
+    ]
+    best = recommended(types)
+    assert best is not None
+    assert best.name == "q4_0"  # 128 / 10 + 64 / 3 seconds
+    assert recommended([replace(fit, decode=None) if fit.name == "edge" else fit for fit in types]) is None
+    assert recommended(fits(1 << 30)) is None
 
 
 @pytest.mark.parametrize(("kind", "amx", "said"), [("CPU_REPACK", True, 1), ("AMX", True, 0), ("CPU_REPACK", False, 0)])
