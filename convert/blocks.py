@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glm_edge.errors import InvalidFileError, StorageError
-from glm_edge.model.ggml import quantize
 
 from .layout import Placed
+from .quantize.rounding import quantize_rows
+from .quantize.threads import Threads
 from .source.archive import damaged
-from .threads import Threads
 from .write import OutputFile
 
 BLOCK_WEIGHTS = 1 << 19  # 2 MiB as float32: long enough to make the calls cheap, short enough for the caches
@@ -127,7 +127,8 @@ def _encode(where: Path, placed: Placed, start: int, stop: int) -> Block:
     limit = LIMITS.get(placed.type, MAX_F16)
     if not -limit <= lowest <= highest <= limit or math.isinf(lowest) or math.isinf(highest):
         raise _bad_weight(where, placed, start, rows, limit)
-    return Block(placed, start, stop, raw, quantize(placed.type, rows, placed.importance), lowest == highest == 0)
+    data = quantize_rows(placed.type, rows, placed.importance, searched=placed.searched)
+    return Block(placed, start, stop, raw, data, lowest == highest == 0)
 
 
 def _bad_weight(where: Path, placed: Placed, start: int, rows: NDArray[np.float32], limit: float) -> InvalidFileError:

@@ -24,6 +24,7 @@ from .blocks import write_blocks
 from .compare import compare
 from .layout import Layout, Placed, lay_out, sealed
 from .metadata import build_metadata
+from .quantize.threads import Threads
 from .recipes import DEFAULT, RECIPES, Recipe, recipe_of
 from .source.checkpoint import Checkpoint, open_checkpoint
 from .source.config import ModelConfig
@@ -31,7 +32,6 @@ from .source.importance import ImportanceMatrix, read_importance
 from .source.lora import merge_lora
 from .source.sources import FileHash, sources_text
 from .tensors import Tensor, map_tensors
-from .threads import Threads
 from .tokenizer.golden import golden
 from .tokenizer.vocab import load_sentencepiece, read_vocabulary
 from .write import OutputFile, check_output, check_space

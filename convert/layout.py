@@ -39,6 +39,7 @@ class Placed:
     type: str
     row_bytes: int
     offset: int  # from the start of the file
+    searched: bool = False  # as in the recipe
     importance: NDArray[np.float32] | None = field(default=None, compare=False)  # of each column
 
     @property
@@ -88,7 +89,7 @@ def lay_out(
     offset = len(head)
     for tensor, type_name in zip(tensors, types, strict=True):
         row_bytes = row_size(type_name, tensor.columns)
-        placed.append(Placed(tensor, type_name, row_bytes, offset, columns.get(tensor.name)))
+        placed.append(Placed(tensor, type_name, row_bytes, offset, recipe.searched, columns.get(tensor.name)))
         offset = placed[-1].end
     return Layout(metadata, head, tuple(placed))
 

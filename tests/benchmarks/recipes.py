@@ -31,11 +31,12 @@ from numpy.typing import NDArray
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from glm_edge.convert.convert import convert
+from glm_edge.convert.quantize.rounding import quantize_rows
 from glm_edge.convert.recipes import RECIPES, LayerRule, Recipe
 from glm_edge.llama.context import Batch
 from glm_edge.llama.model import Model
 from glm_edge.model.checks import prefix_ids
-from glm_edge.model.ggml import block_size, dequantize, quantize
+from glm_edge.model.ggml import block_size, dequantize
 from glm_edge.model.gguf import read_gguf
 from glm_edge.tools.perplexity import BATCH, open_context, split
 from support.checkpoints.full_size_bytes import HEAD, full_size
@@ -45,10 +46,10 @@ EDGE = RECIPES["edge"]
 CANDIDATES = {
     recipe.name: recipe
     for recipe in (
-        replace(EDGE, name="edge, down q4_0", fallback={**EDGE.fallback, "q4_k": "q4_0"}),
-        replace(EDGE, name="edge, embedding q4_0", special={"embedding": (LayerRule("q4_0"),), **EDGE.special}),
-        replace(EDGE, name="edge, output q8_0", special={**EDGE.special, "output": (LayerRule("q8_0"),)}),
-        replace(EDGE, name="iq4_nl everywhere", matrices="iq4_nl"),
+        replace(EDGE, name="edge, scales of ggml", searched=False),
+        replace(EDGE, name="q4_k, down searched", matrices="q4_k", fallback=RECIPES["edge-arm"].fallback),
+        replace(RECIPES["edge-arm"], name="q4_k, down of ggml", special={"output": (LayerRule("q6_k"),)}),
+        replace(RECIPES["q4_0"], name="q4_0, searched", searched=True),
     )
 }
 
@@ -67,7 +68,7 @@ class Quality:
 
 
 @cache
-def weight_error(type_name: str) -> float:
+def weight_error(type_name: str, searched: bool = False) -> float:
     """Relative root mean square error on heavy-tailed rows, the mean square over both row lengths."""
     draw = np.random.default_rng(11)
     error = weights = 0.0
@@ -75,7 +76,7 @@ def weight_error(type_name: str) -> float:
         if columns % block_size(type_name):
             continue
         rows = draw.standard_t(5, (48, columns)).astype(np.float32) * np.float32(0.02)
-        found = dequantize(type_name, quantize(type_name, rows), columns)
+        found = dequantize(type_name, quantize_rows(type_name, rows, searched=searched), columns)
         error += float(np.square(found.astype(np.float64) - rows).sum())
         weights += float(np.square(rows.astype(np.float64)).sum())
     return math.sqrt(error / weights)
@@ -83,7 +84,9 @@ def weight_error(type_name: str) -> float:
 
 def recipe_error(recipe: Recipe) -> float:
     used = full_size(recipe)[1]
-    return math.sqrt(sum(weight_error(name) ** 2 * count for name, count in used.items()) / sum(used.values()))
+    return math.sqrt(
+        sum(weight_error(name, recipe.searched) ** 2 * count for name, count in used.items()) / sum(used.values())
+    )
 
 
 class Runner:
@@ -154,7 +157,7 @@ def quality(path: Path, reference: Runner, text: str, limit: int, threads: int) 
 
 
 def main() -> None:
-    everything = {**RECIPES, **CANDIDATES}
+    everything = {name: one for name, one in {**RECIPES, **CANDIDATES}.items() if not one.needs_importance}
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--recipes", nargs="+", choices=everything, metavar="NAME", default=list(everything))
     parser.add_argument("--model-checkpoint", type=Path, help="folder to convert by every recipe")

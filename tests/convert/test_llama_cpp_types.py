@@ -126,7 +126,7 @@ def test_the_help_names_the_size_at_full_size(name: str) -> None:
 
 def test_edge_is_as_small_as_q4_0_and_uses_what_x86_repacks() -> None:
     assert full_size(RECIPES["edge"])[0] == full_size(RECIPES["q4_0"])[0]
-    assert full_size(RECIPES["edge"])[1].keys() == {"q4_k", "iq4_nl", "q6_k", "f32"}
+    assert full_size(RECIPES["edge"])[1].keys() == {"iq4_nl", "q6_k", "f32"}
 
 
 def test_edge_arm_has_no_type_without_a_repacked_arm_kernel() -> None:
