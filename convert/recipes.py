@@ -38,6 +38,11 @@ def first_part(divisor: int) -> Layers:
     return lambda layer, layers: layer < layers // divisor
 
 
+def middle_third(layer: int, layers: int) -> bool:
+    """All but the first and last third."""
+    return layers // 3 <= layer < layers - layers // 3
+
+
 def middle(layer: int, layers: int) -> bool:
     """All but the first and last eighth."""
     return layers // 8 <= layer < 7 * layers // 8
@@ -251,7 +256,40 @@ _EDGE_FALLBACK = FALLBACK | {"q4_k": "iq4_nl", "q5_k": "iq4_nl"}
 _OURS = (
     # On x86 (AVX2) only q4_0, q4_k and iq4_nl have repacked kernels, and each takes 4.5 bits. With scales searched for,
     # iq4_nl loses the least of them, fits ffn_down's 13696 columns too, and is the quickest of the last two to make.
-    Recipe("edge", 25, 3.58, "ours: q4_0's size, less loss", "iq4_nl", _OUTPUT, searched=True),
+    # On the demo a bit more in the embedding gained twice what a bit less in the output lost.
+    Recipe(
+        "edge",
+        25,
+        3.58,
+        "ours: q4_0's size, less loss",
+        "iq4_nl",
+        {"embedding": (LayerRule("q5_k"),)} | _OUTPUT_Q5,
+        searched=True,
+    ),
+    Recipe(
+        "edge-small",
+        12,
+        3.04,
+        "ours: for little memory; less loss than q3_k_m",
+        "iq4_nl",
+        {
+            "ffn_up": (LayerRule("q3_k"),),
+            "attn_output": (LayerRule("q3_k"),),
+            "attn_qkv": (LayerRule("q3_k", middle_third),),
+        }
+        | _OUTPUT_Q5,
+        FALLBACK | {"q3_k": "iq4_nl"},
+        searched=True,
+    ),
+    Recipe(
+        "edge-plus",
+        17,
+        4.37,
+        "ours: little loss",
+        "q5_k",
+        {"embedding": (LayerRule("q6_k"),)} | _OUTPUT,
+        FALLBACK | {"q5_k": "q5_0"},
+    ),
     # ARM (dot product) has them for q5_k, q6_k and q8_0 too. The fused queries, keys and values get q5_k: there
     # llama.cpp's mixes put their extra bits.
     Recipe(
