@@ -12,7 +12,9 @@ from openai.types import Completion
 
 from glm_edge.api.app import create_app
 from glm_edge.api.contract.answers.figures import total
-from glm_edge.types import Message, SamplingParams, Stats
+from glm_edge.api.contract.answers.serializer import FinishedAnswer, ResponseHead
+from glm_edge.api.contract.answers.text import TextSerializer
+from glm_edge.types import Message, SamplingParams, Stats, TokenLogprob
 from support.engines.fake_engine import FakeEngine
 
 CHAT = {"messages": [{"role": "user", "content": "你好"}]}
@@ -125,6 +127,29 @@ def test_log_probabilities_of_text_are_in_arrays() -> None:
     assert scores["tokens"] == ["一", "二"]
     assert len(scores["token_logprobs"]) == len(scores["top_logprobs"]) == 2
     assert scores["text_offset"] == [0, 1]
+
+
+OFFSETS: dict[str, tuple[str, list[bytes], list[int]]] = {
+    "dummy-prefix": ("hello world", [b" ", b"hello", b" wor", b"ld"], [0, 0, 5, 9]),
+    "prefix-in-a-word": ("hello world", [b" hello", b" world"], [0, 5]),
+    "space-of-the-prompt": (" hello", [b"  ", b"hello"], [0, 1]),
+    "space-of-the-answer": (" hello", [b" ", b"hello"], [0, 1]),
+    "bytes": ("a😀好", [b" ", b"a", b"\xf0", b"\x9f", b"\x98", b"\x80", "好".encode()], [0, 0, 1, 1, 1, 1, 2]),
+    "no-character": ("\ufffda", [b"\xff", b"a"], [0, 1]),
+}
+
+
+@pytest.mark.parametrize(("text", "pieces", "offsets"), OFFSETS.values(), ids=OFFSETS)
+def test_offsets_are_places_in_the_text(text: str, pieces: list[bytes], offsets: list[int]) -> None:
+    tokens = [TokenLogprob(piece.decode("utf-8", "replace"), piece, -0.5) for piece in pieces]
+    head = ResponseHead("cmpl-1", 0, "chatglm2-6b", logprobs=True)
+    whole = TextSerializer(head).completion([FinishedAnswer(text, "stop", Stats(1, 1, 0, 0.0, 0.0, 0.0), tokens)])
+    stream, found = TextSerializer(head), []
+    for part in ((text, tokens[:3]), ("", tokens[3:])):  # an echo has its text at once, and scores batch by batch
+        found.append(json.loads(stream.text_event(0, *part).removeprefix(b"data: "))["choices"][0]["logprobs"])
+    assert whole["choices"][0]["logprobs"] is not None
+    assert whole["choices"][0]["logprobs"]["text_offset"] == offsets
+    assert [at for one in found for at in one["text_offset"]] == offsets
 
 
 BAD_TEXT = {
