@@ -61,7 +61,8 @@ class AccessPolicy:
         key = self.keys.find(*(_raw(headers.get(name)) for name in _KEY_HEADERS))
         if key is None:  # in OpenAI's words, by which litellm tells it from other bad requests
             raise RequestError(
-                "Incorrect API key provided, or none; send 'Authorization: Bearer KEY' or 'API-KEY: KEY'",
+                "Incorrect API key provided, or none; send 'Authorization: Bearer KEY', 'API-KEY: KEY' or"
+                " 'X-Api-Key: KEY'",
                 code="invalid_api_key",
             )
         return key

@@ -80,6 +80,8 @@ def test_everything_else_is_401_with_one_body(client: FlaskClient, headers: dict
     assert response.get_json() == client.post(CHAT, json=BODY).get_json()
     assert response.get_json()["error"]["code"] == "invalid_api_key"
     assert response.get_json()["error"]["type"] == "invalid_request_error"
+    for header in ("Authorization: Bearer KEY", "API-KEY: KEY", "X-Api-Key: KEY"):
+        assert header in response.get_json()["error"]["message"]
     for key in (KEY, OTHER):
         assert key not in response.get_data(as_text=True)
 
