@@ -113,5 +113,18 @@ def test_a_call_cut_by_its_length_is_given_as_far_as_it_came(stream: bool) -> No
     assert ARGUMENTS.startswith(arguments)
 
 
+NAMED = {"type": "function", "function": {"name": "get_weather"}}
+
+
+@pytest.mark.parametrize("choice", ["required", NAMED], ids=["required", "named"])
+def test_a_call_that_must_come_and_is_cut_before_its_name_is_no_text(choice: Any) -> None:
+    fields = {"max_tokens": 2, "tool_choice": choice}
+    (whole,) = ask(in_pieces(CALL, 8), **fields)["choices"]
+    assert (whole["message"]["content"], whole["finish_reason"]) == (None, "length")
+    chunks = ask(in_pieces(CALL, 8), stream=True, **fields)
+    assert not any(chunk["choices"][0]["delta"].get("content") for chunk in chunks)
+    assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+
+
 def test_without_tools_a_call_is_text() -> None:
     assert ask([CALL], tool_choice="none")["choices"][0]["message"]["content"] == CALL

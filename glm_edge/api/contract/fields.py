@@ -160,6 +160,12 @@ class CompletionCall:
         format = self.request.sampling.response_format
         return tuple(tool.name for tool in format.tools) if isinstance(format, CallFormat) else ()
 
+    @property
+    def must_call(self) -> bool:
+        """Whether the answer must be a call."""
+        format = self.request.sampling.response_format
+        return isinstance(format, CallFormat) and format.required
+
 
 class CompletionFields(StrictModel):
     """The fields that chat completions and completions share."""

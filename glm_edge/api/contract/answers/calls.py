@@ -30,11 +30,13 @@ class CallReader:
 
     Args:
         names: of the tools that can be called; without any, all is text.
+        required: whether one must be; a call that is cut before its name is whole is no text then.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], *, required: bool = False) -> None:
         self._head = re.compile(head_pattern(map(re.escape, names)))
-        self._state: Literal["open", "text", "call"] = "open" if names else "text"
+        self._state: Literal["open", "text", "call", "cut"] = "open" if names else "text"
+        self._required = required
         self._whole = ""  # of an answer that may be a call
         self._held = ""
         self._arguments = False  # whether a part of them was given
@@ -42,6 +44,11 @@ class CallReader:
     @property
     def is_call(self) -> bool:
         return self._state == "call"
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the answer ended before the call that it must be had its name."""
+        return self._state == "cut"
 
     def feed(self, text: str) -> list[AnswerPart]:
         """The parts that more of the answer adds."""
@@ -71,8 +78,8 @@ class CallReader:
         if self._state == "call" and _is_json(self._whole):
             self._held = self._held.rstrip().removesuffix("}").rstrip()
         elif self._state == "open":
-            self._state = "text"
-        return self._take(len(self._held))
+            self._state = "cut" if self._required else "text"
+        return [] if self._state == "cut" else self._take(len(self._held))
 
     def _may_be_call(self) -> bool:
         """Whether the text so far may be the beginning of a call's head."""

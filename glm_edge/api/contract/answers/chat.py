@@ -57,7 +57,7 @@ class ChatSerializer:
         reader = self._reader(index)
         parts = [*reader.feed(text), *reader.end()]
         if not reader.is_call:
-            return {"role": "assistant", "content": text, "refusal": None}
+            return {"role": "assistant", "content": None if reader.is_cut else text, "refusal": None}
         name, arguments = ("".join(part.value for part in parts if part.kind == kind) for kind in ("name", "arguments"))
         call: ToolCallObject = {
             "id": self._call_id(index),
@@ -67,7 +67,7 @@ class ChatSerializer:
         return {"role": "assistant", "content": None, "refusal": None, "tool_calls": [call]}
 
     def _reader(self, index: int) -> CallReader:
-        return self._readers.setdefault(index, CallReader(self.head.tools))
+        return self._readers.setdefault(index, CallReader(self.head.tools, required=self.head.must_call))
 
     def _reason(self, index: int, reason: FinishReason) -> FinishReason | Literal["tool_calls"]:
         return "tool_calls" if reason == "stop" and self._reader(index).is_call else reason

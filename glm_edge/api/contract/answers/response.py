@@ -26,7 +26,7 @@ class ResponseSerializer:
     def __init__(self, head: ResponseHead, settings: ResponseSettings) -> None:
         self.head = head
         self._settings = settings
-        self._reader = CallReader(head.tools)
+        self._reader = CallReader(head.tools, required=head.must_call)
         self._hex = head.id.rpartition("_")[2]
         self._number = 0  # of the next event
         self._name = ""

@@ -29,13 +29,14 @@ class ResponseHead:
     fingerprint: str = ""
     prompts: int = 1  # each with as many answers
     tools: tuple[str, ...] = ()  # names of those that the answers may call
+    must_call: bool = False  # one of them
 
     @classmethod
     def of(cls, call: CompletionCall, id: str, created: int, model: str, fingerprint: str) -> ResponseHead:
         """The head of the answer to a call."""
         prompts, logprobs = max(1, len(call.request.prompts)), call.request.sampling.logprobs
         trim, usage = call.request.trim, call.include_usage
-        return cls(id, created, model, usage, logprobs, trim, fingerprint, prompts, call.tools)
+        return cls(id, created, model, usage, logprobs, trim, fingerprint, prompts, call.tools, call.must_call)
 
     def info(self) -> ResponseInfo:
         return {
