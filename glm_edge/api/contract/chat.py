@@ -241,6 +241,9 @@ class ChatRequest(CompletionFields):
             hint = " (continue_final_message: true goes on with it)" if role == "assistant" else ""
             problem = f"the last message must be the {wanted}'s, not {show(role)}{hint}"
             raise fault("invalid_value", problem, field=f"messages[{last}].role")
+        if self.continue_final_message and self.messages[last].tool_calls:
+            problem = "a call cannot be continued; send its result in a tool message, without continue_final_message"
+            raise fault("invalid_value", problem, field=f"messages[{last}].tool_calls")
         if self.add_generation_prompt is not None and self.add_generation_prompt == bool(self.continue_final_message):
             problem = f"must be {json.dumps(not self.add_generation_prompt)} here: continue_final_message says the rest"
             raise fault("invalid_value", problem, field="add_generation_prompt")

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from ...tool_calls import tools_text
 from ...types import CallFormat, Message, Tool
@@ -19,6 +19,7 @@ from .validation import fault, show
 
 MAX_TOOLS = 128  # OpenAI's
 _NAME = "^[a-zA-Z0-9_-]{1,64}$"
+_TYPING = {"type", "enum", "const", "$ref", "anyOf", "oneOf", "allOf"}  # what says of which type arguments are
 
 ToolName = Annotated[str, Field(pattern=_NAME)]
 
@@ -32,12 +33,25 @@ def _function_only(value: Any) -> Any:
 FunctionType = Annotated[Literal["function"], BeforeValidator(_function_only)]
 
 
+def _of_an_object(schema: dict[str, Any]) -> dict[str, Any]:
+    if schema.get("type", "object") != "object":
+        raise fault("invalid_value", f'must describe an object, so their type is "object", not {show(schema["type"])}')
+    return schema
+
+
+Parameters = Annotated[
+    dict[str, Any],
+    AfterValidator(_of_an_object),
+    Field(json_schema_extra={"properties": {"type": {"const": "object"}}}),
+]
+
+
 class Function(StrictModel):
     """A function that the client can call: what it does, and a JSON Schema of its arguments."""
 
     name: ToolName
     description: Text | None = None
-    parameters: dict[str, Any] | None = None  # what it means is the engine's to say
+    parameters: Parameters | None = None  # what it means is the engine's to say
     strict: bool | None = None  # arguments follow their schema in any case
 
 
@@ -126,7 +140,9 @@ def call_format(
 
 def _schema(parameters: dict[str, Any] | None) -> str:
     """The schema of a function's arguments, which are an object; one that has no parameters takes none."""
-    schema = parameters or {"type": "object"}
+    schema = parameters or {}
+    if not _TYPING & schema.keys():
+        schema = {"type": "object", **schema}
     if schema.get("type") == "object" and not schema.keys() - {"type", "properties", "$schema"}:
         schema = schema if schema.get("properties") else {**schema, "additionalProperties": False}
     return json.dumps(schema, ensure_ascii=False)

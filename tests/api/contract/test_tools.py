@@ -55,6 +55,12 @@ def test_the_same_tools_are_described_alike_whatever_must_be_called() -> None:
     assert parse(tool_choice=named).messages == parse(tool_choice="required").messages == parse().messages
 
 
+def test_a_schema_without_a_type_is_an_objects() -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"description": "x"}}}
+    (made,) = parse(tools=[tool]).sampling.response_format.tools
+    assert json.loads(made.parameters) == {"type": "object", "description": "x"}
+
+
 def test_a_call_and_its_result_are_put_into_the_conversation() -> None:
     call = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "北京"}'}}
     request = parse(
@@ -85,6 +91,7 @@ def test_a_format_stands_beside_tools_that_are_not_or_must_be_called() -> None:
     assert not isinstance(parse(**asked, tool_choice="none").sampling.response_format, CallFormat)
 
 
+CALL = {"id": "c", "type": "function", "function": {"name": "time", "arguments": "{}"}}
 LAST = {"role": "assistant", "content": "好"}
 NAMED = {"type": "function", "function": {"name": "other"}}
 BAD: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -107,6 +114,16 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "tools[0].function.parameters",
         "invalid_type",
     ),
+    "schema-of-a-string": (
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "string"}}}]},
+        "tools[0].function.parameters",
+        "invalid_value",
+    ),
+    "schema-of-several-types": (
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": ["object", "null"]}}}]},
+        "tools[0].function.parameters",
+        "invalid_value",
+    ),
     "unknown-field": ({"tools": [{**TIME, "x": 1}]}, "tools[0].x", "unknown_parameter"),
     "twice": ({"tools": [TIME, TIME]}, "tools", "invalid_value"),
     "too-many": ({"tools": [TIME] * 129}, "tools", "array_above_max_length"),
@@ -121,6 +138,15 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "continued": (
         {"messages": [USER, LAST], "continue_final_message": True},
         "continue_final_message",
+        "invalid_value",
+    ),
+    "call-continued": (
+        {
+            "messages": [USER, {"role": "assistant", "content": None, "tool_calls": [CALL]}],
+            "tools": None,
+            "continue_final_message": True,
+        },
+        "messages[1].tool_calls",
         "invalid_value",
     ),
 }
