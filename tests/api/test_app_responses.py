@@ -170,7 +170,8 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "answer-last": ({"input": [{"role": "assistant", "content": "x"}]}, "input[0]", "invalid_value"),
     "no-schema": ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema", "invalid_value"),
-    "built-in-tool": ({"tools": [{"type": "web_search"}]}, "tools[0].name", "missing_required_parameter"),
+    "built-in-tool": ({"tools": [{"type": "web_search"}]}, "tools[0].type", "unsupported_value"),
+    "string-schema": ({"tools": [{**TOOL, "parameters": {"type": "string"}}]}, "tools[0].parameters", "invalid_value"),
     "chat-tool": ({"tools": [{"type": "function", "function": {}}]}, "tools[0].name", "missing_required_parameter"),
     "format-and-tools": (
         {"tools": [TOOL], "text": {"format": {"type": "json_object"}}},
@@ -188,3 +189,10 @@ def test_a_fault_is_named(fields: dict[str, Any], param: str, code: str) -> None
     with pytest.raises(RequestError) as error:
         parse_response({"input": "x", **fields})
     assert (error.value.param, error.value.code) == (param, code)
+
+
+def test_an_unknown_item_is_told_what_items_there_are() -> None:
+    with pytest.raises(RequestError) as error:
+        parse_response({"input": [{"type": "bogus"}]})
+    known = "'message', 'function_call' or 'function_call_output'"
+    assert str(error.value) == f'input[0].type: must be {known}, not "bogus"'

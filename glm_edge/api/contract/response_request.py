@@ -61,10 +61,17 @@ def _joined(content: str | list[InputPart]) -> str:
     return content if isinstance(content, str) else "\n".join(part.text for part in content)
 
 
+def _known_item(value: Any) -> Any:
+    if isinstance(value, str) and value != "message":
+        known = "'message', 'function_call' or 'function_call_output'"
+        raise fault("invalid_value", f"must be {known}, not {show(value)}")
+    return value
+
+
 class InputMessage(StrictModel):
     """A message of a conversation; developer means system."""
 
-    type: Literal["message"] | None = None
+    type: Annotated[Literal["message"], BeforeValidator(_known_item)] | None = None
     role: Literal["system", "developer", "user", "assistant"]
     content: Parts
     id: Text | None = None
@@ -139,10 +146,14 @@ class TextSettings(StrictModel):
     verbosity: Annotated[Any, AcceptOnly("medium")] = None
 
 
-class ResponseFunction(Function):
-    """A tool of a response: a function, without a level between."""
+class _TypedTool(StrictModel):
+    """What a tool is, which is checked before its other fields."""
 
     type: FunctionType
+
+
+class ResponseFunction(Function, _TypedTool):
+    """A tool of a response: a function, without a level between."""
 
 
 class NamedFunction(StrictModel):
