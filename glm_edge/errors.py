@@ -71,6 +71,13 @@ class RequestError(GlmEdgeError):
         self.code = code
 
 
+# fields of several texts -> what takes the tokens, and what to do
+_OVERLONG = {
+    "messages": ("messages take", "shorten the messages or drop the oldest"),
+    "history": ("prompt and history take", "shorten the prompt or drop the oldest rounds of the history"),
+}
+
+
 class ContextLengthError(RequestError):
     """The prompt does not fit the context; raised by `submit`, before any chunk.
 
@@ -79,10 +86,9 @@ class ContextLengthError(RequestError):
     """
 
     def __init__(self, prompt_tokens: int, n_ctx: int, *, param: str = "messages", at_least: bool = False) -> None:
-        shorten = "shorten the messages or drop the oldest" if param == "messages" else f"shorten the {param}"
-        take = "take" if param == "messages" else "takes"
+        what, shorten = _OVERLONG.get(param, (f"{param} takes", f"shorten the {param}"))
         super().__init__(  # OpenAI's words first, by which clients know it
-            f"this model's maximum context length is {n_ctx} tokens and the {param} {take}"
+            f"this model's maximum context length is {n_ctx} tokens and the {what}"
             f" {'at least ' * at_least}{prompt_tokens}, leaving no room for an answer; {shorten}",
             param=param,
             code="context_length_exceeded",

@@ -90,6 +90,7 @@ class Request:
     # in front, no round template
     echo: bool = False  # of prompts: each answer begins with its prompt, and the logprobs with those of its tokens
     max_length: int | None = None  # tokens of prompt and answer together, as ChatGLM counts; may be below the context
+    param: str = "messages"  # the field that the messages came in, for errors
     adapter: str | None = None  # the name of an adapter of the engine; None: the model alone
     prefix_scope: bytes = b""  # 32 bytes or none; only requests of one scope share computed prefixes, and quarantines
 

@@ -177,7 +177,7 @@ class LlamaEngine:
             else:
                 if request.trim:
                     messages, dropped = self._trim(request, n_ctx)
-                prompts = [self._tokenizer.prompt(messages, request.prefix_scope, n_ctx)]
+                prompts = [self._tokenizer.prompt(messages, request.prefix_scope, n_ctx, request.param)]
         if request.scored and (total := sum(len(prompt.ids) for prompt in prompts)) > n_ctx:
             raise RequestError(
                 f"prompt: with echo and logprobs all prompts together may take {n_ctx} tokens, not {total}; send fewer",
@@ -260,14 +260,14 @@ class LlamaEngine:
 
 def _max_new_tokens(request: Request, prompt_tokens: int, n_ctx: int) -> int:
     """Tokens that the context, and max_length, leave for an answer; at least 1. Raises ContextLengthError."""
-    param = "prompt" if request.prompts else "messages"
+    param = "prompt" if request.prompts else request.param
     if prompt_tokens >= n_ctx:
         raise ContextLengthError(prompt_tokens, n_ctx, param=param)
     if request.max_length is None:
         return n_ctx - prompt_tokens
     if prompt_tokens >= request.max_length:
         raise RequestError(
-            f"max_length is {request.max_length} tokens and the {param} alone take {prompt_tokens}; raise it",
+            f"max_length is {request.max_length} tokens and the prompt alone would take {prompt_tokens}; raise it",
             param="max_length",
             code="context_length_exceeded",
         )

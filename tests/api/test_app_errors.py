@@ -163,6 +163,25 @@ def test_a_prompt_longer_than_the_context_is_400_streaming_or_not(stream: bool) 
     assert "12" in error["message"]
 
 
+OVERLONG: dict[str, tuple[str, dict[str, Any], str, str]] = {
+    "responses": ("/v1/responses", {"input": "x" * 12}, "input", "shorten the input"),
+    "prompt": ("/", {"prompt": "x" * 12}, "prompt", "shorten the prompt"),
+    "history": (
+        "/",
+        {"prompt": "x", "history": [["x" * 12, ""]]},
+        "history",
+        "shorten the prompt or drop the oldest rounds of the history",
+    ),
+}
+
+
+@pytest.mark.parametrize(("path", "body", "param", "advice"), OVERLONG.values(), ids=OVERLONG)
+def test_what_is_too_long_has_its_name_in_each_contract(path: str, body: Any, param: str, advice: str) -> None:
+    error = error_of(create_app(FakeEngine(n_ctx=10)).test_client().post(path, json=body))
+    assert (error["param"], error["code"]) == (param, "context_length_exceeded")
+    assert error["message"].endswith(f"; {advice}")
+
+
 FAULTS = {
     "engine": EngineError("decode failed at 0x7f31 in /home/me/model.gguf"),
     "memory": OutOfMemoryError("no space in /home/me"),

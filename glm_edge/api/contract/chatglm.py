@@ -67,7 +67,9 @@ def parse_chatglm(body: Any) -> ChatGLMCall:
         DEFAULT_TOP_P if asked.top_p is None else asked.top_p,
     )
     messages = (*past, Message("user", asked.prompt))
-    return ChatGLMCall(Request(messages, sampling, max_length=asked.max_length or None), history, asked.prompt)
+    param = "history" if history else "prompt"
+    request = Request(messages, sampling, max_length=asked.max_length or None, param=param)
+    return ChatGLMCall(request, history, asked.prompt)
 
 
 def chatglm_response(call: ChatGLMCall, text: str, now: float, trimmed_rounds: int = 0) -> ChatGLMResponse:

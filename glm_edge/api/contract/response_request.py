@@ -254,7 +254,8 @@ def parse_response(body: Any, *, trim: bool = False) -> tuple[CompletionCall, Re
     temperature = DEFAULT_TEMPERATURE if asked.temperature is None else asked.temperature
     format = asked.json_format if calls is None else calls
     sampling = SamplingParams(temperature, top_p, response_format=format)
-    request = Request((*instructions, *described, *_messages(items)), sampling, asked.max_output_tokens, trim=trim)
+    messages = (*instructions, *described, *_messages(items))
+    request = Request(messages, sampling, asked.max_output_tokens, trim=trim, param="input")
     return CompletionCall(request, asked.model, bool(asked.stream)), _settings(asked, sampling)
 
 

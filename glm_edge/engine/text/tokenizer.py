@@ -49,7 +49,9 @@ class Tokenizer:
                     " convert the checkpoint again with this version"
                 )
 
-    def prompt(self, messages: Sequence[Message], scope: bytes = b"", n_ctx: int | None = None) -> Prompt:
+    def prompt(
+        self, messages: Sequence[Message], scope: bytes = b"", n_ctx: int | None = None, param: str = "messages"
+    ) -> Prompt:
         """The prompt of a conversation; the part of it that its scope knows in the ids that the model wrote.
 
         Raises ContextLengthError for one that is several times as long as the context, before all of it is tokenized.
@@ -57,10 +59,10 @@ class Tokenizer:
         text = conversation_text(messages)
         ids, rest = self._prompt_tokens.recall(text, scope)
         if ids:
-            new = self._ids(rest, n_ctx, "messages")
+            new = self._ids(rest, n_ctx, param)
             if new[:1] == self._dummy:
                 return Prompt(text, ids + new[1:])
-        return Prompt(text, self._prefix + self._ids(text, n_ctx, "messages"))
+        return Prompt(text, self._prefix + self._ids(text, n_ctx, param))
 
     def raw(self, text: str | Sequence[int], n_ctx: int | None = None) -> Prompt:
         """A prompt of plain text, or of token ids, alone. Raises as `prompt` does, and RequestError for ids that the

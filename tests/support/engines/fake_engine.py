@@ -78,7 +78,8 @@ class FakeEngine:
             messages, dropped = trimmed(request.messages, self.info.n_ctx, self.info.n_ctx // 4, _message_tokens)
             request = replace(request, messages=messages)
         if _prompt_tokens(request) >= self.info.n_ctx:
-            raise ContextLengthError(_prompt_tokens(request), self.info.n_ctx)
+            param = "prompt" if request.prompts else request.param
+            raise ContextLengthError(_prompt_tokens(request), self.info.n_ctx, param=param)
         generation: Generation[Chunk] = Generation(progress=lambda: self._progress_of(generation))
         with self._lock:
             if len(self._live) >= self._capacity:
