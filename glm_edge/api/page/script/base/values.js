@@ -68,18 +68,19 @@ export function asChat(value) {
     nodes: [],
     chosen: {},
   };
-  const ids = new Set([0]);
+  // Ids are given anew, 1 to n: however large those of a file are, there is always a next one.
+  const ids = new Map([[0, 0]]); // as given -> as ours
+  const shown = isObject(value.chosen) ? value.chosen : {};
   let before = 0;
   for (const given of Array.isArray(value.nodes) ? value.nodes : plain) {
     const message = asMessage(given);
     if (message === null || !Number.isSafeInteger(given.id) || ids.has(given.id)) continue;
     const parent = given.parent ?? before;
     if (!ids.has(parent)) continue; // of a message that is not there: nobody could see it
-    ids.add((before = given.id));
-    chat.nodes.push({ ...message, id: given.id, parent });
-  }
-  for (const [parent, child] of Object.entries(isObject(value.chosen) ? value.chosen : {})) {
-    if (chat.nodes.some((node) => node.id === child && String(node.parent) === parent)) chat.chosen[parent] = child;
+    const id = ids.size;
+    ids.set((before = given.id), id);
+    chat.nodes.push({ ...message, id, parent: ids.get(parent) });
+    if (shown[parent] === given.id) chat.chosen[ids.get(parent)] = id;
   }
   return chat.nodes.length > 0 ? chat : null;
 }
