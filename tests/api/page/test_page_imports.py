@@ -49,3 +49,16 @@ def test_a_conversation_with_the_largest_ids_goes_on(open_page: Open, tmp_path: 
     assert bodies(page) == ["a", "chosen", "b", "fine"]
     page.find("article.assistant .next").click()
     assert bodies(page) == ["a", "later"]
+
+
+def test_only_an_answer_to_a_question_can_be_tried_again(open_page: Open, tmp_path: Path) -> None:
+    engine = FakeEngine(["fine"])
+    page = open_page(engine)
+    said = [("assistant", "hi"), ("user", "a"), ("assistant", "b"), ("assistant", "c")]
+    messages = [{"role": role, "content": content} for role, content in said]
+    read(page, tmp_path / "a.json", json.dumps({"messages": messages}))
+    assert bodies(page) == ["hi", "a", "b", "c"]
+    assert ["Try again" in text for text in page.texts("article")] == [False, False, True, False]
+    page.press("Try again", "article")
+    page.until(lambda: bodies(page) == ["hi", "a", "fine"] and page.shown("#send"), "another answer")
+    assert [message.content for message in engine.requests[0].messages] == ["hi", "a"]

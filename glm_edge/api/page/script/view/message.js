@@ -5,7 +5,7 @@ import { button, el } from "../base/dom.js";
 import { say } from "../base/language.js";
 import { app, changed } from "../base/state.js";
 import { keep, runs } from "../chats/chats.js";
-import { choose, shownPath, siblingsOf } from "../chats/tree.js";
+import { choose, parentOf, shownPath, siblingsOf } from "../chats/tree.js";
 import { again } from "../server/ask.js";
 import { showAnswer, showRaw } from "../text/answer.js";
 import { showText } from "../text/plain.js";
@@ -60,7 +60,9 @@ function showActions(message) {
   else {
     actions.push(button(say(raw.has(message) ? "rendered" : "raw"), () => toggleRaw(message), "raw-toggle"));
     const failed = app.current.trouble?.question.id === message.parent && shownPath(app.current).at(-1) === message;
-    if (!failed) actions.push(button(say("again"), () => again(app.current, message))); // there is one at the failure
+    const asked = parentOf(app.current, message)?.role === "user"; // what was imported may begin with an answer
+    // There is one at the failure.
+    if (asked && !failed) actions.push(button(say("again"), () => again(app.current, message)));
     if (message.meta.trimmed > 0 && !node.querySelector(".trimmed")) {
       const words = say("trimmed", message.meta.trimmed);
       node.querySelector("h3").after(el("p", { className: "trimmed", textContent: words }));
