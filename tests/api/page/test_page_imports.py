@@ -10,6 +10,7 @@ import pytest
 
 from support.engines.fake_engine import FakeEngine
 from support.server.browser import Open, Page
+from support.server.live_server import eventually
 
 LARGEST = 2**53 - 1  # Number.MAX_SAFE_INTEGER: JavaScript does not tell 2**53 and 2**53 + 1 apart
 
@@ -20,7 +21,7 @@ def bodies(page: Page) -> list[str]:
 
 def read(page: Page, path: Path, text: str) -> None:
     """Import a file with this text, and wait until its conversation is shown."""
-    path.write_text(text)
+    path.write_text(text, "utf-8")
     before = len(page.texts("#list .chat"))
     page.find("#import-input").send_keys(str(path))
     page.until(lambda: len(page.texts("#list .chat")) > before, "the conversation")
@@ -62,3 +63,23 @@ def test_only_an_answer_to_a_question_can_be_tried_again(open_page: Open, tmp_pa
     page.press("Try again", "article")
     page.until(lambda: bodies(page) == ["hi", "a", "fine"] and page.shown("#send"), "another answer")
     assert [message.content for message in engine.requests[0].messages] == ["hi", "a"]
+
+
+def test_headings_of_an_export_in_its_messages_come_back_as_text(open_page: Open, tmp_path: Path) -> None:
+    page = open_page(FakeEngine())
+    page.cdp("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    words = ("GLM", "You", "System", "你", "系统")
+    lines = [f"{slashes}## {word}" for word in words for slashes in ("", "\\", "\\\\")]
+    text = "\n".join([*lines, "# GLM", " ## GLM", "## GLM ", "\\## Other", "end"])
+    said = [{"role": role, "content": text} for role in ("user", "assistant")]
+    conversation = {"title": "a", "system": text, "nodes": [{**message, "id": i} for i, message in enumerate(said, 1)]}
+    read(page, tmp_path / "a.json", json.dumps({"conversation": conversation}))
+    page.click("#export summary")
+    page.click("#export-md")
+    assert eventually(lambda: bool(list(tmp_path.glob("glm-edge-*.md"))))
+    page.js("localStorage.clear()")
+    page.driver.refresh()
+    read(page, tmp_path / "a.md", next(tmp_path.glob("glm-edge-*.md")).read_text("utf-8"))
+    [chat] = [value for name, value in page.stored("localStorage").items() if name.startswith("glm-edge.chat.")]
+    assert chat["system"] == text
+    assert [{name: node[name] for name in ("role", "content")} for node in chat["nodes"]] == said

@@ -1,7 +1,8 @@
 // Conversations as files: saving one, and reading what was saved.
 //
 // JSON has the messages that are shown, as other programs know them, and beside them the whole conversation with its
-// branches. Markdown is for readers; its headings are what is read back.
+// branches. Markdown is for readers; its headings are what is read back. A line of a message that looks like
+// such a heading gets a backslash there, "\## GLM", and loses it again.
 
 import { el, isObject } from "../base/dom.js";
 import { chinese } from "../base/chinese.js";
@@ -14,6 +15,13 @@ import { withFiles } from "./files.js";
 import { shownPath } from "./tree.js";
 
 export const MOST_IMPORT = 16 * 2 ** 20; // bytes; a browser keeps less
+
+// The roles of the headings in Markdown, in both languages.
+const ROLES = new Map();
+for (const words of [english, chinese]) {
+  ROLES.set(words.exportSystem, "system").set(words.exportYou, "user").set(words.model, "assistant");
+}
+const HEADINGS = new RegExp(`^\\\\*## (?:${[...ROLES.keys()].join("|")})$`, "gm"); // escaped ones, too
 
 export function exportChat(chat, kind) {
   const messages = shownPath(chat).map((message) => ({ role: message.role, content: withFiles(message) }));
@@ -34,7 +42,8 @@ function jsonOf(chat, title, messages) {
 }
 function markdownOf(title, messages) {
   const names = { system: say("exportSystem"), user: say("exportYou"), assistant: say("model") };
-  return `# ${title}\n\n` + messages.map((m) => `## ${names[m.role]}\n\n${m.content}\n`).join("\n");
+  const escaped = (content) => content.replace(HEADINGS, (line) => "\\" + line);
+  return `# ${title}\n\n` + messages.map((m) => `## ${names[m.role]}\n\n${escaped(m.content)}\n`).join("\n");
 }
 
 // The conversation in a file's text, as a new one; null where there is none.
@@ -56,18 +65,16 @@ function withoutSystem({ title, messages }) {
   return { title, system, messages: all.filter((message) => message.role !== "system") };
 }
 function fromMarkdown(text) {
-  const roles = new Map();
-  for (const words of [english, chinese]) {
-    roles.set(words.exportSystem, "system").set(words.exportYou, "user").set(words.model, "assistant");
-  }
   const lines = text.replace(/\r\n?/g, "\n").replace(/^\ufeff/, "").split("\n");
   const messages = [];
   for (const line of lines.slice(1)) {
-    const role = line.startsWith("## ") ? roles.get(line.slice(3)) : undefined;
+    const role = line.startsWith("## ") ? ROLES.get(line.slice(3)) : undefined;
     if (role) messages.push({ role, lines: [] });
     else messages.at(-1)?.lines.push(line);
   }
   if (!lines[0].startsWith("# ") || messages.length === 0) return null;
-  const read = messages.map(({ role, lines }) => ({ role, content: lines.join("\n").replace(/^\n|\n+$/g, "") }));
+  const textOf = (lines) => lines.join("\n").replace(/^\n|\n+$/g, "");
+  const unescaped = (content) => content.replace(HEADINGS, (line) => line.replace(/^\\/, ""));
+  const read = messages.map(({ role, lines }) => ({ role, content: unescaped(textOf(lines)) }));
   return { title: lines[0].slice(2), messages: read };
 }
