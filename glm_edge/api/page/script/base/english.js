@@ -114,7 +114,9 @@ export const english = {
   askAgain: "Ask again",
   before: "Previous version",
   next: "Next version",
-  trimmed: "The conversation is longer than the model's context. For this answer its oldest {0} {0:round was|rounds were} left out.",
+  trimmed:
+    "The conversation is longer than the model's context. " +
+      "For this answer its oldest {0} {0:round was|rounds were} left out.",
   search: "Search conversations",
   notFound: "Nothing has these words.",
   rename: "Rename",
