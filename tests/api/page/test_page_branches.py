@@ -106,6 +106,15 @@ def test_conversations_of_the_page_before_this_one_are_read_and_kept(open_page: 
     assert bodies(page) == ["unanswered", "old", "an answer", "new", "answer 1"]
 
 
+def test_what_follows_an_empty_answer_is_kept(open_page: Open) -> None:
+    answers = iter([[""], ["fine"]])
+    page = open_page(FakeEngine(lambda _: next(answers)))
+    page.ask("one")
+    page.ask("two")
+    page.driver.refresh()
+    assert bodies(page) == ["one", "", "two", "fine"]
+
+
 def test_renaming_and_searching(open_page: Open) -> None:
     page = open_page(FakeEngine(lambda request: ["The Danube is long."] if "river" in said(request)[0] else ["fine"]))
     for question in ("a river", "another"):

@@ -21,7 +21,9 @@ export function titleOf(chat) {
 }
 
 export function keep(chat) {
-  const nodes = chat.nodes.filter((node) => node.role === "user" || node.content);
+  // An answer without text is left out where nothing follows it: it may be one that has just begun.
+  const parents = new Set(chat.nodes.map((node) => node.parent));
+  const nodes = chat.nodes.filter((node) => node.role === "user" || node.content || parents.has(node.id));
   const { id, updated, system, title, chosen } = chat;
   if (write("localStorage", "chat." + id, { id, updated, system, title, nodes, chosen })) return;
   storage.fails = true;
