@@ -24,8 +24,9 @@ from .blocks import write_blocks
 from .compare import compare
 from .layout import Layout, Placed, lay_out, sealed
 from .metadata import build_metadata
+from .quantize.recipe import Recipe
 from .quantize.threads import Threads
-from .recipes import DEFAULT, RECIPES, Recipe, recipe_of
+from .recipes import DEFAULT, RECIPES, recipe_of
 from .source.checkpoint import Checkpoint, open_checkpoint
 from .source.config import ModelConfig
 from .source.importance import ImportanceMatrix, read_importance

@@ -24,7 +24,7 @@ from glm_edge.model import keys
 from glm_edge.model.ggml import TYPE_IDS, block_size, row_size
 
 from .metadata import Value
-from .recipes import Recipe, Site
+from .quantize.recipe import Recipe, Site
 from .source.importance import ImportanceMatrix
 from .tensors import Tensor
 

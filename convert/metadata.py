@@ -15,7 +15,7 @@ from gguf import GGUFValueType as T
 from glm_edge import __version__
 from glm_edge.model import keys
 
-from .recipes import Recipe
+from .quantize.recipe import Recipe
 from .source.config import ModelConfig
 from .tokenizer.template import chat_template
 from .tokenizer.vocab import Vocabulary

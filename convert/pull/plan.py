@@ -17,7 +17,7 @@ from glm_edge.errors import InvalidFileError
 
 from ..convert import planned
 from ..layout import Layout
-from ..recipes import Recipe
+from ..quantize.recipe import Recipe
 from ..source.checkpoint import Format, SourceTensor, format_of, read_index
 from ..source.config import ModelConfig, read_config
 from ..source.files import raise_all

@@ -20,7 +20,8 @@ from ..blocks import write_blocks
 from ..compare import compare_data, compare_head, relative_errors
 from ..convert import HUB_ID, Report, checked_recipe, checked_threads, default_output, enough_memory, types_of
 from ..layout import Layout, Placed, sealed
-from ..recipes import DEFAULT, Recipe
+from ..quantize.recipe import Recipe
+from ..recipes import DEFAULT
 from ..source.checkpoint import misplaced
 from ..source.files import raise_all
 from ..source.importance import ImportanceMatrix, read_importance

@@ -15,7 +15,7 @@ from pathlib import Path
 from glm_edge.errors import StorageError, UsageError
 from glm_edge.system.atomic_write import atomic_write
 
-from ..recipes import Recipe
+from ..quantize.recipe import Recipe
 from ..source.files import read_small
 from ..write import RESULT, OutputFile, amount
 from .hub import Hub, is_allowed

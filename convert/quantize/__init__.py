@@ -1,1 +1,1 @@
-"""What the converter quantizes with: a search for better scales, and the pool of threads."""
+"""What the converter quantizes by and with: recipes' rules, a search for better scales, and the pool of threads."""

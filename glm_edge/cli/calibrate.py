@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
-from ..convert.recipes import Recipe
+from ..convert.quantize.recipe import Recipe
 from ..errors import UsageError
 from .imatrix import measured
 from .perplexity import text_of

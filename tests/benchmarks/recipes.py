@@ -31,8 +31,9 @@ from numpy.typing import NDArray
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from glm_edge.convert.convert import convert
+from glm_edge.convert.quantize.recipe import LayerRule, Recipe
 from glm_edge.convert.quantize.rounding import quantize_rows
-from glm_edge.convert.recipes import RECIPES, LayerRule, Recipe
+from glm_edge.convert.recipes import RECIPES
 from glm_edge.llama.context import Batch
 from glm_edge.llama.model import Model
 from glm_edge.model.checks import prefix_ids

@@ -13,7 +13,8 @@ import pytest
 
 from glm_edge.cli import glm_edge, run
 from glm_edge.convert.convert import convert
-from glm_edge.convert.recipes import RECIPES, LayerRule
+from glm_edge.convert.quantize.recipe import LayerRule
+from glm_edge.convert.recipes import RECIPES
 from glm_edge.errors import StorageError, UsageError
 from glm_edge.tools.verify import verify
 from support.checkpoints.small_checkpoint import CONFIG, write_checkpoint

@@ -13,7 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from glm_edge.convert.convert import convert
-from glm_edge.convert.recipes import ALIASES, RECIPES, Site
+from glm_edge.convert.quantize.recipe import Site
+from glm_edge.convert.recipes import ALIASES, RECIPES
 from glm_edge.convert.source.importance import read_importance
 from glm_edge.model.ggml import block_size
 from support.checkpoints.full_size_bytes import FULL, HEAD, full_size

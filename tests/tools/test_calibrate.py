@@ -56,16 +56,22 @@ def test_convert_gives_the_bytes_of_the_three_commands_and_leaves_nothing_else(
 
 
 def test_pull_does_too_and_keeps_the_matrix_for_the_next_time(
-    small_checkpoint: Path, text: Path, out: Path, by_hand: bytes, monkeypatch: pytest.MonkeyPatch
+    small_checkpoint: Path, text: Path, out: Path, by_hand: bytes, tmp_path: Path
 ) -> None:
-    options = (REPO, "--out", out, "--type", "q4_0", "--calibrate", "--text", text, "--threads", 1)
+    options = ("--out", str(out), "--type", "q4_0", "--calibrate", "--text", str(text), "--threads", "1")
     with serving(Hub(files_of(small_checkpoint))) as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        assert done("pull", *options) == 0
+
+        def pull(*more: str) -> None:  # a program of its own: the client reads the address when it is imported
+            command = [sys.executable, "-m", "glm_edge", "pull", REPO, *options, *more]
+            environment = os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home")}
+            ended = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
+            assert ended.returncode == 0, ended.stderr
+
+        pull()
         assert sorted(path.name for path in out.parent.iterdir()) == ["x.gguf", "x.gguf.imatrix"]
         assert out.read_bytes() == by_hand
         assert hub.asked.count("GET pytorch_model.bin 0") == 2
-        assert done("pull", *options, "--force") == 0
+        pull("--force")
         assert hub.asked.count("GET pytorch_model.bin 0") == 3
     assert out.read_bytes() == by_hand
 

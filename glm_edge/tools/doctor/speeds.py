@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ...convert.recipes import RECIPES, Recipe, Site
+from ...convert.quantize.recipe import Recipe, Site
+from ...convert.recipes import RECIPES
 from ...engine.memory_plan import MemoryPlan, Weights, plan_memory, sequence_count
 from ...errors import OutOfMemoryError
 from ...model.ggml import block_size
@@ -27,7 +28,7 @@ from .probe import Rate
 CHATGLM2_6B = Sizes(hidden=4096, ffn=13696, layers=28, heads=32, groups=2, vocab=65024)
 TRAINED_CTX = 32768
 # The recipes worth offering, the smallest first; those between them are hardly better.
-OFFERED = ("q2_k", "q3_k_m", "edge", "q4_0", "q4_k_m", "q5_k_m", "q6_k", "q8_0", "f16")
+OFFERED = ("q2_k", "edge-small", "q3_k_m", "edge", "q4_0", "q4_k_m", "edge-plus", "q5_k_m", "q6_k", "q8_0", "f16")
 FOUR_BITS = ("edge", "q4_0", "q4_k_m")  # of about the same size and quality
 _REQUEST = (128, 64)  # tokens of prompt and answer
 # Types in the order of how much their speed matters to who chooses.

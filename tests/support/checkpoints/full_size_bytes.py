@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from glm_edge.convert.recipes import Recipe, Site
+from glm_edge.convert.quantize.recipe import Recipe, Site
 from glm_edge.model.ggml import block_size, row_size
 
 # Columns and rows of each kind of tensor, and how many there are.

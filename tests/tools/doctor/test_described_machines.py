@@ -11,6 +11,7 @@ from glm_edge.system.device import GIB
 from glm_edge.tools.doctor.examine import examine
 from glm_edge.tools.doctor.host import Host
 from glm_edge.tools.doctor.report import Diagnosis, as_text
+from glm_edge.tools.doctor.speeds import OFFERED
 from support.machines.described import MACHINES, N100, Described
 
 ELSEWHERE = {"disk", "data", "versions", "port"}  # topics whose words depend on where the tests run
@@ -32,7 +33,7 @@ SAID: dict[str, list[str]] = {
         "cgroup_enable=memory to /boot/firmware/cmdline.txt and restart",
         "huge pages: for programs that ask for them, as GLM Edge does where memory allows",
         "bandwidth: up to 9.0 GB of weights a second (as f16)",
-        "types: ChatGLM2-6B fits as q2_k",
+        "types: ChatGLM2-6B fits as q2_k, edge-small",
         "clock: note: it is 1970-01-01 00:16 UTC, which cannot be -> set it: sudo date -s 'YYYY-MM-DD "
         "HH:MM'; certificates and times in answers go wrong",
         "locale: C.UTF-8",
@@ -50,7 +51,7 @@ SAID: dict[str, list[str]] = {
         "cgroups: version 2; limits on memory work",
         "huge pages: for programs that ask for them, as GLM Edge does where memory allows",
         "bandwidth: up to 28.0 GB of weights a second (as f16)",
-        "types: ChatGLM2-6B fits as q2_k, q3_k_m, edge, q4_0, q4_k_m, q5_k_m, q6_k, q8_0",
+        "types: ChatGLM2-6B fits as q2_k, edge-small, q3_k_m, edge, q4_0, q4_k_m, edge-plus, q5_k_m, q6_k, q8_0",
         "clock: 2027-01-15 08:00 UTC",
         "locale: C.UTF-8",
         "next: glm-edge pull THUDM/chatglm2-6b --type edge, or glm-edge chat with the demo model",
@@ -67,7 +68,7 @@ SAID: dict[str, list[str]] = {
         "cgroups: version 2; limits on memory work",
         "huge pages: for every program",
         "bandwidth: up to 40.0 GB of weights a second (as f16)",
-        "types: ChatGLM2-6B fits as q2_k, q3_k_m, edge, q4_0, q4_k_m, q5_k_m, q6_k, q8_0, f16",
+        "types: ChatGLM2-6B fits as q2_k, edge-small, q3_k_m, edge, q4_0, q4_k_m, edge-plus, q5_k_m, q6_k, q8_0, f16",
         "clock: 2027-01-15 08:00 UTC",
         "locale: C.UTF-8",
         "next: glm-edge pull THUDM/chatglm2-6b --type edge, or glm-edge chat with the demo model",
@@ -176,8 +177,8 @@ def test_other_programs_at_work_are_said(tmp_path: Path) -> None:
 
 def test_the_table_has_every_type_and_the_text_ends_with_what_to_do(tmp_path: Path) -> None:
     lines = as_text(look(N100, tmp_path)).splitlines()
-    rows = {line.split()[0]: line.split() for line in lines[-11:-2]}
-    assert list(rows) == ["q2_k", "q3_k_m", "edge", "q4_0", "q4_k_m", "q5_k_m", "q6_k", "q8_0", "f16"]
+    rows = {line.split()[0]: line.split() for line in lines[-len(OFFERED) - 2 : -2]}
+    assert list(rows) == list(OFFERED)
     # 20e9 weights a second, 5.97e9 of them a token, and a few percent for the rest
     assert rows["edge"] == ["edge", "3.58", "3.9", "8192", "13", "3.2"]
     assert lines[-1].startswith("next: ")
