@@ -49,7 +49,8 @@ def test_the_log_has_the_client_behind_a_named_proxy(named: bool, caplog: pytest
     with LiveServer(FakeEngine(), policy=policy) as server:
         server.exchange(post(BODY, "X-Forwarded-For: 198.51.100.7"))
         server.exchange(get("/health", "X-Forwarded-For: 198.51.100.7", "Content-Length: 99999999"))  # too large
-    seen = {line.split()[0] for line in caplog.messages}
+    lines = [record.getMessage() for record in caplog.records if record.name == "glm_edge.http"]  # waitress has its own
+    seen = {line.split()[0] for line in lines}
     assert seen == {"198.51.100.7" if named else "127.0.0.1"}
 
 
