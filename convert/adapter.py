@@ -27,9 +27,10 @@ from glm_edge.model import keys
 from glm_edge.model.adapter import MAX_TOKENS, ModelShape, shape_of, tensor_names
 from glm_edge.model.checks import check_model
 from glm_edge.model.gguf import read_gguf
+from glm_edge.model.head import with_padding
 
 from .convert import default_output
-from .layout import HeadEntry, head_of, no_hashes, padded
+from .layout import HeadEntry, head_of, no_hashes
 from .metadata import Value
 from .source.checkpoint import open_weights
 from .source.config import read_config
@@ -94,7 +95,7 @@ def convert_adapter(
     metadata = _metadata(folder, shape, tokens, sources)
     entries = [HeadEntry(name, values.shape, type) for name, values in data.items()]
     head = _hashed_head(metadata, entries, data)
-    parts = [head, *(values.tobytes() + bytes(padded(values.nbytes) - values.nbytes) for values in data.values())]
+    parts = [head, *(with_padding(values.tobytes()) for values in data.values())]
     size = sum(map(len, parts))
     with OutputFile(out, size) as file:
         check_output(out, inputs, force=force)

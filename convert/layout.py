@@ -8,7 +8,6 @@ in when all are known, and `glm-edge verify` compares them.
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,18 +16,16 @@ from typing import NamedTuple
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
-from gguf.gguf_writer import WriterState
 from numpy.typing import NDArray
 
 from glm_edge.model import keys
 from glm_edge.model.ggml import TYPE_IDS, block_size, row_size
+from glm_edge.model.head import head_bytes, padded
 
 from .metadata import Value
 from .quantize.recipe import Recipe, Site
 from .source.importance import ImportanceMatrix
 from .tensors import Tensor
-
-ALIGNMENT = 32  # GGUF's default: head and every tensor are padded to a multiple of it
 
 
 @dataclass(frozen=True)
@@ -65,10 +62,6 @@ class Layout:
     def size(self) -> int:
         """Bytes of the finished file."""
         return self.tensors[-1].end
-
-
-def padded(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def lay_out(
@@ -147,11 +140,4 @@ def head_of(metadata: Mapping[str, Value], entries: Sequence[HeadEntry]) -> byte
         size = row_size(entry.type, entry.shape[-1]) * math.prod(entry.shape[:-1])
         raw = GGMLQuantizationType(TYPE_IDS[entry.type])
         writer.add_tensor_info(entry.name, entry.shape, np.dtype(np.float32), size, raw)
-    buffer = io.BytesIO()
-    writer.fout = [io.BufferedWriter(buffer)]
-    writer.state = WriterState.EMPTY  # as after opening a file
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    head = buffer.getvalue()
-    return head + bytes(padded(len(head)) - len(head))
+    return head_bytes(writer)

@@ -8,18 +8,17 @@ as llama-quantize computes it. Not here: the older format (imatrix.dat).
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from gguf import GGUFWriter
-from gguf.gguf_writer import WriterState
 from numpy.typing import NDArray
 
 from glm_edge.errors import IntegrityError, InvalidFileError, StorageError
 from glm_edge.model.gguf import read_gguf
+from glm_edge.model.head import head_bytes, with_padding
 from glm_edge.model.values import TENSOR_TYPES, GgufFile, TensorInfo
 from glm_edge.system.safe_open import read_file
 
@@ -28,7 +27,6 @@ from .files import raise_all
 SUMS, COUNTS = ".in_sum2", ".counts"
 TYPE = "imatrix"  # the value of general.type
 _DATASETS, _CHUNKS, _CHUNK_SIZE = "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"
-_ALIGNMENT = 32  # bytes; the format's default
 _FILE_BYTES = 256 << 20  # at most; that of ChatGLM2-6B has 3 MB
 # The embedding is looked up, not multiplied; llama-imatrix leaves the output out unless asked.
 _MAY_LACK = frozenset({"token_embd.weight", "output.weight"})
@@ -77,17 +75,7 @@ def encoded(measured: Measured, text: str) -> bytes:
         tensors[name + COUNTS] = np.array([measured.tokens], np.float32)
     for name, values in tensors.items():
         writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
-    buffer = io.BytesIO()
-    writer.fout = [io.BufferedWriter(buffer)]
-    writer.state = WriterState.EMPTY  # as after opening a file
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    return b"".join(_padded(part) for part in (buffer.getvalue(), *(values.tobytes() for values in tensors.values())))
-
-
-def _padded(part: bytes) -> bytes:
-    return part + bytes(-len(part) % _ALIGNMENT)
+    return head_bytes(writer) + b"".join(with_padding(values.tobytes()) for values in tensors.values())
 
 
 def read_importance(path: Path) -> ImportanceMatrix:

@@ -4,7 +4,7 @@ It is stricter than llama.cpp where this refuses no real file: names are plain t
 real model's, tensors have no empty dimension, and the file ends with the last tensor's padding. It never reads weights,
 nor more than 24 MiB; a head with ChatGLM2's vocabulary takes 0.04 s. The format:
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
-Not here: what the keys mean (`checks.py`), and writing (the gguf package does that).
+Not here: what the keys mean (`checks.py`), and writing (`head.py`).
 """
 
 from __future__ import annotations
