@@ -43,6 +43,8 @@ _VERBS = {
     "tokenize": ("glm_edge.cli.tokenize", "Token ids of texts, as JSON lines."),
 }
 
+_WITHOUT_CONFIG = ("config", "completion")  # one tells what is wrong with the file, one runs in every new shell
+
 
 class _Verbs(click.Group):
     """A group that imports a verb when it is called and knows the help lines of all without importing any."""
@@ -78,10 +80,7 @@ def glm_edge(context: click.Context) -> None:
     from .config_file import configured
 
     root, verb = context.command, context.invoked_subcommand
-    if isinstance(root, click.Group) and verb not in (
-        "config",
-        "completion",
-    ):  # one tells what is wrong, one runs in every new shell
+    if isinstance(root, click.Group) and verb not in _WITHOUT_CONFIG:
         context.default_map = configured(root, verb)
 
 

@@ -32,13 +32,13 @@ def command(context: click.Context, path: bool) -> None:
     root = context.find_root().command
     if not isinstance(root, click.Group):
         return
-    configured(root, None)  # refuses what no option has
+    content = read_config()
+    configured(root, None, content)  # refuses what no option has
     for verb in root.list_commands(context):
         try:
-            configured(root, verb)
+            configured(root, verb, content)
         except InvalidFileError as error:  # a value that stops that command alone
             click.echo(f"warning: {error}", err=True)
-    content = read_config()
     missing = "" if content else " (sets nothing yet)"
     click.echo(_HEAD.format(path=config_path(), missing=missing))
     examples = {"model": "NAME", "threads": 4, "cache": True}

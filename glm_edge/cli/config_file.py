@@ -65,13 +65,14 @@ def read_config() -> dict[str, Any]:
         raise InvalidFileError(f"{path}: is not TOML: {error}") from None
 
 
-def configured(root: click.Group, verb: str | None) -> dict[str, Any]:
+def configured(root: click.Group, verb: str | None, content: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The file's settings as click's default_map. Raises InvalidFileError for a key or value that no option has.
 
     Args:
         verb: the command that runs: its values are converted, so that a wrong one is told with the file's name.
+        content: the file's, where it was read already.
     """
-    content = read_config()
+    content = read_config() if content is None else content
     context = click.Context(root)
     verbs = root.list_commands(context)
     sections = {key: value for key, value in content.items() if isinstance(value, dict)}
