@@ -218,12 +218,13 @@ def _tune(config: EngineConfig, *, as_json: bool) -> None:
 
 def _recommend_type() -> None:
     """Say which type of four bits would be fastest here: predicted from measured products, as by the doctor."""
+    from ..tools.bench.tune import REQUEST
     from ..tools.doctor.examine import rated_types
     from ..tools.doctor.host import Host
     from ..tools.doctor.speeds import recommended
 
     types = rated_types(Host())
-    best = recommended(types)
+    best = recommended(types, *REQUEST)
     if best is None:
         click.echo("types: not measured in time; glm-edge doctor has them", err=True)
         return

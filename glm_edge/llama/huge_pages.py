@@ -54,11 +54,12 @@ def touch(ended: Callable[[], bool]) -> None:
 
     The processors that would write them first do not have to wait for the kernel then.
     """
+    madvise = _madvise()
     for address, size in large_regions(_text(_ROOT / "proc/self/maps").splitlines()):
         for at in range(0, size, _LEAST):
             if ended():
                 return
-            _madvise()(address + at, min(_LEAST, size - at), _POPULATE_WRITE)
+            madvise(address + at, min(_LEAST, size - at), _POPULATE_WRITE)
 
 
 def bytes_in_use(root: Path = _ROOT) -> int:
@@ -85,8 +86,9 @@ def large_regions(maps: Iterable[str]) -> Iterator[tuple[int, int]]:
 def _advise(advice: int) -> None:
     if not may_ask():
         return
+    madvise = _madvise()
     for address, size in large_regions(_text(_ROOT / "proc/self/maps").splitlines()):
-        _madvise()(address, size, advice)  # its result does not matter, see above
+        madvise(address, size, advice)  # its result does not matter, see above
 
 
 def _madvise() -> Any:

@@ -30,7 +30,7 @@ from .child import Tell
 _ROUNDS = 3
 _CLEARLY = 1.03  # ratio of speeds; smaller differences are chance
 _PROMPT, _ANSWER = 128, 8  # tokens of one measurement of threads
-_REQUEST = (128, 64)  # tokens of prompt and answer by whose time the runtime is chosen
+REQUEST = (128, 64)  # tokens of prompt and answer by whose time the runtime is chosen
 _DEPTH = 1024  # tokens of context at which flash attention is measured: it matters with long ones
 _BATCHES = (64, 128, 256, 512)
 _LARGE = 256 << 20  # bytes; with smaller models the way of loading is a matter of chance
@@ -118,7 +118,7 @@ def _choose_way(config: EngineConfig, weights: Weights, tell: Tell, figures: dic
         plan = plan_memory(own, weights, sequences=1, available=memory_available())
         with closing(open_model(own, plan)) as model:
             seconds[way] = _Tuner(model, own, plan, tell, {}).of_requests(processors().best)
-    prompt, answer = _REQUEST
+    prompt, answer = REQUEST
     figures["weights"] = {way.name: statistics.median(times) / (prompt + answer) for way, times in seconds.items()}
     return fastest(seconds, candidates[0])
 
@@ -158,7 +158,7 @@ class _Tuner:
         """Seconds of a request of usual lengths, from what a shorter one takes; a figure a round."""
         with closing(self._open(flash_attention=False, threads=(threads, threads))) as bare:
             self._prefill(bare, threads, _ANSWER, None)  # the first batch also touches memory for the first time
-            prompt, answer = (n / measured for n, measured in zip(_REQUEST, (_PROMPT, _ANSWER), strict=True))
+            prompt, answer = (n / measured for n, measured in zip(REQUEST, (_PROMPT, _ANSWER), strict=True))
             return [
                 prompt * self._prefill(bare, threads, _PROMPT, None) + answer * self._decode(bare, threads)
                 for _ in range(_ROUNDS)

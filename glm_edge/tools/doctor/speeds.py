@@ -30,7 +30,6 @@ TRAINED_CTX = 32768
 # The recipes worth offering, the smallest first; those between them are hardly better.
 OFFERED = ("q2_k", "edge-small", "q3_k_m", "edge", "q4_0", "q4_k_m", "edge-plus", "q5_k_m", "q6_k", "q8_0", "f16")
 FOUR_BITS = ("edge", "q4_0", "q4_k_m")  # of about the same size and quality
-_REQUEST = (128, 64)  # tokens of prompt and answer
 # Types in the order of how much their speed matters to who chooses.
 _MEASURED = ("q4_k", "q4_0", "iq4_nl", "q6_k", "q8_0", "q5_k", "q5_0", "q5_1", "f16", "q3_k", "q2_k")
 _KINDS = {"token_embd": "embedding", "output_norm": "norm", "attn_norm": "norm", "ffn_norm": "norm"}
@@ -134,14 +133,14 @@ def timed(fit: Fit, measured: Mapping[tuple[str, bool], Rate]) -> Fit:
     return fit if found is None else replace(fit, decode=found[0], prefill=found[1])
 
 
-def recommended(types: Iterable[Fit]) -> Fit | None:
-    """The type of four bits that is fastest for a request of usual lengths; None where not all that fit have rates."""
+def recommended(types: Iterable[Fit], prompt: int, answer: int) -> Fit | None:
+    """The type of four bits that is fastest for a request of so many tokens; None where not all that fit have rates."""
     seconds: dict[str, float] = {}
     found = {fit.name: fit for fit in types if fit.name in FOUR_BITS and fit.plan is not None and not fit.plan.slow}
     for name, fit in found.items():
         if fit.prefill is None or fit.decode is None:
             return None
-        seconds[name] = _REQUEST[0] / fit.prefill + _REQUEST[1] / fit.decode
+        seconds[name] = prompt / fit.prefill + answer / fit.decode
     return found[min(seconds, key=lambda name: seconds[name])] if seconds else None
 
 

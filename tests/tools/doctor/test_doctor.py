@@ -15,6 +15,7 @@ from glm_edge.cli.doctor import command
 from glm_edge.convert.adapter import convert_adapter
 from glm_edge.convert.convert import convert
 from glm_edge.convert.recipes import RECIPES
+from glm_edge.tools.bench.tune import REQUEST
 from glm_edge.tools.doctor.examine import examine
 from glm_edge.tools.doctor.host import Host
 from glm_edge.tools.doctor.model import adapter as look_at_adapter
@@ -73,11 +74,11 @@ def test_the_fastest_type_of_four_bits_is_recommended_where_all_were_measured() 
         for fit in fits(16 << 30)
         if fit.name in rates
     ]
-    best = recommended(types)
+    best = recommended(types, *REQUEST)
     assert best is not None
     assert best.name == "q4_0"  # 128 / 10 + 64 / 3 seconds
-    assert recommended([replace(fit, decode=None) if fit.name == "edge" else fit for fit in types]) is None
-    assert recommended(fits(1 << 30)) is None
+    assert recommended([replace(fit, decode=None) if fit.name == "edge" else fit for fit in types], *REQUEST) is None
+    assert recommended(fits(1 << 30), *REQUEST) is None
 
 
 @pytest.mark.parametrize(("kind", "amx", "said"), [("CPU_REPACK", True, 1), ("AMX", True, 0), ("CPU_REPACK", False, 0)])
