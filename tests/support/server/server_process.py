@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -26,6 +27,7 @@ class Server:
     def __init__(self, popen: subprocess.Popen[str]) -> None:
         self.popen = popen
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._early: deque[str] = deque()  # lines before its address: the child, which loads meanwhile, may be sooner
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
@@ -37,11 +39,17 @@ class Server:
 
     @cached_property
     def port(self) -> int:
-        return int(self.said(r"listening at http://[\d.]+:(\d+)")[1])
+        passed = []
+        while line := self._lines.get(timeout=3 * PATIENCE):
+            if match := re.search(r"listening at http://[\d.]+:(\d+)", line):
+                self._early.extend(passed)
+                return int(match[1])
+            passed.append(line)
+        raise AssertionError(f"it never said where it listens, but: {''.join(passed)}")
 
     def said(self, pattern: str) -> re.Match[str]:
         """The next line on stderr that has it."""
-        while line := self._lines.get(timeout=3 * PATIENCE):
+        while line := self._early.popleft() if self._early else self._lines.get(timeout=3 * PATIENCE):
             if match := re.search(pattern, line):
                 return match
         raise AssertionError(f"it never said {pattern}")
