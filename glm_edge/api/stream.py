@@ -20,6 +20,7 @@ from .contract.answers.serializer import FinishedAnswer, Serializer
 from .contract.errors import error_response
 
 POLL_S = 0.2  # how soon a client that left, or a server that ends, is noticed
+_QUEUE_POLL_S = 0.5  # the same while a request waits in the engine's queue, where hundreds may
 FIRST_EVENT_S = 0.8  # a stream begins within a second, so that nobody takes a long prefill for a hang
 COMMENT_S = 0.5  # shortest time between two comments on a request's progress
 
@@ -185,6 +186,7 @@ class ResponseStream:
             raise EngineClosedError("the server is shutting down")
         if not self._generation.started:
             self._check_wait()
+            timeout = max(timeout, _QUEUE_POLL_S)
         try:
             chunk = self._generation.get(timeout)
         except TimeoutError:

@@ -9,6 +9,8 @@ be the last.
 from __future__ import annotations
 
 import heapq
+import time
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from typing import NamedTuple
 
@@ -18,6 +20,7 @@ from .sequence import Sequence
 
 _FADE = 0.9  # weight of the past when another answer ends
 _LENGTH = 256  # tokens of an answer, assumed while none has ended
+_FRESH_S = 0.1  # how long the places of those that wait are told again
 
 
 class _Sums(NamedTuple):
@@ -52,12 +55,14 @@ class EtaEstimator:
 
     Args:
         slots: answers computed at the same time.
+        clock: seconds, monotonic.
     """
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._slots = slots
+        self._clock = clock
         self._past = _Sums()
-        self._told: tuple[object, _Queue] = (None, {})  # what the places were estimated from; replaced as a whole
+        self._told: tuple[float, _Queue] = (0.0, {})  # when the places were estimated, and they; replaced as a whole
 
     def ended(self, stats: Stats) -> None:
         """Learn from an answer that came to its own end. Called from one thread."""
@@ -66,11 +71,14 @@ class EtaEstimator:
     def progress(self, sequence: Sequence, others: Seq[Sequence]) -> Progress:
         """How far an answer without text is; `others` are all answers that have not ended, in order of arrival."""
         total = len(sequence.job.prompt.ids)
-        sums = self._now(others)
         if sequence.started:
+            sums = self._now(others)
             speed = sums.prefill_s / sums.computed if sums.computed else 0.0
             return Progress(done=min(total, sequence.read(speed)), total=total)
-        place = self._places(others, sums).get(sequence, (1, None))
+        at, places = self._told
+        if sequence not in places or self._clock() - at > _FRESH_S:
+            places = self._places(others)
+        place = places.get(sequence, (1, None))
         return Progress(*place, 0, total)
 
     def next_ends(self, others: Seq[Sequence], n: int = 1) -> float | None:
@@ -87,33 +95,41 @@ class EtaEstimator:
                 sums = sums.plus(other.so_far(), ended=False)
         return sums
 
-    def _places(self, others: Seq[Sequence], sums: _Sums) -> _Queue:
+    def _places(self, others: Seq[Sequence]) -> _Queue:
         """Of each waiting answer: its position, and the seconds until a slot is free and those in front have theirs.
 
-        Estimated for all at once, and again when a token was written: hundreds may wait and ask.
+        Estimated for all at once: hundreds may wait and ask.
         """
+        sums = self._now(others)
         running = [other for other in others if other.started]
-        facts = (list(others), [len(other.tokens) for other in running], self._past)
-        if self._told[0] == facts:
-            return self._told[1]
         free = [0.0] * (self._slots - len(running)) + [_left(sequence, sums) for sequence in running]
         heapq.heapify(free)
         places: _Queue = {}
         for position, sequence in enumerate((other for other in others if not other.started), 1):
             places[sequence] = (position, free[0] if sums.intervals else None)
-            heapq.heapreplace(free, free[0] + _left(sequence, sums))
-        self._told = (facts, places)
+            heapq.heapreplace(free, free[0] + _whole(sequence, sums))
+        self._told = (self._clock(), places)
         return places
 
 
-def _left(sequence: Sequence, sums: _Sums) -> float:
-    """Seconds that an answer still needs, once it has a slot."""
-    stats = sequence.so_far()
+def _whole(sequence: Sequence, sums: _Sums) -> float:
+    """Seconds that an answer will need that has no slot yet."""
+    return _writing(sequence, 0, sums) + len(sequence.job.prompt.ids) * (
+        sums.prefill_s / sums.prompt if sums.prompt else 0.0
+    )
+
+
+def _writing(sequence: Sequence, written: int, sums: _Sums) -> float:
+    """Seconds until an answer is written of which so many tokens are."""
     length = sums.length / sums.ended if sums.ended else _LENGTH
-    tokens = min(sequence.job.max_new_tokens - stats.completion_tokens, length)
-    seconds = tokens * sums.decode_s / sums.intervals if sums.intervals else 0.0
-    if not sequence.started:
-        return seconds + stats.prompt_tokens * (sums.prefill_s / sums.prompt if sums.prompt else 0.0)
+    tokens = min(sequence.job.max_new_tokens - written, length)
+    return tokens * sums.decode_s / sums.intervals if sums.intervals else 0.0
+
+
+def _left(sequence: Sequence, sums: _Sums) -> float:
+    """Seconds that an answer still needs that has a slot."""
+    stats = sequence.so_far()
+    seconds = _writing(sequence, stats.completion_tokens, sums)
     if not stats.completion_tokens and sums.computed:
         seconds += (stats.prompt_tokens + sequence.job.n_front - sequence.n_past) * sums.prefill_s / sums.computed
     return seconds

@@ -96,6 +96,7 @@ class EngineLoop:
         """A request was cancelled: wake the engine, and abort its batch if every answer in it is cancelled."""
         if all(sequence.cancelled for sequence in self._scheduler.running):
             self.abort = True
+        self._scheduler.cancels = True
         self._inbox.put(None)
 
     def stop(self, error: GlmEdgeError) -> None:

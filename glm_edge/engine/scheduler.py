@@ -64,6 +64,7 @@ class Scheduler:
         self._slots = slots
         self._cache = KvCache(context, slots, store)
         self._waiting: deque[Sequence] = deque()
+        self.cancels = False  # whether one of them may be cancelled; set in any thread
         self._running: list[Sequence] = []  # in the order they were admitted
         self._full = False  # an answer was preempted: admit no other until one ends
         self._lookup = lookup
@@ -73,6 +74,8 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         self._waiting.append(sequence)
+        if sequence.cancelled:
+            self.cancels = True
 
     @property
     def idle(self) -> bool:
@@ -91,9 +94,11 @@ class Scheduler:
         for sequence in [a for a in self._running if a.cancelled]:
             sequence.finish("cancelled")
             self._release(sequence)
-        for sequence in [a for a in self._waiting if a.cancelled]:
-            sequence.finish("cancelled")
-            self._waiting.remove(sequence)
+        if self.cancels:  # hundreds may wait, and a step may take less than to look at them all
+            self.cancels = False
+            for sequence in [a for a in self._waiting if a.cancelled]:
+                sequence.finish("cancelled")
+                self._waiting.remove(sequence)
         for sequence in list(self._waiting):
             if len(self._running) >= self._slots or self._full:
                 return
@@ -146,6 +151,7 @@ class Scheduler:
             )
         for sequence, error in failed:
             sequence.fail(error)
+            self.cancels = True  # its siblings
             sequence.n_past = 0  # its cells are not reused
             self._release(sequence)
 

@@ -185,13 +185,12 @@ class OpenCalls:
 
     def _send_next(self) -> None:
         """Send the calls whose turn it is. Under the lock."""
-        if self._send is None:
+        waiting = [one for one in self._open.values() if one.sent is None]
+        if self._send is None or not waiting:
             return
         now = time.monotonic()
         running = [one for one in self._open.values() if one.sent is not None]
-        for opened in self._open.values():
-            if opened.sent is not None:
-                continue
+        for opened in waiting:
             if any(self._is_alone(one, now) for one in running) or (running and self._is_alone(opened, now)):
                 return
             running.append(opened)

@@ -53,6 +53,8 @@ class CrashQuarantine:
 
     def is_suspect(self, prompt: bytes) -> bool:
         """Whether it ran at three deaths, alone or not: it must run alone."""
+        if not self._crashes:
+            return False
         with self._lock:
             return len(self._recent(prompt)) >= _MOST_DEATHS
 
