@@ -18,7 +18,7 @@ from .config import ServeConfig
 
 State = Literal["loading", "ok", "failed", "shutting_down"]
 
-_REFUSALS_PER_SECOND = 10.0  # that are told at once
+_REFUSALS_PER_SECOND = 4.0  # that are told at once
 
 SPARE_REQUESTS = 8  # above the capacity: the engine refuses these itself, and says when to come again
 _DECAY = 0.9  # weight of the running mean when another request ends
@@ -44,12 +44,12 @@ class RefusalPace:
     Retry-After says, leave the processor to the answers.
 
     Args:
-        at_once: refusals that are told at once after a quiet time; 10 more are each second.
+        at_once: refusals that are told at once after a quiet time; 4 more are each second.
         held_s: how long the others are held back. A client that waits for its answer does not ask again.
         clock: seconds, monotonic.
     """
 
-    def __init__(self, at_once: int = 40, held_s: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, at_once: int = 40, held_s: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._at_once = at_once
         self._held_s = held_s
         self._clock = clock

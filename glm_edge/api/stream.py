@@ -20,7 +20,7 @@ from .contract.answers.serializer import FinishedAnswer, Serializer
 from .contract.errors import error_response
 
 POLL_S = 0.2  # how soon a client that left, or a server that ends, is noticed
-_QUEUE_POLL_S = 0.5  # the same while a request waits in the engine's queue, where hundreds may
+_QUEUE_POLL_S = 1.0  # the same while a request waits in the engine's queue, where hundreds may
 FIRST_EVENT_S = 0.8  # a stream begins within a second, so that nobody takes a long prefill for a hang
 COMMENT_S = 0.5  # shortest time between two comments on a request's progress
 
@@ -92,7 +92,7 @@ class ResponseStream:
         reasons: list[FinishReason] = ["stop"] * self._n
         logprobs: list[list[TokenLogprob]] = [[] for _ in texts]
         while not self.complete:
-            chunk = self._next(POLL_S)
+            chunk = self._next(_QUEUE_POLL_S if self.waiting else POLL_S)
             if chunk is not None:
                 texts[chunk.index] += chunk.text
                 logprobs[chunk.index] += chunk.logprobs
@@ -157,7 +157,7 @@ class ResponseStream:
         found: list[Chunk] = []
 
         def progress() -> Iterator[Progress | None]:
-            while (chunk := self._next(POLL_S)) is None:
+            while (chunk := self._next(COMMENT_S if self.waiting else POLL_S)) is None:
                 yield self._generation.progress
             found.append(chunk)
 
@@ -186,7 +186,6 @@ class ResponseStream:
             raise EngineClosedError("the server is shutting down")
         if not self._generation.started:
             self._check_wait()
-            timeout = max(timeout, _QUEUE_POLL_S)
         try:
             chunk = self._generation.get(timeout)
         except TimeoutError:

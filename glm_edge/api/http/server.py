@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _STACK = 1 << 20  # bytes
 _MAKES_ROOM = 32  # connections that are closed at once where others wait
+_EXPIRE_S = 0.1  # between two looks at the deadlines of hundreds of connections
 _ACCEPTS = 64  # a turn, so that a flood of connections cannot keep the others waiting
 
 
@@ -49,6 +50,7 @@ class HttpServer:
         self._deadlines = limits.deadlines
         self._most = limits.connections
         self._map: dict[int, Any] = {}
+        self._expired = 0.0  # when the deadlines of all connections were looked at
         self._dispatcher = ThreadedTaskDispatcher()
         _start_threads(self._dispatcher, limits.threads)
         adjustments = _adjustments(limits)
@@ -62,8 +64,10 @@ class HttpServer:
             self._make_room()
         wasyncore.loop(timeout, use_poll=True, map=self._map, count=1)
         now = time.monotonic()
-        for channel in self._channels():
-            channel.expire(now, self._deadlines)
+        if now - self._expired >= _EXPIRE_S:
+            self._expired = now
+            for channel in self._channels():
+                channel.expire(now, self._deadlines)
 
     def _make_room(self) -> None:
         """Clients wait for a connection: close some that have no request to answer.

@@ -21,7 +21,7 @@ def test_refusals_are_told_at_once_as_long_as_they_are_few() -> None:
     now = [0.0]
     pace = RefusalPace(at_once=3, held_s=5.0, clock=lambda: now[0])
     assert [pace.delay() for _ in range(5)] == [0.0, 0.0, 0.0, 5.0, 5.0]
-    now[0] += 0.25  # 10 a second
+    now[0] += 0.625  # 4 a second
     assert [pace.delay() for _ in range(3)] == [0.0, 0.0, 5.0]
     now[0] += 100
     assert [pace.delay() for _ in range(4)] == [0.0, 0.0, 0.0, 5.0]
@@ -36,7 +36,7 @@ def test_only_refusals_for_want_of_capacity_are_held_back() -> None:
     engine.submit(ask("x"))
     client = create_app(admission).test_client()
     assert [client.post(CHAT, json=BODY, environ_overrides=environ).status_code for _ in range(2)] == [503, 503]
-    assert held == [0.0, 5.0]
+    assert held == [0.0, 10.0]
     assert client.post(CHAT, json={}, environ_overrides=environ).status_code == 400
     assert client.get("/health", environ_overrides=environ).status_code == 200
     assert len(held) == 2
