@@ -145,6 +145,11 @@ class Admission:
         return "loading" if self._engine.failure is None else "failed"
 
     @property
+    def requests(self) -> int:
+        """How many requests hold a lease."""
+        return len(self._leases)
+
+    @property
     def must_wait(self) -> bool:
         """Whether requests have to wait for the model now."""
         return self._wait_for_model and self.state == "loading"

@@ -20,7 +20,7 @@ from .contract.answers.serializer import FinishedAnswer, Serializer
 from .contract.errors import error_response
 
 POLL_S = 0.2  # how soon a client that left, or a server that ends, is noticed
-_QUEUE_POLL_S = 1.0  # the same while a request waits in the engine's queue, where hundreds may
+_POLLS_PER_S = 256  # of all requests in the engine's queue, where hundreds may wait
 FIRST_EVENT_S = 0.8  # a stream begins within a second, so that nobody takes a long prefill for a hang
 COMMENT_S = 0.5  # shortest time between two comments on a request's progress
 
@@ -92,7 +92,7 @@ class ResponseStream:
         reasons: list[FinishReason] = ["stop"] * self._n
         logprobs: list[list[TokenLogprob]] = [[] for _ in texts]
         while not self.complete:
-            chunk = self._next(_QUEUE_POLL_S if self.waiting else POLL_S)
+            chunk = self._next(self._poll_s)
             if chunk is not None:
                 texts[chunk.index] += chunk.text
                 logprobs[chunk.index] += chunk.logprobs
@@ -157,7 +157,7 @@ class ResponseStream:
         found: list[Chunk] = []
 
         def progress() -> Iterator[Progress | None]:
-            while (chunk := self._next(COMMENT_S if self.waiting else POLL_S)) is None:
+            while (chunk := self._next(self._poll_s)) is None:
                 yield self._generation.progress
             found.append(chunk)
 
@@ -178,6 +178,11 @@ class ResponseStream:
                 f"the request {late} s in the queue, and {limit:g} s are the most; try again later",
                 retry_after=ahead - limit if waited <= limit else ahead,
             )
+
+    @property
+    def _poll_s(self) -> float:
+        """How long to wait for a chunk: longer in the queue, the more requests there are."""
+        return max(POLL_S, self._admission.requests / _POLLS_PER_S if self.waiting else 0.0)
 
     def _next(self, timeout: float) -> Chunk | None:
         """The next chunk; None when none came in time."""
