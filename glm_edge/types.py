@@ -169,6 +169,14 @@ class RpcServer:
 
 
 @dataclass(frozen=True)
+class BatchCosts:
+    """What batches took when a model was tuned: where the engine's own measuring starts from."""
+
+    repacked: bool  # how the weights were loaded; they hold for no other way
+    seconds: tuple[tuple[int, float], ...]  # rows of a batch, and what it took
+
+
+@dataclass(frozen=True)
 class EngineConfig:
     """The settings of an engine. None means: chosen by the machine and the model."""
 
@@ -190,6 +198,7 @@ class EngineConfig:
     # name and file of each adapter; without a name, a folder of which every .gguf file is one, by its own name
     adapters: tuple[tuple[str, Path], ...] = ()
     rpc: tuple[RpcServer, ...] = ()  # that compute the model's last layers
+    batch_costs: BatchCosts | None = None  # as tuned; None: learned while answers are written
     broken_adapters: bool = False  # leave out those that cannot be loaded, with a warning, instead of failing
 
 

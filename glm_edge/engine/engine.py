@@ -40,6 +40,7 @@ from .text.tokenizer import Prompt, Tokenizer
 from .text.trim import trimmed
 
 R = TypeVar("R")
+Tune = Callable[[EngineConfig, Model, MemoryPlan], EngineConfig]
 
 
 class LlamaEngine:
@@ -47,15 +48,17 @@ class LlamaEngine:
 
     Args:
         progress: called with 0..1 while the weights load; returning False stops the load.
+        tune: called with the weights loaded and nothing else; returns the configuration for what comes after.
 
     Raises InvalidFileError, UnsupportedModelError or IntegrityError for a file that must not be run, OutOfMemoryError
     for a model that does not fit into memory, UsageError for a configuration that does not fit the model.
     """
 
-    def __init__(self, config: EngineConfig, progress: Callable[[float], bool] | None = None) -> None:
+    def __init__(
+        self, config: EngineConfig, progress: Callable[[float], bool] | None = None, tune: Tune | None = None
+    ) -> None:
         file = read_gguf(config.model)
         check_model(file)
-        self._config = config
         n_sequences = sequence_count(config.slots)
         available, weights = memory_available(), weights_of(file)
         remote = find_remote(config.rpc, weights.sizes.layers, available)
@@ -67,6 +70,9 @@ class LlamaEngine:
         with ExitStack() as made:  # closes what there is, the last first, where the rest cannot be had
             self._model = open_model(config, self.plan, progress, remote)
             made.callback(self._model.close)
+            if tune is not None:
+                config = tune(config, self._model, self.plan)
+            self._config = config
             made.callback(self._wait_for_tokenizing)
             self._tokenizer = Tokenizer(self._model, file)
             digest = fingerprint(file)
@@ -82,7 +88,7 @@ class LlamaEngine:
                 config.slots,
                 self._store,
                 lookup=config.prompt_lookup,
-                latency=LatencyModel(rows_of_four=self.plan.repack),
+                latency=LatencyModel(_known_costs(config, self.plan), rows_of_four=self.plan.repack),
             )
             self._file = file
             left_out: list[GlmEdgeError] = []
@@ -272,6 +278,12 @@ def _max_new_tokens(request: Request, prompt_tokens: int, n_ctx: int) -> int:
             code="context_length_exceeded",
         )
     return min(request.max_length, n_ctx) - prompt_tokens
+
+
+def _known_costs(config: EngineConfig, plan: MemoryPlan) -> tuple[tuple[int, float], ...]:
+    """What a tuning found batches to take, if it loaded the weights the same way."""
+    costs = config.batch_costs
+    return costs.seconds if costs is not None and costs.repacked == plan.repack else ()
 
 
 def open_model(

@@ -1,4 +1,6 @@
-"""What batches cost on this device, measured while they are computed; and the number of rows that is fastest.
+"""What batches cost on this device, measured while they are computed, and the number of rows that is fastest.
+
+What a tuning found is where the measuring starts from.
 
 Repacked kernels compute 4 rows at a time and the rest one by one, each with a pass over all weights: three rows can
 take twice as long as four. So the scheduler pads a batch with unused rows where that is faster. Padding changes logits
@@ -9,6 +11,7 @@ single row is computed by other arithmetic. It is never padded, so an answer doe
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 SLICE = 16  # prompt tokens beside answers, while no speed is measured
 _ROW = 4  # tokens that the kernels compute together
@@ -23,13 +26,14 @@ class LatencyModel:
     """The measured seconds of batches by size; one for all answers.
 
     Args:
+        known: sizes of batches and their seconds, of a tuning: as good as trials, and forgotten as others come.
         rows_of_four: whether the weights are repacked, so that the number of rows matters.
     """
 
-    def __init__(self, *, rows_of_four: bool = False) -> None:
+    def __init__(self, known: Iterable[tuple[int, float]] = (), *, rows_of_four: bool = False) -> None:
         self._rows_of_four = rows_of_four
         self.token_s = 0.0  # seconds that a prompt's token takes, running mean; 0 while unknown
-        self._samples: dict[int, deque[float]] = {}
+        self._samples = {n: deque([seconds] * _TRIALS, maxlen=_SAMPLES) for n, seconds in known}
         self._asked: dict[int, int] = {}  # how often rows() was asked about a size
 
     def measure(self, n: int, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Profiles: the fastest settings, as `glm-edge bench --tune` measured them, in one file.
+"""Profiles: the fastest settings, as `glm-edge bench --tune` or a first start measured them, in one file.
 
 The verbs that load a model read it. A profile belongs to a kind of machine, the versions of the runtimes, and a model's
 sizes and type. Where none fits, `device.py` and the memory plan choose. Options of the user override it.
@@ -7,6 +7,8 @@ sizes and type. Where none fits, `device.py` and the memory plan choose. Options
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,27 +17,33 @@ from typing import Any
 import platformdirs
 
 from ..errors import GlmEdgeError, StorageError
-from ..types import EngineConfig, LoadMode, RuntimeName
+from ..types import BatchCosts, EngineConfig, LoadMode, RuntimeName
 from .atomic_write import atomic_write
 from .private import make_folder
 from .safe_open import read_file
 
 _FILE_BYTES = 1 << 16
-_MOST = 32  # profiles that are kept, of less than 1 KB each: those measured last
-_FORMAT = 3  # a file of another format is ignored
+_MOST = 32  # profiles that are kept, of about 1 KB each: those measured last
+_FORMAT = 4  # a file of another format is ignored
 
 
 @dataclass(frozen=True)
 class Profile:
-    """The fields of EngineConfig that a profile sets."""
+    """What was found: fields of EngineConfig that a profile sets, and how it was measured."""
 
     n_threads: int
     n_threads_batch: int
-    n_batch: int  # tokens, at most
+    n_batch: int | None  # tokens, at most; None: not measured
     flash_attention: bool
     runtime: RuntimeName
     load_mode: LoadMode | None = None  # "mmap": the weights are faster as they are
     huge_pages: bool = True
+    batch_costs: BatchCosts | None = None
+    ik_speed: float | None = None  # of a request with ik_llama.cpp, relative to llama.cpp; None: not measured
+    quick: bool = False  # measured at a first start, without loading again
+
+
+_SET = ("n_threads", "n_threads_batch", "n_batch", "flash_attention", "runtime", "load_mode")  # where they are open
 
 
 def profile_path() -> Path:
@@ -62,6 +70,12 @@ def save_profile(path: Path, profile: Profile, conditions: Mapping[str, object])
         ) from error
 
 
+def can_save(path: Path) -> bool:
+    """Whether a profile can probably be written there."""
+    folder = next((folder for folder in path.parents if folder.exists()), path.parent)
+    return os.access(path if path.exists() else folder, os.W_OK)
+
+
 def load_profile(path: Path, conditions: Mapping[str, object]) -> Profile | None:
     """The profile that was measured under these conditions; None where the file has none."""
     return next((_profile(kept["profile"]) for kept in _kept(path) if kept["conditions"] == dict(conditions)), None)
@@ -80,23 +94,51 @@ def _kept(path: Path) -> list[dict[str, Any]]:
 
 
 def _profile(found: object) -> Profile | None:
-    counts = ("n_threads", "n_threads_batch", "n_batch")
+    counts = ["n_threads", "n_threads_batch", "n_batch"]
+    flags = ("flash_attention", "huge_pages", "quick")
     if not isinstance(found, dict) or found.keys() != Profile.__dataclass_fields__.keys():
         return None
+    if found["n_batch"] is None:
+        counts.remove("n_batch")
     if not all(type(found[name]) is int and 1 <= found[name] <= 4096 for name in counts):
         return None
-    if not isinstance(found["flash_attention"], bool) or found["runtime"] not in ("llama", "ik"):
+    if not all(isinstance(found[name], bool) for name in flags):
         return None
-    if not isinstance(found["huge_pages"], bool) or found["load_mode"] not in (None, "mmap"):
+    if found["runtime"] not in ("llama", "ik") or found["load_mode"] not in (None, "mmap"):
         return None
-    return Profile(**found)
+    if found["ik_speed"] is not None and not _is_positive(found["ik_speed"]):
+        return None
+    costs = _batch_costs(found["batch_costs"])
+    if costs is None and found["batch_costs"] is not None:
+        return None
+    return Profile(**found | {"batch_costs": costs})
+
+
+def _batch_costs(found: object) -> BatchCosts | None:
+    match found:
+        case {"repacked": bool(repacked), "seconds": [*seconds], **rest} if not rest:
+            pass
+        case _:
+            return None
+    for one in seconds:
+        match one:
+            case [int(rows), float(took)] if 1 <= rows <= 64 and _is_positive(took):
+                continue
+        return None
+    return BatchCosts(repacked, tuple((rows, took) for rows, took in seconds))
+
+
+def _is_positive(number: object) -> bool:
+    return isinstance(number, float) and 0 < number < math.inf
 
 
 def tuned(config: EngineConfig, profile: Profile | None) -> EngineConfig:
     """`config`, with settings that it leaves open taken from the profile, unless it asks for another runtime."""
     if profile is None or config.runtime not in (None, profile.runtime):
         return config
-    found = {name: value for name, value in asdict(profile).items() if getattr(config, name) is None}
+    found = {name: getattr(profile, name) for name in _SET if getattr(config, name) is None}
     if config.n_threads is not None:  # the user's number of threads holds for prefill too
         found.pop("n_threads_batch", None)
+    elif not config.rpc:  # with them, batches were measured
+        found["batch_costs"] = profile.batch_costs
     return replace(config, **found, huge_pages=config.huge_pages and profile.huge_pages)

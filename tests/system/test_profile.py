@@ -7,10 +7,13 @@ import pytest
 
 from glm_edge.errors import StorageError
 from glm_edge.system.profile import Profile, load_profile, save_profile, tuned
-from glm_edge.types import EngineConfig
+from glm_edge.types import BatchCosts, EngineConfig, RpcServer
 
 MACHINE = {"cpu": "some", "logical": 8, "llama_cpp_python": "0.3.36"}
-PROFILE = Profile(n_threads=3, n_threads_batch=4, n_batch=128, flash_attention=False, runtime="ik")
+COSTS = BatchCosts(True, ((1, 0.25), (4, 0.5)))
+PROFILE = Profile(
+    n_threads=3, n_threads_batch=4, n_batch=128, flash_attention=False, runtime="ik", batch_costs=COSTS, ik_speed=1.5
+)
 CONFIG = EngineConfig(Path("m.gguf"))
 
 
@@ -52,7 +55,13 @@ def test_profile_of_another_machine_is_ignored(tmp_path: Path, other: dict[str, 
         ('"runtime": "ik"', '"runtime": "vllm"'),
         ('"load_mode": null', '"load_mode": "none"'),
         ('"huge_pages": true', '"huge_pages": null'),
-        ('"format": 3', '"format": 2'),
+        ('"quick": false', '"quick": 0'),
+        ('"ik_speed": 1.5', '"ik_speed": -1.5'),
+        ('"repacked": true', '"repacked": 1'),
+        ('"seconds"', '"rows"'),
+        ("0.25", "NaN"),
+        ("0.25", "0.0"),
+        ('"format": 4', '"format": 3'),
         ('"profiles"', '"profile"'),
         ("}", ""),
     ],
@@ -76,7 +85,21 @@ def test_profile_fills_what_was_left_open() -> None:
     found = tuned(CONFIG, PROFILE)
     assert (found.n_threads, found.n_threads_batch, found.n_batch, found.flash_attention) == (3, 4, 128, False)
     assert found.runtime == "ik"
+    assert found.batch_costs == COSTS
     assert tuned(CONFIG, None) == CONFIG
+
+
+def test_costs_of_batches_hold_for_the_threads_and_the_machine_they_were_measured_with() -> None:
+    assert tuned(replace(CONFIG, n_threads=3), PROFILE).batch_costs is None
+    assert tuned(replace(CONFIG, rpc=(RpcServer("127.0.0.1", 50052),)), PROFILE).batch_costs is None
+
+
+def test_a_quick_profile_leaves_open_what_it_did_not_measure(tmp_path: Path) -> None:
+    quick = Profile(3, 4, None, flash_attention=False, runtime="llama", quick=True)
+    save_profile(tmp_path / "p", quick, MACHINE)
+    assert load_profile(tmp_path / "p", MACHINE) == quick
+    assert tuned(CONFIG, quick).n_batch is None
+    assert tuned(replace(CONFIG, n_batch=64), quick).n_batch == 64
 
 
 def test_a_profile_can_leave_out_repacking_and_huge_pages() -> None:

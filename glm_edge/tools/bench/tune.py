@@ -23,7 +23,7 @@ from ...model.checks import check_model
 from ...model.gguf import read_gguf
 from ...system.device import Processors, memory_available, processors
 from ...system.profile import Profile
-from ...types import EngineConfig, LoadMode, RuntimeName
+from ...types import BatchCosts, EngineConfig, LoadMode, RuntimeName
 from .bare import Bare
 from .child import Tell
 
@@ -33,6 +33,7 @@ _PROMPT, _ANSWER = 128, 8  # tokens of one measurement of threads
 REQUEST = (128, 64)  # tokens of prompt and answer by whose time the runtime is chosen
 _DEPTH = 1024  # tokens of context at which flash attention is measured: it matters with long ones
 _BATCHES = (64, 128, 256, 512)
+ROWS = (1, 2, 4, 8, 16)  # of the batches whose costs are measured, for drafts
 _LARGE = 256 << 20  # bytes; with smaller models the way of loading is a matter of chance
 
 C = TypeVar("C", bound=object)
@@ -126,7 +127,12 @@ def _choose_way(config: EngineConfig, weights: Weights, tell: Tell, figures: dic
 def units(candidates: Sequence[Way]) -> float:
     """Work of `tune` in prompt tokens, about; a token of an answer counts as three."""
     choice = len(candidates) * _ROUNDS * (_PROMPT + 3 * _ANSWER) if len(candidates) > 1 else 0
-    return choice + _ROUNDS * (3 * (_PROMPT + 3 * _ANSWER) + 4 * max(_BATCHES) + 2 * 3 * _ANSWER) + 2 * _DEPTH
+    return (
+        choice
+        + _ROUNDS * (3 * (_PROMPT + 3 * _ANSWER) + 4 * max(_BATCHES) + 2 * 3 * _ANSWER + sum(ROWS))
+        + 2 * _DEPTH
+        + 3 * _ANSWER
+    )
 
 
 def thread_counts(cpus: Processors) -> list[int]:
@@ -135,11 +141,11 @@ def thread_counts(cpus: Processors) -> list[int]:
     return list(dict.fromkeys(cpus.within(n) for n in counts))
 
 
-def fastest(seconds: dict[C, list[float]], default: C) -> C:
+def fastest(seconds: dict[C, list[float]], default: C, clearly: float = _CLEARLY) -> C:
     """The candidate with the smallest median, if it is clearly faster than the default."""
     medians = {candidate: statistics.median(times) for candidate, times in seconds.items()}
     best = min(medians, key=lambda candidate: medians[candidate])
-    return best if medians[best] * _CLEARLY < medians[default] else default
+    return best if medians[best] * clearly < medians[default] else default
 
 
 class _Tuner:
@@ -176,8 +182,25 @@ class _Tuner:
         batch = self._choose("batch", sizes, lambda n: self._prefill(bare, many, longest, n), tokens=longest)
         bare.close()
         flash = runtime(chosen.runtime).has_flash_attention and self._choose_flash((one, many), batch)
-        profile = Profile(one, many, batch, flash, chosen.runtime, chosen.load_mode, chosen.huge_pages)
+        costs = self._batch_costs((one, many), flash_attention=flash)
+        profile = Profile(
+            one, many, batch, flash, chosen.runtime, chosen.load_mode, chosen.huge_pages, costs, self._ik_speed()
+        )
         return Tuning(profile, self._figures)
+
+    def _batch_costs(self, threads: tuple[int, int], *, flash_attention: bool) -> BatchCosts:
+        with closing(self._open(flash_attention=flash_attention, threads=threads)) as bare:
+            self._decode(bare, threads[0])
+            bare.set_threads(*threads)
+            self._tell(_ROUNDS * sum(ROWS))
+            took = {n: min(bare.rows(n) for _ in range(_ROUNDS)) for n in ROWS}
+        self._figures["rows of a batch"] = {str(n): seconds / n for n, seconds in took.items()}
+        return BatchCosts(self._plan.repack, tuple(took.items()))
+
+    def _ik_speed(self) -> float | None:
+        """Of a request, relative to llama.cpp's; None where one of them was not measured."""
+        weights = self._figures.get("weights", {})
+        return weights["llama"] / weights["ik"] if weights.keys() >= {"llama", "ik"} else None
 
     def _choose(self, name: str, candidates: Sequence[int], measure: Callable[[int], float], *, tokens: int) -> int:
         """The fastest of the candidates; the first is the default. `measure` returns seconds for `tokens`."""
@@ -225,4 +248,5 @@ class _Tuner:
     def _open(self, *, flash_attention: bool, threads: tuple[int, int]) -> Bare:
         config = replace(self._config, flash_attention=flash_attention)
         n_ctx = min(self._plan.n_ctx, max(*_BATCHES, _DEPTH) + 64)
-        return Bare(self._model, config, n_ctx=n_ctx, n_batch=min(self._plan.n_batch, n_ctx), threads=threads)
+        n_batch = min(self._plan.n_batch, n_ctx)
+        return Bare(self._model, config, n_ctx=n_ctx, n_batch=n_batch, threads=threads, n_outputs=max(ROWS))

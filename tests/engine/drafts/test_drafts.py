@@ -10,7 +10,7 @@ import pytest
 from glm_edge.engine.drafts import MAX_DRAFT, Drafter, Guess, Histories, History, choose
 from glm_edge.engine.engine import LlamaEngine
 from glm_edge.engine.latency import LatencyModel
-from glm_edge.types import EngineConfig, Message, Request, SamplingParams
+from glm_edge.types import BatchCosts, EngineConfig, Message, Request, SamplingParams
 from support.engines.draft_clock import FULL_SIZE, simulate
 
 DRAW = random.Random(3)
@@ -55,6 +55,21 @@ def test_no_draft_where_several_tokens_cost_as_much_as_one_by_one() -> None:
     found = simulate([*PARAGRAPH], PARAGRAPH, LatencyModel(), {1: 0.1, 16: 1.6})
     assert found.drafted <= 2 * (3 + 7 + 15)  # each size is tried twice
     assert found.speedup > 0.98
+
+
+def test_costs_of_a_tuning_are_taken_as_they_are() -> None:
+    """No batch is tried out where several tokens are known to cost as much as one by one, or as much as one."""
+    dear, free = {1: 0.1, 4: 0.4, 8: 0.8, 16: 1.6}, {1: 0.1, 4: 0.1, 8: 0.1, 16: 0.1}
+    assert simulate([*PARAGRAPH], PARAGRAPH, LatencyModel(dear.items()), dear).drafted == 0
+    found = simulate([*PARAGRAPH], PARAGRAPH, LatencyModel(free.items()), free)
+    assert found.speedup > simulate([*PARAGRAPH], PARAGRAPH, LatencyModel(), free).speedup
+
+
+def test_costs_of_a_tuning_are_forgotten_as_others_are_measured() -> None:
+    latency = LatencyModel({1: 0.1, 4: 0.1}.items())
+    for _ in range(5):
+        latency.measure(4, 0.4)
+    assert (latency.seconds(1), latency.seconds(4)) == (0.1, 0.4)
 
 
 def test_a_draft_never_has_more_than_there_is_room_for() -> None:
@@ -121,8 +136,9 @@ def test_an_engine_drafts_nothing_of_another_key(tiny_f32: Path) -> None:
 
 @pytest.mark.parametrize("temperature", [0, 0.7], ids=["greedy", "sampled"])
 def test_answers_are_the_same_with_and_without_them(tiny_f32: Path, temperature: float) -> None:
-    def answers(lookup: bool) -> tuple[list[str], int]:
-        engine = LlamaEngine(EngineConfig(tiny_f32, n_threads=1, kv_type="f32", slots=2, prompt_lookup=lookup))
+    def answers(lookup: bool, costs: BatchCosts | None = None) -> tuple[list[str], int]:
+        config = EngineConfig(tiny_f32, n_threads=1, kv_type="f32", slots=2, prompt_lookup=lookup, batch_costs=costs)
+        engine = LlamaEngine(config)
         texts, drafted = [], 0
         for n in (1, 1, 2):  # answers at once
             # a biased token makes even the tiny model repeat itself
@@ -139,5 +155,6 @@ def test_answers_are_the_same_with_and_without_them(tiny_f32: Path, temperature:
 
     with_it, drafted = answers(lookup=True)
     without, none = answers(lookup=False)
-    assert with_it == without
+    tuned, _ = answers(lookup=True, costs=BatchCosts(True, tuple((n, 1e-9) for n in (1, 2, 4, 8, 16))))
+    assert with_it == tuned == without
     assert drafted > 0 == none
