@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ..tools.bench.subjects import BenchTask
 
 _DEPTHS = (512, 1024, 2048, 4096, 8192)  # tokens of context that --plot shows, as far as the context goes
-_BUSY = 20.0  # percent of the processors that others may use while settings are compared
 _SPARE = 64  # tokens of context beside a prompt: a second turn, an answer's start
 
 
@@ -236,12 +235,12 @@ def _recommend_type() -> None:
     )
 
 
-def warn_if_busy(seconds: float = 0.5) -> None:
+def warn_if_busy() -> None:
     """Say it where other programs compute: what is fastest beside them is not fastest alone."""
-    import psutil
+    from ..system.device import busy
 
-    used = psutil.cpu_percent(seconds)
-    if used > _BUSY:
+    used = busy()
+    if used is not None:
         click.echo(
             f"warning: other programs use {used:.0f} % of the processors, so the result may be wrong;"
             " close them and tune again",

@@ -12,7 +12,7 @@ import click
 from ..errors import InvalidFileError, UsageError
 from ..system.address_space import require_addresses
 from ..types import LEAST_CTX, EngineConfig, RuntimeName, SamplingParams
-from .model import huge_pages_option, model_option, runtime_option
+from .model import huge_pages_option, model_option, runtime_option, tune_option
 from .number import Number, ThreadCount, WholeNumber
 
 ADAPTER = "adapter"  # its name in the engine, where one is given
@@ -40,6 +40,7 @@ _MAY_BE_OFF = ("seed", "max_tokens")  # which have no value where nobody sets on
 @click.option("--threads", type=ThreadCount(), help="Threads that compute.  [default: one for each big core]")
 @runtime_option
 @huge_pages_option
+@tune_option
 @click.option(
     "--cache/--no-cache", default=True, show_default=True, help="Keep computed prompts on disk, for restarts."
 )
@@ -61,6 +62,7 @@ def command(
     threads: int | None,
     runtime: RuntimeName | None,
     huge_pages: bool,
+    tune: bool,
     cache: bool,
 ) -> None:
     """Chat with a model in the terminal.
@@ -97,7 +99,7 @@ def command(
         cache_folder=cache_folder(cache),
         adapters=() if adapter is None else ((ADAPTER, adapter),),
     )
-    engine = load_engine(config)
+    engine = load_engine(config, tune=tune)
     try:
         sampling = SamplingParams(temperature, top_p, seed, top_k, min_p, repetition_penalty=repetition_penalty)
         conversation = Conversation(engine, system, sampling, max_tokens)

@@ -6,25 +6,27 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import click
 
 from ..engine.engine import LlamaEngine
-from ..errors import UnsupportedModelError
+from ..engine.memory_plan import MemoryPlan
+from ..errors import EngineClosedError, GlmEdgeError, UnsupportedModelError
 from ..llama.ik import VERSION, installed
-from ..llama.model import check_types
+from ..llama.model import Model, check_types
 from ..llama.runtime import runtime
 from ..model.checks import model_sizes, model_type
 from ..model.gguf import read_gguf
-from ..system.device import machine
-from ..system.profile import load_profile, profile_path, tuned
+from ..system.device import busy, machine
+from ..system.profile import Profile, can_save, load_profile, profile_path, save_profile, tuned
 from ..system.threads import no_thread
 from ..types import EngineConfig
 from ..worker.load_progress import LOAD_PROGRESS
 from .demo import DEMO_ID, banner
-from .progress import bar
+from .progress import bar, say
 
 T = TypeVar("T")
 
@@ -52,18 +54,70 @@ def with_profile(config: EngineConfig) -> EngineConfig:
     return found
 
 
-def load_engine(config: EngineConfig, *, quiet: bool = False) -> LlamaEngine:
+def load_engine(config: EngineConfig, *, quiet: bool = False, tune: bool = False) -> LlamaEngine:
     """Load the model of `config`; see LlamaEngine for what it raises.
 
     Args:
         quiet: no messages about the model, as after a restart, but for what is left out.
+        tune: whether to find the fastest settings once, where all is left open that `bench --tune` chooses.
     """
-    engine = interruptible(lambda progress: LlamaEngine(with_profile(config), progress))
+    tune = tune and config.runtime is None and config.n_threads is None and config.huge_pages and not config.rpc
+    engine = interruptible(
+        lambda progress: LlamaEngine(with_profile(config), progress, partial(_tuned, progress) if tune else None)
+    )
     for line in engine.left_out if quiet else engine.warnings:
         click.echo(f"warning: {line}", err=True)
     if not quiet and engine.info.id == DEMO_ID:
         click.echo(banner(engine.info.n_params), err=True)
     return engine
+
+
+def _tuned(progress: Callable[[float], bool], config: EngineConfig, model: Model, plan: MemoryPlan) -> EngineConfig:
+    """`config`, with what a quick tuning finds where there is no profile; kept as one. `progress` tells when to stop.
+
+    Not where weights are read from the disk again and again: that would be measured.
+    """
+    from ..tools.bench.quick import BUDGET_S, QuickTuner
+
+    key, path = profile_key(config.model), profile_path()
+    if plan.slow or load_profile(path, key) is not None:
+        return config
+    tuner = QuickTuner(config, model, plan, stopped=lambda: not progress(1.0))
+
+    def begin() -> bool:
+        if not can_save(path):
+            say(f"not tuned: {path} cannot be written")
+        elif (used := busy()) is not None:
+            say(f"not tuned: other programs use {used:.0f} % of the processors; the next start tries again")
+        else:
+            say(f"tuning for this machine, once, at most {BUDGET_S:.0f} s (--no-tune leaves it out)")
+            return True
+        return False
+
+    try:
+        profile = tuner.run(begin)
+        if not progress(1.0):
+            raise EngineClosedError("the load was stopped")
+        if profile is None:
+            return config
+        took = tuner.seconds
+        save_profile(path, profile, key)
+    except EngineClosedError:
+        raise
+    except GlmEdgeError as error:  # the model runs without it
+        say(f"warning: not tuned: {error}")
+        return config
+    say(f"tuned in {took:.1f} s: {_chosen(profile)}; kept in {path}, and glm-edge bench --tune compares more")
+    return tuned(config, profile)
+
+
+def _chosen(profile: Profile) -> str:
+    """What a quick tuning chose, in words."""
+    costs = dict(profile.batch_costs.seconds) if profile.batch_costs is not None else {}
+    shown = [f"{n} rows cost {seconds / costs[1]:.1f} of one" for n, seconds in costs.items() if n > 1]
+    flash = "on" if profile.flash_attention else "off"
+    threads = f"threads {profile.n_threads}, {profile.n_threads_batch} for prompts"
+    return ", ".join([threads, f"flash attention {flash}", *shown])
 
 
 def interruptible(load: Callable[[Callable[[float], bool]], T]) -> T:

@@ -44,6 +44,13 @@ huge_pages_option = click.option(
     help="Ask Linux for pages of 2 MiB where memory allows: weights are read faster.",
 )
 
+tune_option = click.option(
+    "--tune/--no-tune",
+    default=True,
+    show_default=True,
+    help="Before the first answers with such a model, find the fastest settings, in 10 s at most; then keep them.",
+)
+
 runtime_option = click.option(
     "--runtime",
     type=OneOf(["auto", "llama", "ik"]),

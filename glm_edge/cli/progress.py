@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
+import click
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -22,6 +24,16 @@ def bar(what: str | None = None, **options: Any) -> tqdm[Any]:
 
     tqdm.monitor_interval = 0  # no thread that looks after slow bars, and no warning where the system has none for it
     return tqdm(desc=what, disable=not is_terminal(sys.stderr), leave=False, **options)
+
+
+def say(line: str) -> None:
+    """Print a line on stderr, above a bar that is shown."""
+    if is_terminal(sys.stderr):
+        from tqdm import tqdm
+
+        tqdm.write(line, file=sys.stderr)
+    else:
+        click.echo(line, err=True)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from ..api.config import ServeConfig
 from ..api.http.limits import Limits
 from ..system.address_space import require_addresses
 from ..types import LEAST_CTX, EngineConfig, RpcServer, RuntimeName
-from .model import huge_pages_option, model_option, runtime_option
+from .model import huge_pages_option, model_option, runtime_option, tune_option
 from .number import Number, ThreadCount, WholeNumber
 from .rpc_server import rpc_servers
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 @click.option("--threads", type=ThreadCount(), help="Threads that compute.  [default: one for each big core]")
 @runtime_option
 @huge_pages_option
+@tune_option
 @click.option("--slots", type=WholeNumber(1, 64), default=4, show_default=True, help="Answers at the same time.")
 @click.option(
     "--queue",
@@ -116,6 +117,7 @@ def command(
     threads: int | None,
     runtime: RuntimeName | None,
     huge_pages: bool,
+    tune: bool,
     rpc: tuple[RpcServer, ...],
     slots: int,
     queue: int,
@@ -184,7 +186,7 @@ def command(
         reload=bool(adapters),
     )
     # a file that was broken since the start must not keep the engine from starting again
-    load, reload = partial(_load, engine), partial(_load, replace(engine, broken_adapters=True), quiet=True)
+    load, reload = partial(_load, engine, tune=tune), partial(_load, replace(engine, broken_adapters=True), quiet=True)
     make = load if in_process else lambda: Worker(load, reload)
     serve(make, config, _open if open_ else lambda url: None, LOAD_PROGRESS.left_s)
 
@@ -218,8 +220,8 @@ def _open(url: str) -> None:
         click.echo("warning: there is no browser that can be opened", err=True)
 
 
-def _load(config: EngineConfig, *, quiet: bool = False) -> Engine:
+def _load(config: EngineConfig, *, quiet: bool = False, tune: bool = False) -> Engine:
     """In the engine's process: the server's own never loads native code."""
     from .load import load_engine
 
-    return load_engine(config, quiet=quiet)
+    return load_engine(config, quiet=quiet, tune=tune)

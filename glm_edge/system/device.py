@@ -21,6 +21,7 @@ GIB = 1 << 30  # bytes
 # the big ones' capacity; cores that differ only by their boost clock have more than 0.9.
 _BIG = 0.75
 _UNLIMITED = 1 << 60  # bytes; cgroup version 1 writes a larger number for "no limit"
+_BUSY = 20.0  # percent of the processors that others may use while settings are compared
 _ROOT = Path("/")
 
 
@@ -180,6 +181,12 @@ def peak_memory() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak) if sys.platform == "darwin" else int(peak) * 1024
+
+
+def busy(seconds: float = 0.5) -> float | None:
+    """Percent of the processors that programs use now, if so much that measurements would be wrong; takes `seconds`."""
+    used = psutil.cpu_percent(seconds)
+    return used if used > _BUSY else None
 
 
 def machine() -> dict[str, str | int | float]:
