@@ -24,6 +24,7 @@ def command(context: click.Context, model: Path | None, port: int, adapters: tup
     import platformdirs
 
     from ..system.default_model import read_default
+    from ..system.profile import profile_path
     from ..tools.doctor import report
     from ..tools.doctor.examine import examine
     from ..tools.doctor.host import Host
@@ -38,6 +39,6 @@ def command(context: click.Context, model: Path | None, port: int, adapters: tup
         model = find_model(model)
     elif (default := read_default()) is not None:
         model = default.model
-    found = examine(Host(), model, folders, port, adapters=adapters)
+    found = examine(Host(), model, folders, port, adapters=adapters, profiles=profile_path())
     click.echo(report.as_json(found) if as_json else report.as_text(found))
     context.exit(0 if found.ok else 1)

@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 
 from ..system.address_space import require_addresses
+from ..types import RuntimeName
+from .number import OneOf
 from .progress import progress_bar
 
 
@@ -21,7 +23,14 @@ from .progress import progress_bar
     multiple=True,
     help="Compare the files that the model was made from, in this folder; repeatable, for a LoRA's folder.",
 )
-def command(file: Path, folders: tuple[Path, ...]) -> None:
+@click.option(
+    "--runtime",
+    type=OneOf(["llama", "ik"]),
+    default="llama",
+    show_default=True,
+    help="Whose token ids are compared: llama.cpp's or ik_llama.cpp's, which must know the file's types too.",
+)
+def command(file: Path, folders: tuple[Path, ...], runtime: RuntimeName) -> None:
     """Check the model FILE to the last byte: structure, hashes, scales, token ids.
 
     Exits with 3 if its format is broken, with 4 if its content has changed. Prints a sentence and one
@@ -35,7 +44,7 @@ def command(file: Path, folders: tuple[Path, ...]) -> None:
     from .model import resolve_model
 
     with progress_bar("verify") as progress:
-        head = verify(resolve_model(file), progress)
+        head = verify(resolve_model(file), progress, runtime)
     if folders:
         with progress_bar("sources") as progress:
             compare_sources(head, folders, progress)

@@ -70,6 +70,17 @@ def save_profile(path: Path, profile: Profile, conditions: Mapping[str, object])
         ) from error
 
 
+def ik_speeds(path: Path, conditions: Mapping[str, object]) -> dict[str, float]:
+    """The speed of ik_llama.cpp by type of model, relative to llama.cpp, in profiles that have these conditions too."""
+    found: dict[str, float] = {}
+    for kept in _kept(path):
+        given, profile = kept["conditions"], _profile(kept["profile"])
+        fits = isinstance(given, dict) and conditions.items() <= given.items()
+        if fits and profile is not None and profile.ik_speed is not None:
+            found[str(given.get("type"))] = profile.ik_speed
+    return found
+
+
 def can_save(path: Path) -> bool:
     """Whether a profile can probably be written there."""
     folder = next((folder for folder in path.parents if folder.exists()), path.parent)

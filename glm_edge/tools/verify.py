@@ -1,7 +1,7 @@
 """Checks whether a model file is, to the last byte, what the converter wrote.
 
 In this order: structure and keys, by our own reader; every tensor's data, read once, for scales that are not finite and
-against the hashes in the head; the head's own hash; token ids of the golden texts. Only the last step uses llama.cpp,
+against the hashes in the head; the head's own hash; token ids of the golden texts. Only the last step uses a runtime,
 which gets the file when all else is right. A few megabytes of weights are in memory at a time. An adapter has no token
 ids; its own reader compares its hashes. The hashes find damage, not forgery: who can write the file can write them too.
 The same holds for the hashes of the source files, which `compare_sources` compares.
@@ -27,6 +27,7 @@ from ..model.gguf import read_gguf
 from ..model.keys import HASH_DIGITS, HASHES, SOURCES
 from ..model.values import TENSOR_TYPES, GgufFile, TensorInfo
 from ..system.safe_open import safe_open
+from ..types import RuntimeName
 
 STEP = 4 << 20  # bytes read at a time
 AGAIN = "download the file or convert the checkpoint again"
@@ -40,11 +41,14 @@ SCALES = {
 FLOATS = {"f32": ("<u4", 0x7F800000), "f16": ("<u2", 0x7C00), "bf16": ("<u2", 0x7F80)}
 
 
-def verify(path: Path, progress: Callable[[int, int], None] | None = None) -> GgufFile:
+def verify(
+    path: Path, progress: Callable[[int, int], None] | None = None, runtime_name: RuntimeName = "llama"
+) -> GgufFile:
     """Check the file at `path`; `progress` is called with bytes read and bytes in all.
 
     Raises InvalidFileError (structure, keys, a scale that is not finite), IntegrityError (a hash, golden token ids),
-    UnsupportedModelError (not ChatGLM2, or a file without hashes), StorageError, OutOfMemoryError.
+    UnsupportedModelError (not ChatGLM2, a file without hashes, or types that the runtime computes wrongly),
+    StorageError, OutOfMemoryError.
     """
     file = read_gguf(path)
     if is_adapter(file):
@@ -58,7 +62,7 @@ def verify(path: Path, progress: Callable[[int, int], None] | None = None) -> Gg
             _check_head(file, content, hashes)
     except OSError as error:
         raise StorageError(f"{path}: cannot be read: {error.strerror or error}") from error
-    _check_golden(file)
+    _check_golden(file, runtime_name)
     return file
 
 
@@ -181,11 +185,13 @@ def _check_head(file: GgufFile, content: BinaryIO, hashes: list[str]) -> None:
         )
 
 
-def _check_golden(file: GgufFile) -> None:
+def _check_golden(file: GgufFile, runtime_name: RuntimeName) -> None:
     from ..engine.text.tokenizer import Tokenizer
-    from ..llama.model import Model
+    from ..llama.model import Model, check_types
+    from ..llama.runtime import runtime
 
-    model = Model(file.path, vocab_only=True)
+    check_types(file, runtime(runtime_name))
+    model = Model(file.path, vocab_only=True, runtime_name=runtime_name)
     try:
         Tokenizer(model, file)
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,11 @@ from glm_edge.llama import ik, ik_api
 from glm_edge.llama.context import Batch, Context
 from glm_edge.llama.model import Model
 from glm_edge.llama.runtime import runtime
+from glm_edge.system.device import machine
+from glm_edge.system.profile import Profile, save_profile
+from glm_edge.tools.doctor.probe import Probed
+from glm_edge.tools.doctor.runtime import second_runtime
+from glm_edge.tools.verify import verify
 from glm_edge.types import EngineConfig, Message, Request, RuntimeName, SamplingParams
 from support.paths import PROJECT
 
@@ -177,3 +183,34 @@ def test_another_version_is_refused(usable: None, monkeypatch: pytest.MonkeyPatc
 def test_its_versions_are_others_than_llama_cpps(usable: None) -> None:
     assert runtime("ik").versions()["ik_llama_cpp_python"] == ik.VERSION
     assert runtime("ik").versions() != runtime("llama").versions()
+
+
+def test_a_file_can_be_verified_with_its_tokenizer(usable: None, tiny_q4_0: Path) -> None:
+    assert verify(tiny_q4_0, runtime_name="ik").path == tiny_q4_0
+
+
+def test_verify_refuses_types_that_it_computes_wrongly(usable: None, small_checkpoint: Path, tmp_path: Path) -> None:
+    path = convert(small_checkpoint, tmp_path / "m.gguf", type="q4_1").path
+    assert verify(path).path == path
+    with pytest.raises(UnsupportedModelError, match="may compute wrongly; leave out --runtime ik"):
+        verify(path, runtime_name="ik")
+
+
+def test_the_doctor_names_it_and_how_fast_a_tuning_found_it(
+    usable: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profiles, versions = tmp_path / "profile.json", {"llama_cpp_python": "1", "system": "x"}
+    probed = Probed(versions=versions)
+    (found,) = second_runtime(probed, profiles)
+    installed = "ik-llama-cpp-python 0.1.5 is installed, for --runtime ik"
+    assert (found.level, found.text) == ("ok", f"{installed}; bench --tune measures its speed")
+    here = {**machine(), **versions, "ik_llama_cpp_python": ik.VERSION, "model": {"hidden": 1}}
+    profile = Profile(1, 1, 64, flash_attention=False, runtime="ik", ik_speed=1.4)
+    save_profile(profiles, profile, here | {"type": "q4_0"})
+    save_profile(profiles, replace(profile, ik_speed=1.2), here | {"type": "edge"})
+    save_profile(profiles, replace(profile, ik_speed=3.0), here | {"type": "f16", "system": "another"})
+    (found,) = second_runtime(probed, profiles)
+    assert found.text == f"{installed}; its speed, of llama.cpp's, by bench --tune: q4_0 1.40, edge 1.20"
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "0.1.4")
+    (found,) = second_runtime(probed, profiles)
+    assert (found.level, found.todo) == ("note", "pip install 'glm-edge[ik]'")

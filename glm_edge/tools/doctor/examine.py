@@ -13,7 +13,7 @@ from .model import adapter, look_at, model
 from .probe import Probed, probe
 from .processor import fast, processor
 from .report import Diagnosis
-from .runtime import runtime
+from .runtime import runtime, second_runtime
 from .speeds import FOUR_BITS, Fit, fits, timed, to_measure
 from .storage import storage
 from .surroundings import surroundings
@@ -28,6 +28,7 @@ def examine(
     port: int,
     measure: Callable[..., Probed] = probe,
     adapters: Sequence[Path] = (),
+    profiles: Path | None = None,
 ) -> Diagnosis:
     """Look at everything.
 
@@ -36,6 +37,7 @@ def examine(
         folders: where data, cache and settings are kept.
         measure: as `probe`.
         adapters: files of convert-adapter that are to be used with the model.
+        profiles: the file of the tuned profiles; None, for a machine that is not this one, leaves out ik_llama.cpp.
     """
     available = memory_available(host.root)
     wrong, own = look_at(file, available) if file is not None else (None, None)
@@ -45,6 +47,7 @@ def examine(
     types = [timed(fit, probed.rates) for fit in types]
     findings = [
         *runtime(probed, fast=fast(host), amx="amx_int8" in features(host.root)),
+        *(second_runtime(probed, profiles) if profiles is not None else []),
         *processor(host, amx="AMX" in probed.kinds.values()),
         *memory(host),
         *_speed(probed, wanted),

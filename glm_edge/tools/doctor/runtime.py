@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+from pathlib import Path
 
+from ...errors import UnsupportedModelError
+from ...llama.ik import PACKAGE, VERSION, library_path
+from ...system.device import machine
+from ...system.profile import ik_speeds
 from .host import Finding
 from .probe import Probed
 
@@ -47,6 +53,28 @@ def runtime(probed: Probed, *, fast: bool, amx: bool = False) -> list[Finding]:
         what, _, todo = AMX_UNUSED.partition("; ")
         found.append(Finding("AMX", "note", what, todo))
     return found
+
+
+def second_runtime(probed: Probed, profiles: Path) -> list[Finding]:
+    """ik_llama.cpp, where its package is installed, and how fast `bench --tune` found it to be.
+
+    Args:
+        profiles: the file of the tuned profiles.
+    """
+    if importlib.util.find_spec("ik_llama_cpp") is None:
+        return []
+    try:
+        library_path()
+    except UnsupportedModelError as error:
+        what, _, todo = str(error).partition("; ")
+        return [Finding("ik_llama.cpp", "note", what, todo)]
+    speeds = ik_speeds(profiles, {**machine(), **probed.versions, "ik_llama_cpp_python": VERSION})
+    text = f"{PACKAGE} {VERSION} is installed, for --runtime ik"
+    facts = {"version": VERSION, "speeds": speeds}
+    if not speeds:
+        return [Finding("ik_llama.cpp", "ok", f"{text}; bench --tune measures its speed", facts=facts)]
+    shown = ", ".join(f"{type} {speed:.2f}" for type, speed in speeds.items())
+    return [Finding("ik_llama.cpp", "ok", f"{text}; its speed, of llama.cpp's, by bench --tune: {shown}", facts=facts)]
 
 
 def _name(probed: Probed) -> str:
