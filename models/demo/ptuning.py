@@ -21,9 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train import CONFIG, GROUPS, HEAD, HEADS, HIDDEN, LAYERS, Attention, Tokenizer, load, rotate, write_json
+from chatglm import Attention, config_of, load, rotate, write_json
+from train import SHAPE, Tokenizer
 
 HERE = Path(__file__).resolve().parent
+LAYERS, GROUPS, HEADS, HEAD, HIDDEN = SHAPE.layers, SHAPE.groups, SHAPE.heads, SHAPE.head, SHAPE.hidden
 KV = LAYERS * 2 * GROUPS * HEAD
 
 # Questions with their wordings, and the answer to each: a tea house, of which the base model knows nothing.
@@ -81,7 +83,7 @@ class PrefixEncoder(nn.Module):
 
 
 def train(encoder: PrefixEncoder, options: argparse.Namespace) -> None:
-    model, tokenizer = load(HERE), Tokenizer((HERE / "tokenizer.model").read_bytes())
+    model, tokenizer = load(HERE, SHAPE), Tokenizer((HERE / "tokenizer.model").read_bytes())
     model.requires_grad_(False)
     for layer in model.transformer.encoder.layers:
         layer.self_attention = TunedAttention(layer.self_attention)
@@ -127,7 +129,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     state = OrderedDict((f"transformer.prefix_encoder.{name}", value.half()) for name, value in encoder.state_dict().items())
     torch.save(state, options.out / "pytorch_model.bin")
-    config = {**CONFIG, "pre_seq_len": options.cells, "prefix_projection": options.projection}
+    config = {**config_of(SHAPE), "pre_seq_len": options.cells, "prefix_projection": options.projection}
     write_json(options.out / "config.json", config)
 
 
