@@ -15,6 +15,7 @@ from support.paths import PROJECT, SUPPORT
 
 DEMO = PROJECT / "models" / "demo"
 MEGABYTE = 1_000_000
+TRAINED_ANSWERS = 59  # so many conversations of heldout.txt begin it, and most of their answers are trained ones
 
 
 def lines(name: str) -> list[Any]:
@@ -42,6 +43,11 @@ def trained() -> set[tuple[str, str]]:
 
 def plain(question: str) -> str:
     return re.sub(r"[\W_]", "", question).lower()
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text, as `plain` writes them."""
+    return [found for part in re.split(r"[.!?](?=\s|$)|[。！？]", text) if (found := plain(part))]
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +84,17 @@ def test_held_out_conversations_begin_with_no_trained_question(trained: set[tupl
     assert len(conversations) >= 50
     assert all(conversations)
     assert [rounds[0] for rounds in conversations if plain(rounds[0][0]) in questions] == []
+
+
+def test_held_out_text_has_a_new_part_without_a_trained_or_repeated_sentence(trained: set[tuple[str, str]]) -> None:
+    known = {question for question, _ in trained}
+    for answer in {answer for _, answer in trained}:
+        known.update(sentences(answer))
+    new = [text for rounds in held_out()[TRAINED_ANSWERS:] for pair in rounds for text in pair]
+    found = [sentence for text in new for sentence in sentences(text)]
+    assert sum(len(text.encode()) for text in new) >= 65_000
+    assert [sentence for sentence in found if sentence in known] == []
+    assert [sentence for sentence, count in Counter(found).items() if count > 1] == []
 
 
 def test_listed_prompts_are_enough_and_half_chinese() -> None:
