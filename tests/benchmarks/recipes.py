@@ -3,18 +3,21 @@
     python tests/benchmarks/recipes.py                                     # sizes and weight errors: a few seconds
     python tests/benchmarks/recipes.py --model-checkpoint models/demo --text models/demo/text/heldout.txt
     python tests/benchmarks/recipes.py --recipes edge q4_0 …               # some alone
+    python tests/benchmarks/recipes.py … --imatrix FILE                    # each once more with an importance matrix
 
 Size is computed from the shapes. Weight error is the root mean square error over that of the weights, on rows of 4096
 and 13696 from a Student t of 5 degrees of freedom (heavy tails, as trained weights have), per type and, weighted by
 the number of weights of each type at full size, per recipe. With a checkpoint: it is converted by each recipe, and
 perplexity of the text is exp(mean -ln p); KL is the mean of sum p_f16 ln(p_f16 / p), both over every token but the
-first ids of each window; "same" is how often both find the same token likeliest. Prefill and decode at full size are
-not measured here (glm-edge bench), and a small model's KL orders recipes, but is not ChatGLM2-6B's.
+first ids of each window; "same" is how often both find the same token likeliest; "of q4_0's" is the KL as a share of
+q4_0's without a matrix, with an interval of 95 % by a paired bootstrap over batches of 32 tokens. Prefill and decode at
+full size are not measured here (glm-edge bench), and a small model's KL orders recipes, but is not ChatGLM2-6B's.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import platform
@@ -66,6 +69,17 @@ class Quality:
     kl_error: float
     same: float  # share of tokens
     tokens: int
+    share: tuple[float, float, float]  # of q4_0's KL, and its interval
+
+
+Sums = NDArray[np.float64]  # of the KL of each batch, and its tokens: (batches, 2)
+
+
+def share_of(mine: Sums, other: Sums) -> tuple[float, float, float]:
+    """The first KL over the second of the same batches, and the interval of 95 %: both are drawn together."""
+    drawn = np.random.default_rng(0).integers(0, len(mine), (2000, len(mine)))  # the same at every call
+    low, high = np.percentile(mine[drawn, 0].sum(axis=1) / other[drawn, 0].sum(axis=1), (2.5, 97.5))
+    return float(mine[:, 0].sum() / other[:, 0].sum()), float(low), float(high)
 
 
 @cache
@@ -128,10 +142,14 @@ def windows(runner: Runner, text: str, limit: int) -> Iterator[list[int]]:
                 yield window
 
 
-def quality(path: Path, reference: Runner, text: str, limit: int, threads: int) -> Quality:
+def quality(
+    path: Path, reference: Runner, text: str, limit: int, threads: int, base: Sums | None
+) -> tuple[Quality, Sums]:
+    """Of the file at `path`; `base` is what this gave for q4_0, if this is not q4_0."""
     runner = Runner(path, reference.context.n_ctx, threads)
     surprises: list[float] = []
     distances: list[float] = []
+    batches: list[tuple[float, int]] = []
     same = 0
     start = len(reference.prefix) - 1  # the first position whose next token counts
     for window in windows(reference, text, limit):
@@ -143,10 +161,13 @@ def quality(path: Path, reference: Runner, text: str, limit: int, threads: int) 
                 surprises.append(-float(q[i, ids[first + i + 1]]))
                 distances.append(float((np.exp(p[i]) * (p[i] - q[i])).sum()))
                 same += int(p[i].argmax() == q[i].argmax())
+            counted = len(part) - max(0, start - first)
+            batches.append((math.fsum(distances[-counted:]), counted))
     runner.close()
+    sums = np.array(batches)
     n = len(surprises)
     value = math.exp(math.fsum(surprises) / n)
-    return Quality(
+    found = Quality(
         path.stat().st_size,
         value,
         value * float(np.std(surprises)) / math.sqrt(n),
@@ -154,7 +175,9 @@ def quality(path: Path, reference: Runner, text: str, limit: int, threads: int) 
         float(np.std(distances)) / math.sqrt(n),
         same / n,
         n,
+        share_of(sums, sums if base is None else base),
     )
+    return found, sums
 
 
 def main() -> None:
@@ -164,13 +187,14 @@ def main() -> None:
     parser.add_argument("--model-checkpoint", type=Path, help="folder to convert by every recipe")
     parser.add_argument("--text", type=Path, help="UTF-8 text for perplexity and KL")
     parser.add_argument("--tokens", type=int, default=1 << 30, help="of the text, at most")
+    parser.add_argument("--imatrix", type=Path, help="importance matrix: every recipe is measured without and with it")
     parser.add_argument("--ctx", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     if (options.model_checkpoint is None) != (options.text is None):
         parser.error("--model-checkpoint and --text go together")
     print(f"{'recipe':<22}{'bytes at full size':>19}{'GiB':>6}{'weights':>9}", end="")
-    print(f"{'perplexity':>20}{'KL':>18}{'same':>8}" if options.text else "")
+    print(f"{'perplexity':>20}{'KL':>18}{'same':>8}  of q4_0's" if options.text else "")
     results = []
     with tempfile.TemporaryDirectory() as folder:
         reference = None
@@ -178,17 +202,24 @@ def main() -> None:
             text = options.text.read_text("utf-8")
             half = convert(options.model_checkpoint, Path(folder) / "f16.gguf", type="f16").path
             reference = Runner(half, options.ctx, options.threads)
-        for name in options.recipes:
-            recipe = everything[name]
+        names = options.recipes
+        if reference is not None:  # q4_0 first, because all others are told as a share of it
+            names = ["q4_0", *(name for name in names if name != "q4_0")]
+        base = None
+        for name, matrix in itertools.product(names, [None, options.imatrix] if options.imatrix else [None]):
+            recipe, shown = everything[name], name + (", matrix" if matrix else "")
             size = full_size(recipe)[0] + HEAD
-            result: dict[str, object] = {"recipe": name, "bytes": size, "weight_error": recipe_error(recipe)}
-            print(f"{name:<22}{size:>19,}{size / 2**30:>6.2f}{recipe_error(recipe):>8.2%}", end=" ", flush=True)
+            result: dict[str, object] = {"recipe": shown, "bytes": size, "weight_error": recipe_error(recipe)}
+            print(f"{shown:<22}{size:>19,}{size / 2**30:>6.2f}{recipe_error(recipe):>8.2%}", end=" ", flush=True)
             if reference is not None:
-                made = convert(options.model_checkpoint, Path(folder) / "x.gguf", type=recipe, force=True).path
-                found = quality(made, reference, text, options.tokens, options.threads)
+                made = Path(folder) / "x.gguf"
+                convert(options.model_checkpoint, made, type=recipe, imatrix=matrix, force=True)
+                found, sums = quality(made, reference, text, options.tokens, options.threads, base)
+                base = sums if base is None else base
                 result |= asdict(found)
                 print(f"{found.perplexity:>11.4f} ±{found.error:.4f}{found.kl:>10.5f} ±{found.kl_error:.5f}", end="")
-                print(f"{found.same:>8.2%}", end="", flush=True)
+                share, low, high = found.share
+                print(f"{found.same:>8.2%}   {share:.3f} [{low:.3f}, {high:.3f}]", end="", flush=True)
             print()
             results.append(result)
         if reference is not None:
