@@ -187,6 +187,7 @@ _OURS = (
         "q5_k",
         {"embedding": (LayerRule("q6_k"),)} | _OUTPUT,
         FALLBACK | {"q5_k": "q5_0"},
+        searched=True,
     ),
     # ARM (dot product) has them for q5_k, q6_k and q8_0 too. The fused queries, keys and values get q5_k: there
     # llama.cpp's mixes put their extra bits.

@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 
 from glm_edge.model.ggml import dequantize, quantize
 
+from .k_quants import KINDS
+from .k_search import search
+
 BLOCK = 32  # weights...
 BLOCK_BYTES = 18  # ...in these: a float16 scale, then codes of 4 bits, the first half of them in the lower halves
 _TINY = np.float32(1e-30)
@@ -62,7 +65,7 @@ def _levels_of(type_name: str) -> Levels:
     return _levels(tuple(range(-8, 8)), 2, 64) if type_name == "q4_0" else _levels(IQ4_NL, 2, 512)
 
 
-SEARCHED = frozenset({"q4_0", "iq4_nl"})
+SEARCHED = frozenset({"q4_0", "iq4_nl", *KINDS})
 
 
 def quantize_rows(
@@ -75,6 +78,8 @@ def quantize_rows(
     """
     if not searched or type_name not in SEARCHED:
         return quantize(type_name, rows, importance)
+    if type_name in KINDS:
+        return search(type_name, rows, importance)
     count, columns = rows.shape
     width = columns // BLOCK
     weights = None if importance is None else (importance / max(importance.mean(), _TINY)).reshape(width, BLOCK).T

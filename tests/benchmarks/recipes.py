@@ -4,6 +4,7 @@
     python tests/benchmarks/recipes.py --model-checkpoint models/demo --text models/demo/text/heldout.txt
     python tests/benchmarks/recipes.py --recipes edge q4_0 …               # some alone
     python tests/benchmarks/recipes.py … --imatrix FILE                    # each once more with an importance matrix
+    python tests/benchmarks/recipes.py --recipes q4_0 --alone q3_k …       # q3_k in one kind of tensors, all others F16
 
 Size is computed from the shapes. Weight error is the root mean square error over that of the weights, on rows of 4096
 and 13696 from a Student t of 5 degrees of freedom (heavy tails, as trained weights have), per type and, weighted by
@@ -34,7 +35,7 @@ from numpy.typing import NDArray
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from glm_edge.convert.convert import convert
-from glm_edge.convert.quantize.recipe import LayerRule, Recipe
+from glm_edge.convert.quantize.recipe import VECTORS, LayerRule, Recipe, every, first_part, middle_third
 from glm_edge.convert.quantize.rounding import quantize_rows
 from glm_edge.convert.recipes import RECIPES
 from glm_edge.llama.context import Batch
@@ -43,7 +44,7 @@ from glm_edge.model.checks import prefix_ids
 from glm_edge.model.ggml import block_size, dequantize
 from glm_edge.model.gguf import read_gguf
 from glm_edge.tools.perplexity import BATCH, open_context, split
-from support.checkpoints.full_size_bytes import HEAD, full_size
+from support.checkpoints.full_size_bytes import FULL, HEAD, full_size
 
 EDGE = RECIPES["edge"]
 # Not to be asked for by name: what `edge` was or will be chosen from.
@@ -56,6 +57,20 @@ CANDIDATES = {
         replace(RECIPES["q4_0"], name="q4_0, searched", searched=True),
     )
 }
+
+
+def alone(type_name: str) -> Iterator[Recipe]:
+    """F16, but the type in one kind of tensors, in all layers and in each third of them."""
+    parts = {"": every, ", first third": first_part(3), ", middle": middle_third, ", last third": last_third}
+    for kind, (_, _, layers) in FULL.items():
+        for part, where in parts.items() if layers > 1 else [("", every)]:
+            special = {kind: (LayerRule(type_name, where),)}
+            if kind not in VECTORS:
+                yield replace(EDGE, name=f"{type_name} {kind}{part}", matrices="f16", special=special)
+
+
+def last_third(layer: int, layers: int) -> bool:
+    return layer >= layers - layers // 3
 
 
 @dataclass
@@ -184,6 +199,9 @@ def main() -> None:
     everything = {name: one for name, one in {**RECIPES, **CANDIDATES}.items() if not one.needs_importance}
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--recipes", nargs="+", choices=everything, metavar="NAME", default=list(everything))
+    parser.add_argument(
+        "--alone", nargs="+", default=[], metavar="TYPE", help="how much each kind of tensors loses by it"
+    )
     parser.add_argument("--model-checkpoint", type=Path, help="folder to convert by every recipe")
     parser.add_argument("--text", type=Path, help="UTF-8 text for perplexity and KL")
     parser.add_argument("--tokens", type=int, default=1 << 30, help="of the text, at most")
@@ -191,6 +209,8 @@ def main() -> None:
     parser.add_argument("--ctx", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
+    everything |= (ones := {one.name: one for name in options.alone for one in alone(name)})
+    options.recipes = [*options.recipes, *ones]
     if (options.model_checkpoint is None) != (options.text is None):
         parser.error("--model-checkpoint and --text go together")
     print(f"{'recipe':<22}{'bytes at full size':>19}{'GiB':>6}{'weights':>9}", end="")
