@@ -1,10 +1,10 @@
 """Compares recipes: size of ChatGLM2-6B, error of the weights, and on a model perplexity and distance from F16.
 
-    python tests/benchmarks/quality/recipes.py                                     # sizes and weight errors: a few seconds
+    python tests/benchmarks/quality/recipes.py  # sizes and weight errors: a few seconds
     python tests/benchmarks/quality/recipes.py --model-checkpoint models/demo --text models/demo/text/heldout.txt
-    python tests/benchmarks/quality/recipes.py --recipes edge q4_0 …               # some alone
-    python tests/benchmarks/quality/recipes.py … --imatrix FILE                    # each once more with an importance matrix
-    python tests/benchmarks/quality/recipes.py --recipes q4_0 --alone q3_k …       # q3_k in one kind of tensors, all others F16
+    python tests/benchmarks/quality/recipes.py --recipes edge q4_0 …  # some alone
+    python tests/benchmarks/quality/recipes.py … --imatrix FILE  # each once more with an importance matrix
+    python tests/benchmarks/quality/recipes.py --recipes q4_0 --alone q3_k …  # q3_k in one kind, all others F16
 
 Size is computed from the shapes. Weight error is the root mean square error over that of the weights, on rows of 4096
 and 13696 from a Student t of 5 degrees of freedom (heavy tails, as trained weights have), per type and, weighted by
