@@ -50,7 +50,8 @@ def command(as_json: bool) -> None:
     lines.append(("*" * (default is None), DEMO, "f16", "", "", "comes with GLM Edge"))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
-        click.echo(harmless("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))).rstrip())
+        row_text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        click.echo(harmless(row_text.replace("\n", "?")).rstrip())
     for row in rows:
         if row.problem:
             click.echo(f"warning: {harmless(row.problem)}", err=True)

@@ -60,7 +60,10 @@ def find_model(given: Path) -> Path:
 
     Raises StorageError for a name that no model has, UsageError for one that several have.
     """
-    if _is_file(given) or not _is_name(given):
+    if _is_file(given):
+        return given
+    if not _is_name(given):
+        _check_elsewhere(given)
         return given
     if given.name == DEMO:
         from .demo import demo_model
@@ -77,6 +80,14 @@ def find_model(given: Path) -> Path:
     near = get_close_matches(given.name, [DEMO, *(model.name for model in models)], 1)
     hint = f"did you mean {near[0]}?" if near else "glm-edge list shows those that are there"
     raise StorageError(f"{given}: there is no such file, and no model of this name; {hint}")
+
+
+def _check_elsewhere(given: Path) -> None:
+    """Raise StorageError, with the name to use, for the file name of a model that is in another folder."""
+    if given.suffix == SUFFIX and str(given) == given.name and not given.exists():
+        for model in known_models():
+            if model.path.name == given.name:
+                raise StorageError(f"{given}: there is no such file here; did you mean {model.name}, {model.path}?")
 
 
 def note_model(path: Path) -> None:

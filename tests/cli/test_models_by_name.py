@@ -118,6 +118,18 @@ def test_a_wrong_name_is_told_the_nearest(made: Path) -> None:
         find_model(Path("xyz"))
 
 
+def test_a_file_name_is_told_where_that_file_is(made: Path, folder: Path) -> None:
+    put(made, "models/alpha.gguf")
+    for verb in (["use", "alpha.gguf"], ["tokenize", "--model", "alpha.gguf"]):
+        error = call(*verb).exception
+        assert str(error).endswith(f"did you mean alpha, {folder / 'models/alpha.gguf'}?")
+
+
+def test_a_line_break_in_a_name_is_shown_on_one_line(made: Path) -> None:
+    put(made, "two\nlines.gguf")
+    assert [line.split()[0] for line in call("list").stdout.splitlines()] == ["NAME", "two?lines", "*"]
+
+
 def test_a_name_that_two_files_have_is_refused_with_both_paths(made: Path, folder: Path) -> None:
     put(made, "models/mine.gguf", "mine.gguf")
     with pytest.raises(UsageError, match=f"{folder / 'mine.gguf'}, {folder / 'models/mine.gguf'}"):
