@@ -97,6 +97,7 @@ class ChatMessage(StrictModel):
     audio: Annotated[Any, AcceptOnly()] = None
     function_call: Annotated[Any, AcceptOnly()] = None
     reasoning_content: Annotated[Any, AcceptOnly("")] = None
+    parsed: Any = None  # added to the answer by OpenAI's client for Node, which sends it back
     tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     tool_call_id: Text | None = None
 

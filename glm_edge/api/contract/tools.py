@@ -93,6 +93,7 @@ class CalledFunction(StrictModel):
 
     name: ToolName
     arguments: Text
+    parsed_arguments: Any = None  # the same, added by OpenAI's client for Node, which sends it back
 
 
 class ToolCall(StrictModel):

@@ -108,6 +108,8 @@ def test_home_assistants_calls(server: LiveServer) -> None:
             async for event in await client.responses.create(input=talk, **options):
                 if event.type == "response.output_text.delta":
                     text += event.delta
+            with pytest.raises(openai.AuthenticationError):  # it says that the key is wrong
+                await client.with_options(api_key="wrong", timeout=10.0).models.list()
             return called, text
 
     assert asyncio.run(talk()) == ("HassTurnOn", SAID)

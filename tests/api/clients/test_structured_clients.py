@@ -272,3 +272,33 @@ def test_the_ai_sdk(server: LiveServer, tmp_path: Path) -> None:
     (tmp_path / "chat.mjs").write_text(AI_SDK, "utf-8")
     value = '{"city":"北京","days":7}'
     assert run(f"{server.url}/v1", ["node", "chat.mjs"], tmp_path) == [*[SAID, SAID, value, value] * 2, "401"]
+
+
+OPENAI_NODE = """
+import OpenAI from "openai";
+import { zodFunction, zodResponseFormat } from "openai/helpers/zod";
+import { z } from "zod";
+const client = new OpenAI({ baseURL: process.env.URL, apiKey: "key", maxRetries: 0 });
+const parameters = z.object({ city: z.string(), days: z.number().int() });
+const asked = { model: "chatglm2-6b", messages: [{ role: "user", content: "x" }] };
+const format = zodResponseFormat(parameters, "city");
+const parsed = await client.chat.completions.parse({ ...asked, response_format: format });
+console.log(JSON.stringify(parsed.choices[0].message.parsed));
+const tools = [zodFunction({ name: "weather", parameters })];
+const called = (await client.chat.completions.parse({ ...asked, tools, tool_choice: "required" })).choices[0].message;
+console.log(JSON.stringify(called.tool_calls[0].function.parsed_arguments));
+const call = called.tool_calls[0].id;
+const talk = [...asked.messages, called, { role: "tool", tool_call_id: call, content: "sunny" }];
+console.log((await client.chat.completions.create({ ...asked, messages: talk })).choices[0].message.content);
+process.exit(0);
+"""
+
+
+def test_openai_node_with_zod(server: LiveServer, tmp_path: Path) -> None:
+    modules = os.environ.get("GLM_EDGE_NODE_MODULES")
+    if shutil.which("node") is None or modules is None or not (Path(modules) / "openai").is_dir():
+        pytest.skip("node or GLM_EDGE_NODE_MODULES (a folder with npm's openai) is not there")
+    (tmp_path / "node_modules").symlink_to(Path(modules).resolve())
+    (tmp_path / "chat.mjs").write_text(OPENAI_NODE, "utf-8")
+    value = '{"city":"北京","days":7}'
+    assert run(f"{server.url}/v1", ["node", "chat.mjs"], tmp_path) == [value, value, SAID]
