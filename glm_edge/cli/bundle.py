@@ -51,6 +51,9 @@ from .progress import progress_bar
     metavar="WHEEL",
     help="What `glm-edge runtime` built.  [default: built now, and kept]",
 )
+@click.option(
+    "--ik", is_flag=True, help="With ik_llama.cpp, for --runtime ik and bench --tune there: 25 MB more, on x86-64."
+)
 def command(
     out: Path,
     models: tuple[Path, ...],
@@ -58,6 +61,7 @@ def command(
     target: str | None,
     pythons: tuple[str, ...],
     runtime: Path | None,
+    ik: bool,
 ) -> None:
     """Make OUT, a folder or a .tar file with everything that a machine without a network needs.
 
@@ -83,7 +87,7 @@ def command(
         files = (demo_model(),)
     cache = Path(platformdirs.user_cache_dir("glm-edge", appauthor=False)) / "wheels"
     python = tuple(dict.fromkeys(pythons)) or (here,)
-    task = Task(Path(os.path.abspath(out)), files, machine, python, runtime, cache, adapters)
+    task = Task(Path(os.path.abspath(out)), files, machine, python, runtime, cache, adapters, ik)
     made = bundle(task, progress_bar)
     for line in made.warnings:
         click.echo(f"warning: {line}", err=True)

@@ -35,7 +35,7 @@ from ..runtime.build import build, described, description
 from ..runtime.compiler import GLIBC
 from ..service.unit import Service, unit_text
 from .own_wheel import epoch, own_wheel
-from .wheels import PIP, Target, fetch, glibc_of, locked, named, needed, pinned
+from .wheels import PIP, LockedWheel, Target, fetch, glibc_of, locked, named, needed, pinned
 from .write import ABOUT, Entry, after, check_out, check_space, entry_of, write
 
 FILES = Path(__file__).with_name("files")
@@ -61,6 +61,7 @@ class Task:
         pythons: "3.11" and others.
         runtime: a wheel of llama-cpp-python; None takes the one in the cache folder, or builds it.
         cache: the folder for wheels, ours.
+        ik: whether ik_llama.cpp comes too, for x86-64.
     """
 
     out: Path
@@ -70,10 +71,15 @@ class Task:
     runtime: Path | None
     cache: Path
     adapters: tuple[Path, ...] = ()
+    ik: bool = False
 
     @property
     def targets(self) -> list[Target]:
         return [Target(self.machine, python) for python in self.pythons]
+
+    def locked(self, target: Target) -> list[LockedWheel]:
+        """The wheels of the lock that are wanted for a target."""
+        return locked(target, ik=self.ik)
 
 
 @dataclass(frozen=True)
@@ -88,16 +94,18 @@ class Made:
 
 def bundle(task: Task, steps: Steps) -> Made:
     """Make the bundle of a task. Raises UsageError, StorageError and what a wrong model file raises."""
+    if task.ik and task.machine != "x86_64":
+        raise UsageError(f"ik_llama.cpp is for x86-64, not for {task.machine}; leave out --ik")
     check_out(task.out)
     time, (name, content), models = epoch(), own_wheel(), _models(task.models) | _adapters(task)
     if task.runtime is not None:
         _check_runtime(task.runtime, task)
-    wheels = {wheel for target in task.targets for wheel in locked(target)}
+    wheels = {wheel for target in task.targets for wheel in task.locked(target)}
     check_space(task.out, sum(wheel.size for wheel in wheels) + sum(path.stat().st_size for path in models.values()))
     make_folder(task.cache)
     for target in task.targets:
         with steps(f"fetching for Python {target.python}", "B") as progress:
-            fetch(locked(target), target, task.cache, progress)
+            fetch(task.locked(target), target, task.cache, progress)
     runtime = task.runtime or _runtime(task, steps)
     with tempfile.TemporaryDirectory(prefix="glm-edge-bundle-") as temporary:
         own = Path(temporary) / name
@@ -181,9 +189,10 @@ def _packages(task: Task, own: Path, runtime: Path) -> tuple[list[Entry], dict[s
     entries: dict[str, Entry] = {}
     unpacked: dict[str, int] = {}
     for target in task.targets:
-        known = {task.cache / wheel.name: wheel.sha256 for wheel in locked(target)} | hashes
+        known = {task.cache / wheel.name: wheel.sha256 for wheel in task.locked(target)} | hashes
         pip = next(path for path in known if named(path.name)[0] == PIP)
-        chosen = needed([path for path in known if path != pip], "glm-edge", target)
+        root = "glm-edge[ik]" if task.ik else "glm-edge"
+        chosen = needed([path for path in known if path != pip], root, target)
         for path in (*chosen, pip):
             entries[path.name] = entry_of(f"wheels/{path.name}", path, known[path])
         text = "".join(pinned(path.name, known[path]) for path in chosen)

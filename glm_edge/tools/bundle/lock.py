@@ -65,7 +65,8 @@ def _roots(target: Target) -> list[Requirement]:
     """What GLM Edge and llama-cpp-python need, by what is installed."""
     lines = [line for name in sorted(_NOT_HERE) for line in requires(name) or ()]
     found = [Requirement(line) for line in lines]
-    return [one for one in found if one.marker is None or one.marker.evaluate({**target.markers, "extra": ""})]
+    conditions = [{**target.markers, "extra": extra} for extra in ("", "ik")]
+    return [one for one in found if one.marker is None or any(map(one.marker.evaluate, conditions))]
 
 
 def _fetch(wanted: Requirement, target: Target, folder: Path) -> Path:

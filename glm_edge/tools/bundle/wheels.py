@@ -32,6 +32,7 @@ from ...system.safe_open import safe_open
 LOCK = Path(__file__).with_name("wheels.lock")
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 PIP = "pip"  # in the lock, but nothing that GLM Edge needs: it installs the others
+IK = "ik-llama-cpp-python"  # in the lock, of the extra [ik]; for x86-64 alone
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -99,11 +100,11 @@ class LockedWheel:
             return False
 
 
-def locked(target: Target) -> list[LockedWheel]:
-    """The lines that fit a target."""
+def locked(target: Target, *, ik: bool = False) -> list[LockedWheel]:
+    """The lines that fit a target; that of ik_llama.cpp only if it is asked for."""
     lines = (line.split() for line in LOCK.read_text("utf-8").splitlines() if line and not line.startswith("#"))
     wheels = [LockedWheel(name, sha256, int(size)) for sha256, size, name in lines]
-    return [wheel for wheel in wheels if target.fits(wheel.name)]
+    return [wheel for wheel in wheels if target.fits(wheel.name) and (ik or named(wheel.name)[0] != IK)]
 
 
 def glibc_of(wheel: str) -> tuple[int, int]:

@@ -25,14 +25,15 @@ from support.bundles import HERE, quietly
 
 
 @pytest.fixture(scope="session")
-def fetched(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Target], Path]:
-    """A function that gives the folder with all locked wheels of a target; it skips the test where it cannot."""
+def fetched(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A function that gives the folder with all locked wheels of a target, with ik_llama.cpp's where that is asked for.
+    It skips the test where it cannot."""
     named = os.environ.get("GLM_EDGE_WHEELS")
     folder = Path(named) if named else tmp_path_factory.mktemp("wheels")
 
-    def fetch_for(target: Target) -> Path:
+    def fetch_for(target: Target, *, ik: bool = False) -> Path:
         try:
-            fetch(locked(target), target, folder, lambda done, total: None)
+            fetch(locked(target, ik=ik), target, folder, lambda done, total: None)
         except StorageError as error:
             pytest.skip(f"no package index, and no wheels in GLM_EDGE_WHEELS: {error}")
         return folder

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tarfile
 from collections import namedtuple
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from click.testing import CliRunner
 from glm_edge.cli.bundle import command
 from glm_edge.convert.adapter import convert_adapter
 from glm_edge.errors import GlmEdgeError, InvalidFileError, StorageError, UsageError
+from glm_edge.llama.ik import VERSION
 from glm_edge.tools.bundle.bundle import Progress, Task, bundle
 from glm_edge.tools.bundle.wheels import locked
 from support.bundles import HERE, quietly, write_wheel
@@ -231,6 +232,31 @@ def test_a_model_that_is_none_is_refused(task: Task, tmp_path: Path) -> None:
             bundle(replace(task, out=tmp_path / "out", models=(tmp_path / name,)), quietly)
     with pytest.raises(UsageError, match="another model has this name already"):
         bundle(replace(task, out=tmp_path / "out", models=task.models * 2), quietly)
+
+
+def test_ik_llama_cpp_comes_along_where_it_is_asked_for(
+    task: Task, made: Path, fetched: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="is for x86-64, not for aarch64; leave out --ik"):
+        bundle(replace(task, machine="aarch64", ik=True), quietly)
+    if HERE.machine != "x86_64":
+        return
+    assert not list((made / "wheels").glob("ik_llama_cpp*"))
+    out = tmp_path / "out"
+    bundle(replace(task, out=out, cache=fetched(HERE, ik=True), ik=True), quietly)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--dry-run",
+        "--ignore-installed",
+        "--no-index",
+        "--require-hashes",
+    ]
+    command += ["--find-links", str(out / "wheels"), "-r", str(out / f"requirements-{HERE.python}.txt")]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
+    assert f" ik-llama-cpp-python-{VERSION} " in done.stdout
 
 
 def test_the_command_says_what_it_made_and_warns_of_a_runtime_for_one_processor(

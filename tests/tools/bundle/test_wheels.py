@@ -22,6 +22,7 @@ from glm_edge.errors import StorageError, UsageError
 from glm_edge.tools.bundle.bundle import LEAST_GLIBC, glibc_versions
 from glm_edge.tools.bundle.own_wheel import own_wheel
 from glm_edge.tools.bundle.wheels import (
+    IK,
     LOCK,
     PIP,
     PYTHONS,
@@ -39,7 +40,7 @@ from support.bundles import HERE, write_wheel
 from support.paths import PROJECT
 
 TARGETS = [Target(machine, python) for machine in MACHINES for python in PYTHONS]
-WHEELS = sorted({wheel for target in TARGETS for wheel in locked(target)}, key=lambda wheel: wheel.name)
+WHEELS = sorted({wheel for target in TARGETS for wheel in locked(target, ik=True)}, key=lambda wheel: wheel.name)
 
 # Libraries that ask for a newer glibc than we promise, and what they ask for.
 NEWER = {"llguidance/_lib.abi3.so": (2, 30)}
@@ -100,8 +101,9 @@ def test_versions_of_symbols_are_those_that_readelf_finds(runtime: Path, tmp_pat
 def test_the_lock_has_one_version_of_a_package_and_one_wheel_for_a_target() -> None:
     assert len({parse_wheel_filename(wheel.name)[:2] for wheel in WHEELS}) == len({named(w.name)[0] for w in WHEELS})
     for target in TARGETS:
-        names = Counter(named(wheel.name)[0] for wheel in locked(target))
+        names = Counter(named(wheel.name)[0] for wheel in locked(target, ik=True))
         assert set(names.values()) == {1}
+        assert (IK in names) == (target.machine == "x86_64")
         assert "llama-cpp-python" not in names
         assert PIP in names
     lines = [line for line in LOCK.read_text("utf-8").splitlines() if not line.startswith("#")]
