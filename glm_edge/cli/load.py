@@ -77,29 +77,23 @@ def _tuned(progress: Callable[[float], bool], config: EngineConfig, model: Model
 
     Not where weights are read from the disk again and again: that would be measured.
     """
-    from ..tools.bench.quick import BUDGET_S, QuickTuner
+    from ..tools.bench import quick
 
     key, path = profile_key(config.model), profile_path()
-    if plan.slow or load_profile(path, key) is not None:
+    if plan.slow or config.model.stat().st_size < quick.SMALL or load_profile(path, key) is not None:
         return config
-    tuner = QuickTuner(config, model, plan, stopped=lambda: not progress(1.0))
-
-    def begin() -> bool:
-        if not can_save(path):
-            say(f"not tuned: {path} cannot be written")
-        elif (used := busy()) is not None:
-            say(f"not tuned: other programs use {used:.0f} % of the processors; the next start tries again")
-        else:
-            say(f"tuning for this machine, once, at most {BUDGET_S:.0f} s (--no-tune leaves it out)")
-            return True
-        return False
-
+    if not can_save(path):
+        say(f"not tuned: {path} cannot be written")
+        return config
+    if (used := busy()) is not None:
+        say(f"not tuned: other programs use {used:.0f} % of the processors; the next start tries again")
+        return config
+    say(f"tuning for this machine, once, at most {quick.BUDGET_S:.0f} s (--no-tune leaves it out)")
     try:
-        profile = tuner.run(begin)
+        tuner = quick.QuickTuner(config, model, plan, stopped=lambda: not progress(1.0))
+        profile = tuner.run()
         if not progress(1.0):
             raise EngineClosedError("the load was stopped")
-        if profile is None:
-            return config
         took = tuner.seconds
         save_profile(path, profile, key)
     except EngineClosedError:

@@ -52,8 +52,7 @@ def ticking(seconds: float) -> Callable[[], float]:
 
 
 def test_where_there_is_time_all_is_measured(loaded: Loaded) -> None:
-    found = loaded.tuner(ticking(0)).run(tiny=0)
-    assert found is not None
+    found = loaded.tuner(ticking(0)).run()
     assert found.quick
     assert found.n_batch is None
     assert found.batch_costs is not None
@@ -64,14 +63,14 @@ def test_where_there_is_time_all_is_measured(loaded: Loaded) -> None:
 @pytest.mark.parametrize("tick", [0.01, 0.5, 20.0])  # seconds at each look, one of which is at each node of the graph
 def test_the_budget_ends_a_batch_in_its_middle(loaded: Loaded, tick: float) -> None:
     tuner = loaded.tuner(ticking(tick))
-    assert tuner.run(tiny=0) is not None
+    tuner.run()
     assert tuner.seconds < quick.BUDGET_S + 100 * tick  # what is left to do between batches looks at the clock, too
 
 
 def test_where_a_step_takes_longer_than_there_is_time_the_defaults_are_kept(loaded: Loaded) -> None:
     best = processors().best
     expected = Profile(best, best, None, flash_attention=False, runtime="llama", quick=True)
-    found = loaded.tuner(ticking(20.0)).run(tiny=0)
+    found = loaded.tuner(ticking(20.0)).run()
     assert found == replace(expected, batch_costs=BatchCosts(loaded.plan.repack, ()))
 
 
@@ -82,12 +81,15 @@ def test_a_tuning_that_is_stopped_computes_nothing_more(loaded: Loaded) -> None:
         asked.append(None)
         return True
 
-    loaded.tuner(ticking(0), stopped).run(tiny=0)
+    loaded.tuner(ticking(0), stopped).run()
     assert len(asked) < 50  # once a batch, where a whole one asks hundreds of times
 
 
-def test_a_tiny_model_is_not_tuned(loaded: Loaded) -> None:
-    assert loaded.tuner(ticking(0)).run(lambda: pytest.fail("it went on"), tiny=1e9) is None
+@linux
+def test_a_small_model_is_not_tuned(tiny_q4_0: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    load_engine(EngineConfig(tiny_q4_0, n_ctx=256), tune=True).close()
+    assert capsys.readouterr().err == ""
+    assert not profile_path().exists()
 
 
 @linux
@@ -95,7 +97,7 @@ def test_a_first_start_tunes_and_the_second_does_not(
     tiny_q4_0: Path, own_settings: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(psutil, "cpu_percent", lambda interval: 0.0)
-    monkeypatch.setattr(quick, "TINY_S", 0.0)
+    monkeypatch.setattr(quick, "SMALL", 0)
     config = EngineConfig(tiny_q4_0, n_ctx=256)
     load_engine(config, tune=True).close()
     first, second = capsys.readouterr().err.splitlines()
@@ -117,7 +119,7 @@ def test_a_busy_machine_is_not_measured_and_nothing_kept(
     tiny_q4_0: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(psutil, "cpu_percent", lambda interval: 60.0)
-    monkeypatch.setattr(quick, "TINY_S", 0.0)
+    monkeypatch.setattr(quick, "SMALL", 0)
     load_engine(EngineConfig(tiny_q4_0, n_ctx=256), tune=True).close()
     expected = "not tuned: other programs use 60 % of the processors; the next start tries again\n"
     assert capsys.readouterr().err == expected
@@ -129,7 +131,7 @@ def test_a_busy_machine_is_not_measured_and_nothing_kept(
 def test_what_the_user_chose_is_not_measured(
     tiny_q4_0: Path, options: dict[str, object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(quick, "TINY_S", 0.0)
+    monkeypatch.setattr(quick, "SMALL", 0)
     load_engine(EngineConfig(tiny_q4_0, n_ctx=256, **options), tune=True).close()  # type: ignore[arg-type]
     assert capsys.readouterr().err == ""
     assert not profile_path().exists()

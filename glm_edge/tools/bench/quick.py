@@ -25,7 +25,7 @@ from .bare import Bare, Stopped
 from .tune import ROWS, fastest, thread_counts
 
 BUDGET_S = 10.0
-TINY_S = 0.005  # a step of a model that nothing would make noticeably faster
+SMALL = 256 << 20  # bytes; nothing would make a smaller model noticeably faster
 _ROUNDS = 2  # of what would replace a default; one is enough to keep it
 _CLEARLY = 1.1  # ratio of speeds that replaces a default: few rounds tell no less
 _FIGURE_S, _STEPS = 0.1, 8  # seconds of one measurement at least, in steps at most
@@ -64,20 +64,13 @@ class QuickTuner:
         """Since the beginning."""
         return self._clock() - self._began
 
-    def run(self, begin: Callable[[], bool] = lambda: True, tiny: float | None = None) -> Profile | None:
-        """The profile: defaults where nothing was measured, or nothing else was clearly faster. None: not tuned.
-
-        Args:
-            begin: asked after the first step, whether to go on.
-            tiny: seconds of a step, below which nothing is tuned; TINY_S without it.
-        """
+    def run(self) -> Profile:
+        """The profile: defaults where nothing was measured, or nothing else was clearly faster."""
         counts = thread_counts(processors())
         one = many = counts[0]
         with closing(self._open((one, many), n_ctx=64)) as bare:
             # the first step also touches memory for the first time
             step = min(self._measured([1], bare.prefill, 0, 1)[1], default=self._budget)
-            if step < (TINY_S if tiny is None else tiny) or not begin():
-                return None
             steps = max(1, min(_STEPS, int(_FIGURE_S / step)))
 
             def decode(threads: int) -> float:

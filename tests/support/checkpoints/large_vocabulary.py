@@ -41,7 +41,8 @@ TEXTS = ["[Round 1]", "[gMASK]sop</s>"]  # words of the prompt's frame, and part
 def merges() -> Iterator[str]:
     """Pieces of two and more characters, the most frequent first; without an end, for as many as there is space for."""
     folder = PROJECT / "models" / "demo" / "text"
-    text = "\n".join([*TEXTS * 1000, *(path.read_text("utf-8") for path in sorted(folder.glob("*.txt")))])
+    taught = [path for path in sorted(folder.glob("*.txt")) if path.name != "heldout.txt"]
+    text = "\n".join([*TEXTS * 1000, *(path.read_text("utf-8") for path in taught)])
     words = Counter(match[0].replace(" ", "▁") for match in re.finditer(r" ?[A-Za-z]+", text))
     for word, _ in words.most_common():
         yield from (word[:length] for length in range(2, len(word) + 1))  # each prefix merges with one more letter
