@@ -21,7 +21,7 @@ from ..llama.runtime import runtime
 from ..model.checks import model_sizes, model_type
 from ..model.gguf import read_gguf
 from ..system.device import busy, machine
-from ..system.profile import Profile, can_save, load_profile, profile_path, save_profile, tuned
+from ..system.profile import SMALL, Profile, can_save, load_profile, profile_path, save_profile, tuned
 from ..system.threads import no_thread
 from ..types import EngineConfig
 from ..worker.load_progress import LOAD_PROGRESS
@@ -40,10 +40,18 @@ def profile_key(model: Path) -> dict[str, object]:
 
 def with_profile(config: EngineConfig) -> EngineConfig:
     """`config`, its open settings filled in from what `glm-edge bench --tune` has found here."""
+    return _filled_in(config, _kept(config.model))
+
+
+def _kept(model: Path) -> Profile | None:
+    """The profile that was measured here with such a model."""
     path = profile_path()
-    if not path.exists():
-        return config
-    found = tuned(config, load_profile(path, profile_key(config.model)))
+    return load_profile(path, profile_key(model)) if path.exists() else None
+
+
+def _filled_in(config: EngineConfig, kept: Profile | None) -> EngineConfig:
+    """`config` with the settings of a profile; as it is where the profile's runtime cannot run all of it."""
+    found = tuned(config, kept)
     if found.runtime != config.runtime:
         if config.adapters and not runtime(found.runtime or "llama").takes_cells:
             return config
@@ -62,9 +70,13 @@ def load_engine(config: EngineConfig, *, quiet: bool = False, tune: bool = False
         tune: whether to find the fastest settings once, where all is left open that `bench --tune` chooses.
     """
     tune = tune and config.runtime is None and config.n_threads is None and config.huge_pages and not config.rpc
-    engine = interruptible(
-        lambda progress: LlamaEngine(with_profile(config), progress, partial(_tuned, progress) if tune else None)
-    )
+
+    def load(progress: Callable[[float], bool]) -> LlamaEngine:
+        kept = _kept(config.model)
+        tuning = partial(_tuned, progress) if tune and kept is None else None
+        return LlamaEngine(_filled_in(config, kept), progress, tuning)
+
+    engine = interruptible(load)
     for line in engine.left_out if quiet else engine.warnings:
         click.echo(f"warning: {line}", err=True)
     if not quiet and engine.info.id == DEMO_ID:
@@ -73,14 +85,12 @@ def load_engine(config: EngineConfig, *, quiet: bool = False, tune: bool = False
 
 
 def _tuned(progress: Callable[[float], bool], config: EngineConfig, model: Model, plan: MemoryPlan) -> EngineConfig:
-    """`config`, with what a quick tuning finds where there is no profile; kept as one. `progress` tells when to stop.
+    """`config`, with what a quick tuning finds, which is kept as a profile. `progress` tells when to stop.
 
     Not where weights are read from the disk again and again: that would be measured.
     """
-    from ..tools.bench import quick
-
-    key, path = profile_key(config.model), profile_path()
-    if plan.slow or config.model.stat().st_size < quick.SMALL or load_profile(path, key) is not None:
+    path = profile_path()
+    if plan.slow or config.model.stat().st_size < SMALL:
         return config
     if not can_save(path):
         say(f"not tuned: {path} cannot be written")
@@ -88,6 +98,8 @@ def _tuned(progress: Callable[[float], bool], config: EngineConfig, model: Model
     if (used := busy()) is not None:
         say(f"not tuned: other programs use {used:.0f} % of the processors; the next start tries again")
         return config
+    from ..tools.bench import quick
+
     say(f"tuning for this machine, once, at most {quick.BUDGET_S:.0f} s (--no-tune leaves it out)")
     try:
         tuner = quick.QuickTuner(config, model, plan, stopped=lambda: not progress(1.0))
@@ -95,7 +107,7 @@ def _tuned(progress: Callable[[float], bool], config: EngineConfig, model: Model
         if not progress(1.0):
             raise EngineClosedError("the load was stopped")
         took = tuner.seconds
-        save_profile(path, profile, key)
+        save_profile(path, profile, profile_key(config.model))
     except EngineClosedError:
         raise
     except GlmEdgeError as error:  # the model runs without it

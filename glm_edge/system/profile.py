@@ -22,6 +22,7 @@ from .atomic_write import atomic_write
 from .private import make_folder
 from .safe_open import read_file
 
+SMALL = 256 << 20  # bytes; a smaller model is fast anyway, and how it is loaded a matter of chance
 _FILE_BYTES = 1 << 16
 _MOST = 32  # profiles that are kept, of about 1 KB each: those measured last
 _FORMAT = 4  # a file of another format is ignored

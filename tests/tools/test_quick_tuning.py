@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+import glm_edge.cli.load as load
 import glm_edge.tools.bench.quick as quick
 from glm_edge.cli.load import load_engine, profile_key
 from glm_edge.engine.engine import open_model
@@ -97,7 +98,7 @@ def test_a_first_start_tunes_and_the_second_does_not(
     tiny_q4_0: Path, own_settings: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(psutil, "cpu_percent", lambda interval: 0.0)
-    monkeypatch.setattr(quick, "SMALL", 0)
+    monkeypatch.setattr(load, "SMALL", 0)
     config = EngineConfig(tiny_q4_0, n_ctx=256)
     load_engine(config, tune=True).close()
     first, second = capsys.readouterr().err.splitlines()
@@ -119,7 +120,7 @@ def test_a_busy_machine_is_not_measured_and_nothing_kept(
     tiny_q4_0: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(psutil, "cpu_percent", lambda interval: 60.0)
-    monkeypatch.setattr(quick, "SMALL", 0)
+    monkeypatch.setattr(load, "SMALL", 0)
     load_engine(EngineConfig(tiny_q4_0, n_ctx=256), tune=True).close()
     expected = "not tuned: other programs use 60 % of the processors; the next start tries again\n"
     assert capsys.readouterr().err == expected
@@ -131,7 +132,7 @@ def test_a_busy_machine_is_not_measured_and_nothing_kept(
 def test_what_the_user_chose_is_not_measured(
     tiny_q4_0: Path, options: dict[str, object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(quick, "SMALL", 0)
+    monkeypatch.setattr(load, "SMALL", 0)
     load_engine(EngineConfig(tiny_q4_0, n_ctx=256, **options), tune=True).close()  # type: ignore[arg-type]
     assert capsys.readouterr().err == ""
     assert not profile_path().exists()

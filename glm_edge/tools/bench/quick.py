@@ -22,15 +22,13 @@ from ...system.device import processors
 from ...system.profile import Profile
 from ...types import BatchCosts, EngineConfig
 from .bare import Bare, Stopped
-from .tune import ROWS, fastest, thread_counts
+from .tune import DEPTH, ROWS, fastest, thread_counts
 
 BUDGET_S = 10.0
-SMALL = 256 << 20  # bytes; nothing would make a smaller model noticeably faster
 _ROUNDS = 2  # of what would replace a default; one is enough to keep it
 _CLEARLY = 1.1  # ratio of speeds that replaces a default: few rounds tell no less
 _FIGURE_S, _STEPS = 0.1, 8  # seconds of one measurement at least, in steps at most
 _BATCH = 8  # rows by which the threads for batches are chosen
-_DEPTH = 1024  # tokens of context at which flash attention is measured
 
 C = TypeVar("C", bound=object)
 
@@ -138,7 +136,7 @@ class QuickTuner:
         """Whether flash attention is faster with much in the context. Off is the default: it also rounds otherwise."""
         if not self._model.runtime.has_flash_attention or self.seconds + 2 * step * steps > self._budget:
             return False
-        depth, sizes = min(_DEPTH, self._plan.n_ctx // 2), model_sizes(read_gguf(self._config.model))
+        depth, sizes = min(DEPTH, self._plan.n_ctx // 2), model_sizes(read_gguf(self._config.model))
         with ExitStack() as opened:
             both = {
                 flash: opened.enter_context(closing(self._open(threads, n_ctx=depth + 64, flash_attention=flash)))

@@ -22,7 +22,7 @@ from ...llama.runtime import runtime
 from ...model.checks import check_model
 from ...model.gguf import read_gguf
 from ...system.device import Processors, memory_available, processors
-from ...system.profile import Profile
+from ...system.profile import SMALL, Profile
 from ...types import BatchCosts, EngineConfig, LoadMode, RuntimeName
 from .bare import Bare
 from .child import Tell
@@ -31,10 +31,9 @@ _ROUNDS = 3
 _CLEARLY = 1.03  # ratio of speeds; smaller differences are chance
 _PROMPT, _ANSWER = 128, 8  # tokens of one measurement of threads
 REQUEST = (128, 64)  # tokens of prompt and answer by whose time the runtime is chosen
-_DEPTH = 1024  # tokens of context at which flash attention is measured: it matters with long ones
+DEPTH = 1024  # tokens of context at which flash attention is measured: it matters with long ones
 _BATCHES = (64, 128, 256, 512)
 ROWS = (1, 2, 4, 8, 16)  # of the batches whose costs are measured, for drafts
-_LARGE = 256 << 20  # bytes; with smaller models the way of loading is a matter of chance
 
 C = TypeVar("C", bound=object)
 
@@ -101,9 +100,9 @@ def ways(config: EngineConfig) -> list[Way]:
     found = [Way(name) for name in runtimes(config)]
     weights = weights_of(read_gguf(config.model))
     plan = plan_memory(config, weights, sequences=1, available=memory_available())
-    if weights.size >= _LARGE and plan.repack and config.load_mode is None:
+    if weights.size >= SMALL and plan.repack and config.load_mode is None:
         found.append(Way(found[0].runtime, load_mode="mmap"))
-    if weights.size >= _LARGE and plan.huge and plan.repack and huge_pages.may_ask():
+    if weights.size >= SMALL and plan.huge and plan.repack and huge_pages.may_ask():
         found.append(Way(found[0].runtime, huge_pages=False))
     return found
 
@@ -130,7 +129,7 @@ def units(candidates: Sequence[Way]) -> float:
     return (
         choice
         + _ROUNDS * (3 * (_PROMPT + 3 * _ANSWER) + 4 * max(_BATCHES) + 2 * 3 * _ANSWER + sum(ROWS))
-        + 2 * _DEPTH
+        + 2 * DEPTH
         + 3 * _ANSWER
     )
 
@@ -228,7 +227,7 @@ class _Tuner:
 
     def _choose_flash(self, threads: tuple[int, int], batch: int) -> bool:
         """Decode with and without it, at some depth of context. Off is the default: it also changes the rounding."""
-        depth = min(_DEPTH, self._plan.n_ctx // 2)
+        depth = min(DEPTH, self._plan.n_ctx // 2)
         both = {flash: self._open(flash_attention=flash, threads=threads) for flash in (False, True)}
         for bare in both.values():
             bare.prefill(depth, batch)
@@ -247,6 +246,6 @@ class _Tuner:
 
     def _open(self, *, flash_attention: bool, threads: tuple[int, int]) -> Bare:
         config = replace(self._config, flash_attention=flash_attention)
-        n_ctx = min(self._plan.n_ctx, max(*_BATCHES, _DEPTH) + 64)
+        n_ctx = min(self._plan.n_ctx, max(*_BATCHES, DEPTH) + 64)
         n_batch = min(self._plan.n_batch, n_ctx)
         return Bare(self._model, config, n_ctx=n_ctx, n_batch=n_batch, threads=threads, n_outputs=max(ROWS))
