@@ -56,6 +56,16 @@ def python(module: str) -> str:
     return found
 
 
+def run_node(url: str, program: str, package: str, folder: Path) -> list[str]:
+    """The lines that a program for Node prints; skips the test where there is no such package."""
+    modules = os.environ.get("GLM_EDGE_NODE_MODULES")
+    if shutil.which("node") is None or modules is None or not (Path(modules) / package).is_dir():
+        pytest.skip(f"node or GLM_EDGE_NODE_MODULES (a folder with npm's {package}) is not there")
+    (folder / "node_modules").symlink_to(Path(modules).resolve())
+    (folder / "chat.mjs").write_text(program, "utf-8")
+    return run(f"{url}/v1", ["node", "chat.mjs"], folder)
+
+
 BEGIN = """
 import os, openai, pydantic, warnings
 warnings.simplefilter("ignore")
@@ -265,13 +275,8 @@ process.exit(0);
 
 
 def test_the_ai_sdk(server: LiveServer, tmp_path: Path) -> None:
-    modules = os.environ.get("GLM_EDGE_NODE_MODULES")
-    if shutil.which("node") is None or modules is None or not (Path(modules) / "ai").is_dir():
-        pytest.skip("node or GLM_EDGE_NODE_MODULES (a folder with npm's ai) is not there")
-    (tmp_path / "node_modules").symlink_to(Path(modules).resolve())
-    (tmp_path / "chat.mjs").write_text(AI_SDK, "utf-8")
     value = '{"city":"北京","days":7}'
-    assert run(f"{server.url}/v1", ["node", "chat.mjs"], tmp_path) == [*[SAID, SAID, value, value] * 2, "401"]
+    assert run_node(server.url, AI_SDK, "ai", tmp_path) == [*[SAID, SAID, value, value] * 2, "401"]
 
 
 OPENAI_NODE = """
@@ -295,10 +300,5 @@ process.exit(0);
 
 
 def test_openai_node_with_zod(server: LiveServer, tmp_path: Path) -> None:
-    modules = os.environ.get("GLM_EDGE_NODE_MODULES")
-    if shutil.which("node") is None or modules is None or not (Path(modules) / "openai").is_dir():
-        pytest.skip("node or GLM_EDGE_NODE_MODULES (a folder with npm's openai) is not there")
-    (tmp_path / "node_modules").symlink_to(Path(modules).resolve())
-    (tmp_path / "chat.mjs").write_text(OPENAI_NODE, "utf-8")
     value = '{"city":"北京","days":7}'
-    assert run(f"{server.url}/v1", ["node", "chat.mjs"], tmp_path) == [value, value, SAID]
+    assert run_node(server.url, OPENAI_NODE, "openai", tmp_path) == [value, value, SAID]
