@@ -94,11 +94,16 @@ class InputSums:
         return True
 
     def _add(self, name: str, inputs: Any) -> None:
-        columns, rows, stride = inputs.ne[0], inputs.ne[1], inputs.nb[1] // 4
-        flat = np.ctypeslib.as_array(ctypes.cast(inputs.data, ctypes.POINTER(ctypes.c_float)), (rows * stride,))
-        values = flat.reshape(rows, stride)[:, :columns]
+        values = self.values(inputs)
         found = np.einsum("ij,ij->j", values, values)
         if not np.isfinite(found).all():
             raise EngineError(f"an input of {name} is not a number; is the model damaged? Run glm-edge verify")
         self._sums[name] = self._sums[name] + found if name in self._sums else found
-        self._tokens[name] = self._tokens.get(name, 0) + rows
+        self._tokens[name] = self._tokens.get(name, 0) + len(values)
+
+    @staticmethod
+    def values(inputs: Any) -> NDArray[np.float32]:
+        """A node's numbers, shape (tokens, columns), where llama.cpp has them."""
+        columns, rows, stride = inputs.ne[0], inputs.ne[1], inputs.nb[1] // 4
+        flat = np.ctypeslib.as_array(ctypes.cast(inputs.data, ctypes.POINTER(ctypes.c_float)), (rows * stride,))
+        return flat.reshape(rows, stride)[:, :columns]

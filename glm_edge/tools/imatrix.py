@@ -7,7 +7,7 @@ rest that fills no chunk is left out. The weights are mapped. Not here: reading 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError
 from contextlib import closing
 from pathlib import Path
@@ -48,7 +48,24 @@ def measure(
     """
     ids = model.tokenize(text)
     total = whole_chunks(len(ids), chunk)
-    sums, batch = InputSums(model.runtime), Batch(chunk)
+    sums = InputSums(model.runtime)
+    with closing(read_chunks(model, ids[:total], chunk, threads, sums, stopped)) as chunks:
+        for done in chunks:
+            if progress is not None:
+                progress(done, total)
+    return Measured(sums.sums, total, chunk)
+
+
+def read_chunks(
+    model: Model, ids: list[int], chunk: int, threads: int, sums: InputSums, stopped: Callable[[], bool] = lambda: False
+) -> Generator[int, None, None]:
+    """Let a model read chunks that do not see each other, watched by `sums`; yields the tokens done, after each.
+
+    Args:
+        ids: whole chunks.
+        stopped: as in `measure`.
+    """
+    batch = Batch(chunk)
     context = Context(
         model,
         n_ctx=chunk,
@@ -61,7 +78,7 @@ def measure(
         on_node=sums.callback,
     )
     with closing(context):
-        for start in range(0, total, chunk):
+        for start in range(0, len(ids), chunk):
             context.remove(0)
             batch.clear()
             for position, token in enumerate(ids[start : start + chunk]):
@@ -72,9 +89,7 @@ def measure(
             sums.check(start + chunk)
             if done != "done":
                 raise EngineError(f"a chunk of {chunk} tokens does not fit a context of as many")
-            if progress is not None:
-                progress(start + chunk, total)
-    return Measured(sums.sums, total, chunk)
+            yield start + chunk
 
 
 def whole_chunks(tokens: int, chunk: int) -> int:

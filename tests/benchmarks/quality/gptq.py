@@ -17,7 +17,6 @@ of 95 % by a bootstrap over batches of 32 tokens, in pairs.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import itertools
 import json
 import random
@@ -37,26 +36,25 @@ from numpy.typing import NDArray
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from recipes import Runner, windows
+from recipes import Runner, Sums, share_of
+from recipes import quality as kl
 
 from glm_edge.convert.convert import convert
 from glm_edge.convert.quantize.recipe import LayerRule
 from glm_edge.convert.quantize.rounding import BLOCK, BLOCK_BYTES, IQ4_NL, quantize_rows
 from glm_edge.convert.recipes import RECIPES
 from glm_edge.demo.conversations import Text
-from glm_edge.llama.context import Batch, Context
 from glm_edge.llama.inputs import InputSums
 from glm_edge.llama.model import Model
 from glm_edge.llama.runtime import Runtime
 from glm_edge.model.gguf import read_gguf
 from glm_edge.model.values import TENSOR_TYPES, TensorInfo
-from glm_edge.tools.imatrix import CHUNK, TEXT
-from glm_edge.tools.perplexity import BATCH
+from glm_edge.tools.imatrix import CHUNK, TEXT, read_chunks
 from support.paths import PROJECT
 
 DEMO = PROJECT / "models/demo"
 Floats = NDArray[np.float32]
-Measured = dict[str, NDArray[np.float64]]  # by text
+Measured = dict[str, Sums]  # by text
 HALVES = RECIPES["edge"].special | dict.fromkeys(("embedding", "output"), (LayerRule("f16"),))
 SUBJECTS = {  # the recipe of each, all searched
     "q4_0": replace(RECIPES["q4_0"], searched=True, special={"output": (LayerRule("q6_k"),)}),
@@ -77,9 +75,7 @@ class InputProducts(InputSums):
 
     def _add(self, name: str, inputs: Any) -> None:
         super()._add(name, inputs)
-        columns, rows, stride = inputs.ne[0], inputs.ne[1], inputs.nb[1] // 4
-        flat = np.ctypeslib.as_array(ctypes.cast(inputs.data, ctypes.POINTER(ctypes.c_float)), (rows * stride,))
-        x = flat.reshape(rows, stride)[:, :columns].astype(np.float64)
+        x = self.values(inputs).astype(np.float64)
         self.products[name] = self.products[name] + x.T @ x if name in self.products else x.T @ x
 
 
@@ -88,26 +84,11 @@ def input_products(path: Path, text: str, tokens: int) -> tuple[dict[str, NDArra
     with closing(Model(path, repack=False)) as model:
         ids = model.tokenize(text)[:tokens]
         chunk = min(CHUNK, len(ids))
-        sums, batch = InputProducts(model.runtime), Batch(chunk)
-        context = Context(
-            model,
-            n_ctx=chunk,
-            n_batch=chunk,
-            n_sequences=1,
-            n_outputs=chunk,
-            n_threads=2,
-            n_threads_batch=2,
-            on_node=sums.callback,
-        )
-        with closing(context):
-            for start in range(0, len(ids) // chunk * chunk, chunk):
-                context.remove(0)
-                batch.clear()
-                for position, token in enumerate(ids[start : start + chunk]):
-                    batch.add(token, position, 0, logits=True)
-                context.decode(batch)
-                sums.check(start + chunk)
-    return sums.products, len(ids) // chunk * chunk
+        total = len(ids) // chunk * chunk
+        sums = InputProducts(model.runtime)
+        for _ in read_chunks(model, ids[:total], chunk, 2, sums):
+            pass
+    return sums.products, total
 
 
 def invert_lower(lower: Floats) -> None:
@@ -185,28 +166,6 @@ def replaced(made: Path, half: Path, products: dict[str, NDArray[np.float64]], d
     return path
 
 
-def divergence(path: Path, reference: Runner, text: str) -> NDArray[np.float64]:
-    """Sum of KL from the reference and count of tokens of each batch, shape (batches, 2)."""
-    runner, found = Runner(path, reference.context.n_ctx, 2), []
-    start = len(reference.prefix) - 1
-    for window in windows(reference, text, 1 << 30):
-        ids = [*reference.prefix, *window]
-        for first in range(0, len(ids) - 1, BATCH):
-            part = ids[first : min(first + BATCH, len(ids) - 1)]
-            p, q = reference.log_probabilities(part, first), runner.log_probabilities(part, first)
-            each = (np.exp(p) * (p - q)).sum(axis=1)[max(0, start - first) :]
-            found.append((float(each.sum()), len(each)))
-    runner.close()
-    return np.array(found)
-
-
-def ratio(a: NDArray[np.float64], b: NDArray[np.float64]) -> list[float]:
-    """KL of a over KL of b, and its interval."""
-    drawn = np.random.default_rng(0).integers(0, len(a), (2000, len(a)))
-    low, high = np.percentile(a[drawn, 0].sum(axis=1) / b[drawn, 0].sum(axis=1), (2.5, 97.5))
-    return [float(a[:, 0].sum() / b[:, 0].sum()), float(low), float(high)]
-
-
 def conversations(seed: int, count: int) -> str:
     text, draw = Text(DEMO / "text"), random.Random(seed)
     return "\n\n".join(
@@ -223,12 +182,12 @@ def quality(checkpoint: Path, subjects: Sequence[str], tokens: Sequence[int], da
         reference = Runner(half, 512, 2)
 
         def measured(path: Path) -> Measured:
-            return {name: divergence(path, reference, text) for name, text in texts.items()}
+            return {name: kl(path, reference, text, 1 << 30, 2, None)[1] for name, text in texts.items()}
 
         def tell(subject: str, calibration: str, way: str, found: Measured, others: dict[str, Measured]) -> None:
             line: dict[str, object] = {"type": subject, "calibration": calibration, "way": way}
             for name, one in found.items():
-                ratios = {other: [round(x, 3) for x in ratio(one, by[name])] for other, by in others.items()}
+                ratios = {other: [round(x, 3) for x in share_of(one, by[name])] for other, by in others.items()}
                 line[name] = ratios | {"kl": round(float(one[:, 0].sum() / one[:, 1].sum()), 5)}
             print(json.dumps(line), flush=True)
 
