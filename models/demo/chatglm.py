@@ -1,4 +1,4 @@
-"""ChatGLM2 in torch, of any size, with its checkpoint: config.json, two shards of float16 and their index.
+"""ChatGLM2 in torch, of any size, with its checkpoint: tokenizer, config.json, two shards of float16 and their index.
 
 The architecture is THUDM/chatglm2-6b's (Apache-2.0 code), written anew: RMSNorm before attention and MLP, rotary
 positions on the first half of each head in interleaved pairs, few groups of keys and values for all heads, one fused
@@ -7,12 +7,15 @@ projection with bias, SwiGLU with gate rows first. Module names give the officia
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import sentencepiece as spm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -221,7 +224,7 @@ def config_of(shape: Shape) -> dict[str, object]:
 
 
 def save(model: ChatGLM, folder: Path) -> None:
-    """config.json, tokenizer_config.json, the index and two shards: the embedding and half the layers, then the rest."""
+    """config.json, tokenizer_config.json, the index, and two shards: embedding and half the layers, then the rest."""
     state = {name: tensor.detach().half().clone() for name, tensor in model.state_dict().items()}
     half = model.shape.layers // 2
     first = ("embedding", "rotary_pos_emb", *(f"layers.{n}." for n in range(half)))
@@ -252,6 +255,28 @@ def load(folder: Path, shape: Shape) -> ChatGLM:
     model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     model.transformer.rotary_pos_emb = Rotary(shape.head)  # the official code computes it anew too
     return model
+
+
+def bpe(lines: Iterable[str], pieces: int, **own: object) -> bytes:
+    """tokenizer.model with the settings of the real one; `own` are the other ones of this text."""
+    model = io.BytesIO()
+    spm.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=pieces,
+        normalization_rule_name="identity",
+        add_dummy_prefix=True,
+        remove_extra_whitespaces=False,
+        byte_fallback=True,
+        split_digits=True,
+        allow_whitespace_only_pieces=True,
+        max_sentencepiece_length=16,
+        num_threads=2,
+        minloglevel=2,
+        **own,
+    )
+    return model.getvalue()
 
 
 def write_json(path: Path, value: object) -> None:

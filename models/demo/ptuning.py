@@ -127,7 +127,9 @@ def main() -> None:
     encoder = PrefixEncoder(options.cells, projection=options.projection)
     train(encoder, options)
     options.out.mkdir(parents=True, exist_ok=True)
-    state = OrderedDict((f"transformer.prefix_encoder.{name}", value.half()) for name, value in encoder.state_dict().items())
+    state = OrderedDict(
+        (f"transformer.prefix_encoder.{name}", value.half()) for name, value in encoder.state_dict().items()
+    )
     torch.save(state, options.out / "pytorch_model.bin")
     config = {**config_of(SHAPE), "pre_seq_len": options.cells, "prefix_projection": options.projection}
     write_json(options.out / "config.json", config)

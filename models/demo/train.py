@@ -12,7 +12,6 @@ text. Nothing in GLM Edge itself needs torch; the programs under `models` alone 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import random
 import sys
@@ -25,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chatglm import ChatGLM, Muon, Shape, load, save
+from chatglm import ChatGLM, Muon, Shape, bpe, load, save
 from conversations import Round, Text
 from quantized import Quantized
 
@@ -44,25 +43,7 @@ def train_tokenizer(text: Text, seed: int) -> bytes:
     for _ in range(30000):
         for n, (question, answer) in enumerate(text.draw(rng), start=1):
             lines += [f"[Round {n}]", f"问：{question}", *f"答：{answer}".split("\n")]
-    model = io.BytesIO()
-    spm.SentencePieceTrainer.train(
-        sentence_iterator=iter(dict.fromkeys(lines)),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=SHAPE.pieces,
-        character_coverage=1.0,
-        normalization_rule_name="identity",
-        add_dummy_prefix=True,
-        remove_extra_whitespaces=False,
-        byte_fallback=True,
-        split_digits=True,
-        allow_whitespace_only_pieces=True,
-        max_sentencepiece_length=16,
-        shuffle_input_sentence=False,
-        num_threads=2,
-        minloglevel=2,
-    )
-    return model.getvalue()
+    return bpe(dict.fromkeys(lines), SHAPE.pieces, character_coverage=1.0, shuffle_input_sentence=False)
 
 
 class Tokenizer:
@@ -78,7 +59,11 @@ class Tokenizer:
 
     def prompt(self, rounds: list[Round], question: str) -> list[int]:
         text = "".join(f"[Round {n}]\n\n问：{q}\n\n答：{a}\n\n" for n, (q, a) in enumerate(rounds, start=1))
-        return [SHAPE.gmask, SHAPE.sop, *self._prompt.encode(f"{text}[Round {len(rounds) + 1}]\n\n问：{question}\n\n答：")]
+        return [
+            SHAPE.gmask,
+            SHAPE.sop,
+            *self._prompt.encode(f"{text}[Round {len(rounds) + 1}]\n\n问：{question}\n\n答："),
+        ]
 
     def answer(self, text: str) -> list[int]:
         """Without the space that sentencepiece puts before a text: the answer goes on where the prompt ended."""

@@ -10,7 +10,6 @@ DIR gets `ckpt`, a checkpoint in the official format, `heldout.txt`, text of 100
 from __future__ import annotations
 
 import argparse
-import io
 import random
 import sys
 import time
@@ -23,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chatglm import ChatGLM, Muon, Shape, load, save
+from chatglm import ChatGLM, Muon, Shape, bpe, load, save
 from corpus import documents, held_out
 
 SHAPE = Shape(
@@ -35,27 +34,8 @@ ROW = 512  # ids of a sequence, [gMASK] and sop included
 
 def train_tokenizer(texts: list[str]) -> bytes:
     """tokenizer.model with the settings of the real one."""
-    model = io.BytesIO()
-    lines = [line for text in texts for line in text.split("\n") if line.strip()]
-    spm.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=SHAPE.pieces,
-        character_coverage=0.9985,
-        normalization_rule_name="identity",
-        add_dummy_prefix=True,
-        remove_extra_whitespaces=False,
-        byte_fallback=True,
-        split_digits=True,
-        allow_whitespace_only_pieces=True,
-        max_sentencepiece_length=16,
-        input_sentence_size=60_000,
-        shuffle_input_sentence=True,
-        num_threads=2,
-        minloglevel=2,
-    )
-    return model.getvalue()
+    lines = (line for text in texts for line in text.split("\n") if line.strip())
+    return bpe(lines, SHAPE.pieces, character_coverage=0.9985, input_sentence_size=60_000, shuffle_input_sentence=True)
 
 
 def rows_of(tokenizer: spm.SentencePieceProcessor, texts: list[str]) -> Tensor:
@@ -101,8 +81,8 @@ def train(model: ChatGLM, rows: Tensor, options: argparse.Namespace) -> None:
         if step % 10 == 0:
             tokens = step * options.batch * ROW
             print(
-                f"step {step}  loss {running:.3f}  {tokens / spent / 60:.0f} tokens/s  {tokens / rows.numel():.2f} epochs  "
-                f"{spent:.1f} of {options.minutes:g} min",
+                f"step {step}  loss {running:.3f}  {tokens / spent / 60:.0f} tokens/s  "
+                f"{tokens / rows.numel():.2f} epochs  {spent:.1f} of {options.minutes:g} min",
                 file=sys.stderr,
                 flush=True,
             )
@@ -114,7 +94,9 @@ def train(model: ChatGLM, rows: Tensor, options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the result; made if missing")
-    parser.add_argument("--minutes", type=float, default=45, help="of processor time of each thread (default %(default)s)")
+    parser.add_argument(
+        "--minutes", type=float, default=45, help="of processor time of each thread (default %(default)s)"
+    )
     parser.add_argument("--megabytes", type=float, default=20, help="of text at most (default %(default)s)")
     parser.add_argument("--batch", type=int, default=12, help=f"sequences of {ROW} ids in a step (default %(default)s)")
     parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate (default %(default)s)")
