@@ -12,6 +12,7 @@ from glm_edge.errors import RequestError
 from glm_edge.types import Chunk, EngineConfig, Message, Request, SamplingParams, TokenLogprob
 
 GREEDY = SamplingParams(temperature=0)
+NOISE = 0.1  # in log probabilities, of batches split in another way; neighbouring tokens differ by 1.3 (median)
 SCORED = SamplingParams(temperature=0, logprobs=True, top_logprobs=1)
 LONG = "人工智能是什么？philosophy 与 geopolitics，2023 年。" * 4  # more tokens than one batch scores
 
@@ -63,7 +64,7 @@ def test_a_prompts_tokens_are_scored_as_if_they_had_been_written(engine: LlamaEn
         (echoed,) = answers(engine, Request((), SCORED, 0, prompts=(ids,), echo=True))
         assert [one.bytes for one in scores(echoed)] == [engine.model.piece(token) for token in ids]
         for again, once in zip(scores(echoed)[len(prompt) :], scores(written), strict=True):
-            assert again.logprob == pytest.approx(once.logprob, abs=0.02)
+            assert again.logprob == pytest.approx(once.logprob, abs=NOISE)
             assert again.top[0].logprob >= again.logprob
         assert (echoed[-1].finish_reason, echoed[-1].stats and echoed[-1].stats.completion_tokens) == ("length", 0)
 
@@ -90,7 +91,7 @@ def test_scoring_goes_on_where_an_answer_was_preempted(engine: LlamaEngine) -> N
     both = [answers(engine, Request((), SCORED, 0, prompts=(ids,), echo=True))[0] for _ in range(3)]
     long.cancel()
     for one in both:
-        assert [s.logprob for s in scores(one)] == pytest.approx([s.logprob for s in scores(alone)], abs=0.02)
+        assert [s.logprob for s in scores(one)] == pytest.approx([s.logprob for s in scores(alone)], abs=NOISE)
 
 
 def test_a_last_message_of_the_assistant_is_continued(engine: LlamaEngine) -> None:
