@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -21,7 +22,7 @@ from ..llama.runtime import runtime
 from ..model.checks import model_sizes, model_type
 from ..model.gguf import read_gguf
 from ..system.device import busy, machine
-from ..system.profile import SMALL, Profile, can_save, load_profile, profile_path, save_profile, tuned
+from ..system.profile import SMALL, WRITABLE, Profile, can_save, load_profile, profile_path, save_profile, tuned
 from ..system.threads import no_thread
 from ..types import EngineConfig
 from ..worker.load_progress import LOAD_PROGRESS
@@ -46,7 +47,7 @@ def with_profile(config: EngineConfig) -> EngineConfig:
 def _kept(model: Path) -> Profile | None:
     """The profile that was measured here with such a model."""
     path = profile_path()
-    return load_profile(path, profile_key(model)) if path.exists() else None
+    return load_profile(path, profile_key(model)) if os.access(path, os.R_OK) else None
 
 
 def _filled_in(config: EngineConfig, kept: Profile | None) -> EngineConfig:
@@ -93,7 +94,7 @@ def _tuned(progress: Callable[[float], bool], config: EngineConfig, model: Model
     if plan.slow or config.model.stat().st_size < SMALL:
         return config
     if not can_save(path):
-        say(f"not tuned: {path} cannot be written")
+        say(f"not tuned: {path} cannot be written; {WRITABLE}, or leave it out with --no-tune")
         return config
     if (used := busy()) is not None:
         say(f"not tuned: other programs use {used:.0f} % of the processors; the next start tries again")

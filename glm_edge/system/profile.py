@@ -23,6 +23,7 @@ from .private import make_folder
 from .safe_open import read_file
 
 SMALL = 256 << 20  # bytes; a smaller model is fast anyway, and how it is loaded a matter of chance
+WRITABLE = "set HOME, or XDG_CONFIG_HOME on Linux, to a folder that you can write"  # what to do otherwise
 _FILE_BYTES = 1 << 16
 _MOST = 32  # profiles that are kept, of about 1 KB each: those measured last
 _FORMAT = 4  # a file of another format is ignored
@@ -48,8 +49,16 @@ _SET = ("n_threads", "n_threads_batch", "n_batch", "flash_attention", "runtime",
 
 
 def profile_path() -> Path:
-    """The file of this user's profiles."""
-    return Path(platformdirs.user_config_dir("glm-edge", appauthor=False)) / "profile.json"
+    """The file of this user's profiles.
+
+    It is in the config folder, or in the data folder where the config folder is not to be written: a service of the
+    machine has /etc/glm-edge, which is root's.
+    """
+    config, data = (
+        Path(folder("glm-edge", appauthor=False)) / "profile.json"
+        for folder in (platformdirs.user_config_dir, platformdirs.user_data_dir)
+    )
+    return config if can_save(config) or os.access(config, os.R_OK) or not can_save(data) else data
 
 
 def save_profile(path: Path, profile: Profile, conditions: Mapping[str, object]) -> None:
@@ -65,10 +74,7 @@ def save_profile(path: Path, profile: Profile, conditions: Mapping[str, object])
         make_folder(path.parent)
         atomic_write(path, [f"{text}\n".encode()])
     except OSError as error:
-        raise StorageError(
-            f"{path}: cannot write the profile: {error.strerror}; set HOME, or XDG_CONFIG_HOME on Linux, to a folder"
-            " that you can write"
-        ) from error
+        raise StorageError(f"{path}: cannot write the profile: {error.strerror}; {WRITABLE}") from error
 
 
 def ik_speeds(path: Path, conditions: Mapping[str, object]) -> dict[str, float]:
@@ -84,8 +90,8 @@ def ik_speeds(path: Path, conditions: Mapping[str, object]) -> dict[str, float]:
 
 def can_save(path: Path) -> bool:
     """Whether a profile can probably be written there."""
-    folder = next((folder for folder in path.parents if folder.exists()), path.parent)
-    return os.access(path if path.exists() else folder, os.W_OK)
+    folder = next((folder for folder in path.parents if os.path.exists(folder)), path.parent)
+    return os.path.isdir(folder) and os.access(folder, os.W_OK)
 
 
 def load_profile(path: Path, conditions: Mapping[str, object]) -> Profile | None:

@@ -1,12 +1,13 @@
 """The profile of a machine: kept whole, used where it belongs, ignored everywhere else."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from glm_edge.errors import StorageError
-from glm_edge.system.profile import Profile, load_profile, save_profile, tuned
+from glm_edge.system.profile import Profile, load_profile, profile_path, save_profile, tuned
 from glm_edge.types import BatchCosts, EngineConfig, RpcServer
 
 MACHINE = {"cpu": "some", "logical": 8, "llama_cpp_python": "0.3.36"}
@@ -79,6 +80,18 @@ def test_profile_that_cannot_be_written_is_an_error_of_the_disk(tmp_path: Path) 
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot write the profile"):
         save_profile(tmp_path / "file" / "p", PROFILE, MACHINE)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the folders are moved by the environment there")
+def test_a_service_whose_settings_are_roots_keeps_its_profile_with_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")  # where not even root can make a folder
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert profile_path() == tmp_path / "glm-edge" / "profile.json"
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    assert profile_path() == tmp_path / "config" / "glm-edge" / "profile.json"
 
 
 def test_profile_fills_what_was_left_open() -> None:

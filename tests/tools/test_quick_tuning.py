@@ -128,6 +128,21 @@ def test_a_busy_machine_is_not_measured_and_nothing_kept(
 
 
 @linux
+def test_without_a_folder_to_keep_the_result_in_nothing_is_measured(
+    tiny_q4_0: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(load, "SMALL", 0)
+    (tmp_path / "file").write_text("")
+    for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "file"))
+    load_engine(EngineConfig(tiny_q4_0, n_ctx=256), tune=True).close()
+    assert capsys.readouterr().err == (
+        f"not tuned: {tmp_path}/file/glm-edge/profile.json cannot be written; set HOME, or XDG_CONFIG_HOME on Linux,"
+        " to a folder that you can write, or leave it out with --no-tune\n"
+    )
+
+
+@linux
 @pytest.mark.parametrize("options", [{"n_threads": 1}, {"runtime": "llama"}, {"huge_pages": False}])
 def test_what_the_user_chose_is_not_measured(
     tiny_q4_0: Path, options: dict[str, object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

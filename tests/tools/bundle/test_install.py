@@ -84,7 +84,8 @@ def test_a_bundle_made_there_has_the_same_wheel_of_us(home: Path, made: Path) ->
 def test_a_removal_leaves_nothing_of_ours_and_all_of_the_users(home: Path) -> None:
     shutil.copytree(home, home.with_name("kept"), symlinks=True, copy_function=os.link)
     own = [f"{PREFIX}/models/mine.gguf", ".local/share/glm-edge/conversations/one.json", "said"]
-    ours = [".config/glm-edge/models", ".config/glm-edge/profile.json"]  # written by commands
+    ours = [f"{folder}/glm-edge/profile.json" for folder in (".config", ".local/share")]  # written by commands
+    ours.append(".config/glm-edge/models")
     for name in [*own, *ours]:
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         (home / name).write_text("mine")

@@ -83,7 +83,7 @@ for entry in "$config/default-model" /etc/glm-edge/default-model; do
     "$prefix"/*) rm -f -- "$entry" 2>/dev/null || true ;;
   esac
 done
-rm -f -- "$config/profile.json" "$config/models" # what was measured, and where models are
+rm -f -- "$config/profile.json" "$data/profile.json" "$config/models" # what was measured, and where models are
 for file in "$data"/glm-edge-demo-????????????.gguf; do
   [ ! -f "$file" ] || rm -f -- "$file"
 done
