@@ -114,15 +114,15 @@ def _tuned(progress: Callable[[float], bool], config: EngineConfig, model: Model
     except GlmEdgeError as error:  # the model runs without it
         say(f"warning: not tuned: {error}")
         return config
-    say(f"tuned in {took:.1f} s: {_chosen(profile)}; kept in {path}, and glm-edge bench --tune compares more")
+    say(f"tuned in {took:.1f} s: {chosen(profile)}; kept in {path}, and glm-edge bench --tune compares more")
     return tuned(config, profile)
 
 
-def _chosen(profile: Profile) -> str:
-    """What a quick tuning chose, in words."""
+def chosen(profile: Profile) -> str:
+    """What a tuning chose, in words."""
     costs = dict(profile.batch_costs.seconds) if profile.batch_costs is not None else {}
     shown = [f"{n} rows cost {seconds / costs[1]:.1f} of one" for n, seconds in costs.items() if n > 1]
-    flash = "on" if profile.flash_attention else "off"
+    flash = "on (it rounds otherwise, so answers may change)" if profile.flash_attention else "off"
     threads = f"threads {profile.n_threads}, {profile.n_threads_batch} for prompts"
     return ", ".join([threads, f"flash attention {flash}", *shown])
 

@@ -14,7 +14,7 @@ import pytest
 
 import glm_edge.cli.load as load
 import glm_edge.tools.bench.quick as quick
-from glm_edge.cli.load import load_engine, profile_key
+from glm_edge.cli.load import chosen, load_engine, profile_key
 from glm_edge.engine.engine import open_model
 from glm_edge.engine.memory_plan import MemoryPlan, plan_memory, weights_of
 from glm_edge.llama.model import Model
@@ -125,6 +125,13 @@ def test_a_busy_machine_is_not_measured_and_nothing_kept(
     expected = "not tuned: other programs use 60 % of the processors; the next start tries again\n"
     assert capsys.readouterr().err == expected
     assert not profile_path().exists()
+
+
+def test_the_line_of_a_tuning_says_what_flash_attention_changes() -> None:
+    profile = Profile(2, 4, None, flash_attention=True, runtime="llama", quick=True)
+    expected = "threads 2, 4 for prompts, flash attention on (it rounds otherwise, so answers may change)"
+    assert chosen(profile) == expected
+    assert chosen(replace(profile, flash_attention=False)) == "threads 2, 4 for prompts, flash attention off"
 
 
 @linux
