@@ -195,24 +195,25 @@ def _tune(config: EngineConfig, *, as_json: bool) -> None:
     from ..model.gguf import read_gguf
     from ..system.profile import profile_path, save_profile
     from ..tools.bench.child import in_child
-    from ..tools.bench.tune import tune, units, ways
+    from ..tools.bench.tune import Way, tune, units, ways
     from ..tools.doctor.speeds import CHATGLM2_6B
-    from .load import profile_key
+    from .load import chosen, profile_key
 
     warn_if_busy()
     with _progress("tuning", units(ways(config))) as shown:
         tuning = in_child(tune, config, tell=shown.update)
     for name, tried in tuning.figures.items():
-        click.echo(
-            f"{name}: " + ", ".join(f"{value} {1 / seconds:.2f} tokens/s" for value, seconds in tried.items()),
-            err=as_json,
-        )
-    save_profile(profile_path(), tuning.profile, profile_key(config.model))
+        speeds = "; ".join(f"{value}: {1 / seconds:.2f}" for value, seconds in tried.items())
+        click.echo(f"{name}, tokens/s: {speeds}", err=as_json)
+    profile = tuning.profile
+    way = Way(profile.runtime, profile.load_mode, profile.huge_pages)
+    click.echo(f"chosen: {way.name}, {chosen(profile)}, batches of {profile.n_batch}", err=as_json)
+    save_profile(profile_path(), profile, profile_key(config.model))
     click.echo(f"saved in {profile_path()}", err=True)
     if model_sizes(read_gguf(config.model)) == CHATGLM2_6B:
         _recommend_type()
     if as_json:
-        click.echo(json.dumps({"profile": asdict(tuning.profile), "seconds_per_token": tuning.figures}))
+        click.echo(json.dumps({"profile": asdict(profile), "seconds_per_token": tuning.figures}))
 
 
 def _recommend_type() -> None:

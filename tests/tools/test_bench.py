@@ -20,7 +20,7 @@ from glm_edge.tools.bench.child import in_child
 from glm_edge.tools.bench.report import table
 from glm_edge.tools.bench.run import benchmark, medians, units
 from glm_edge.tools.bench.subjects import BenchTask
-from glm_edge.tools.bench.tune import fastest, thread_counts
+from glm_edge.tools.bench.tune import fastest, thread_counts, tune
 from glm_edge.types import EngineConfig, Message, Request, SamplingParams
 from support.engines.child_functions import die, out_of_memory
 from support.server.live_server import eventually
@@ -123,6 +123,11 @@ def test_tuning_is_kept_and_used(tiny_q4_0: Path, tmp_path: Path) -> None:
     assert not any(row.startswith("{") for row in used.stdout.splitlines())
     assert bench("--reset", config=tmp_path).stdout == f"removed {tmp_path / 'glm-edge' / 'profile.json'}\n"
     assert bench("--reset", config=tmp_path).stdout == "nothing was saved\n"
+
+
+def test_the_batch_that_memory_allows_is_a_candidate_whatever_its_size(tiny_q4_0: Path) -> None:
+    tuning = tune(EngineConfig(tiny_q4_0, n_ctx=256, n_batch=96, runtime="llama"), lambda done: None)
+    assert set(tuning.figures["batch"]) == {"96", "64"}
 
 
 @pytest.mark.parametrize("used", [0.0, 60.0])

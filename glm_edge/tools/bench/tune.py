@@ -1,11 +1,12 @@
 """Find the fastest settings of this machine: runtime, repacking, huge pages, threads, batch size, flash attention.
 
 Every candidate is measured once a round; the medians of the rounds count, because other programs come and go. A
-candidate replaces the default only if it is clearly faster.
+candidate replaces the default only if it is clearly faster. One that is much slower is not measured again.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -19,7 +20,7 @@ from ...llama import huge_pages
 from ...llama.ik import installed
 from ...llama.model import Model, check_types
 from ...llama.runtime import runtime
-from ...model.checks import check_model
+from ...model.checks import check_model, model_sizes
 from ...model.gguf import read_gguf
 from ...system.device import Processors, memory_available, processors
 from ...system.profile import SMALL, Profile
@@ -29,6 +30,7 @@ from .child import Tell
 
 _ROUNDS = 3
 _CLEARLY = 1.03  # ratio of speeds; smaller differences are chance
+_HOPELESS = 1.5  # ratio of times
 _PROMPT, _ANSWER = 128, 8  # tokens of one measurement of threads
 REQUEST = (128, 64)  # tokens of prompt and answer by whose time the runtime is chosen
 DEPTH = 1024  # tokens of context at which flash attention is measured: it matters with long ones
@@ -108,29 +110,38 @@ def ways(config: EngineConfig) -> list[Way]:
 
 
 def _choose_way(config: EngineConfig, weights: Weights, tell: Tell, figures: dict[str, dict[str, float]]) -> Way:
-    """The fastest way for a request of usual lengths. One is loaded at a time: two would not fit into memory."""
+    """The fastest way for a request of usual lengths. One is loaded at a time: two would not fit into memory.
+
+    Minutes lie between two of them, so the default is measured once more before another takes its place.
+    """
     candidates = ways(config)
+    default = candidates[0]
     if len(candidates) < 2:
-        return candidates[0]
-    seconds: dict[Way, list[float]] = {}
-    for way in candidates:
+        return default
+    least = math.inf  # median of the fastest so far
+
+    def measured(way: Way) -> list[float]:
         own = way.of(config)
         plan = plan_memory(own, weights, sequences=1, available=memory_available())
         with closing(open_model(own, plan)) as model:
-            seconds[way] = _Tuner(model, own, plan, tell, {}).of_requests(processors().best)
+            return _Tuner(model, own, plan, tell, {}).of_requests(processors().best, limit=_HOPELESS * least)
+
+    seconds: dict[Way, list[float]] = {}
+    for way in candidates:
+        seconds[way] = measured(way)
+        least = min(least, statistics.median(seconds[way]))
+    if fastest(seconds, default) != default:
+        seconds[default] = min(seconds[default], measured(default), key=statistics.median)
     prompt, answer = REQUEST
     figures["weights"] = {way.name: statistics.median(times) / (prompt + answer) for way, times in seconds.items()}
-    return fastest(seconds, candidates[0])
+    return fastest(seconds, default)
 
 
 def units(candidates: Sequence[Way]) -> float:
-    """Work of `tune` in prompt tokens, about; a token of an answer counts as three."""
+    """Work of `tune` in prompt tokens, at most; a token of an answer counts as three."""
     choice = len(candidates) * _ROUNDS * (_PROMPT + 3 * _ANSWER) if len(candidates) > 1 else 0
     return (
-        choice
-        + _ROUNDS * (3 * (_PROMPT + 3 * _ANSWER) + 4 * max(_BATCHES) + 2 * 3 * _ANSWER + sum(ROWS))
-        + 2 * DEPTH
-        + 3 * _ANSWER
+        choice + _ROUNDS * (3 * (_PROMPT + 3 * _ANSWER) + 4 * max(_BATCHES) + 2 * 3 * _ANSWER + sum(ROWS)) + 3 * _ANSWER
     )
 
 
@@ -159,15 +170,17 @@ class _Tuner:
         self._tell = tell
         self._figures = figures
 
-    def of_requests(self, threads: int) -> list[float]:
-        """Seconds of a request of usual lengths, from what a shorter one takes; a figure a round."""
+    def of_requests(self, threads: int, limit: float) -> list[float]:
+        """Seconds of a request of usual lengths, from what a shorter one takes; until one is above `limit`."""
         with closing(self._open(flash_attention=False, threads=(threads, threads))) as bare:
             self._prefill(bare, threads, _ANSWER, None)  # the first batch also touches memory for the first time
             prompt, answer = (n / measured for n, measured in zip(REQUEST, (_PROMPT, _ANSWER), strict=True))
-            return [
-                prompt * self._prefill(bare, threads, _PROMPT, None) + answer * self._decode(bare, threads)
-                for _ in range(_ROUNDS)
-            ]
+            found: list[float] = []
+            while len(found) < _ROUNDS and (not found or found[-1] < limit):
+                found.append(
+                    prompt * self._prefill(bare, threads, _PROMPT, None) + answer * self._decode(bare, threads)
+                )
+            return found
 
     def run(self, cpus: Processors, chosen: Way) -> Tuning:
         counts = thread_counts(cpus)
@@ -175,12 +188,12 @@ class _Tuner:
         one = self._choose("decode threads", counts, lambda n: self._decode(bare, n), tokens=_ANSWER)
         many = self._choose("prefill threads", counts, lambda n: self._prefill(bare, n, _PROMPT, None), tokens=_PROMPT)
         bare.set_threads(one, many)
-        # only what the memory plan allows; its largest is the default
-        sizes = [n for n in reversed(_BATCHES) if n <= self._plan.n_batch] or [self._plan.n_batch]
-        longest = min(max(_BATCHES), self._plan.n_ctx // 2)
+        largest = self._plan.n_batch  # what memory allows, and the default
+        sizes = [largest, *(n for n in reversed(_BATCHES) if n < largest)]
+        longest = min(max(_BATCHES), self._plan.n_ctx // 2, 2 * largest)
         batch = self._choose("batch", sizes, lambda n: self._prefill(bare, many, longest, n), tokens=longest)
         bare.close()
-        flash = runtime(chosen.runtime).has_flash_attention and self._choose_flash((one, many), batch)
+        flash = runtime(chosen.runtime).has_flash_attention and self._choose_flash((one, many))
         costs = self._batch_costs((one, many), flash_attention=flash)
         profile = Profile(
             one, many, batch, flash, chosen.runtime, chosen.load_mode, chosen.huge_pages, costs, self._ik_speed()
@@ -203,14 +216,18 @@ class _Tuner:
 
     def _choose(self, name: str, candidates: Sequence[int], measure: Callable[[int], float], *, tokens: int) -> int:
         """The fastest of the candidates; the first is the default. `measure` returns seconds for `tokens`."""
-        seconds: dict[int, list[float]] = {candidate: [] for candidate in candidates}
-        for _ in range(_ROUNDS if len(candidates) > 1 else 0):
-            for candidate in candidates:
-                seconds[candidate].append(measure(candidate) / tokens)
         if len(candidates) < 2:
             return candidates[0]
+        default, left = candidates[0], list(candidates)
+        seconds: dict[int, list[float]] = {candidate: [] for candidate in candidates}
+        for _ in range(_ROUNDS):
+            for candidate in left:
+                seconds[candidate].append(measure(candidate) / tokens)
+            left = [c for c in left if c == default or min(seconds[c]) < _HOPELESS * min(seconds[default])]
+            if len(left) < 2:
+                break
         self._figures[name] = {str(c): statistics.median(times) for c, times in seconds.items()}
-        return fastest(seconds, candidates[0])
+        return fastest(seconds, default)
 
     def _decode(self, bare: Bare, threads: int) -> float:
         bare.set_threads(threads, threads)
@@ -225,21 +242,21 @@ class _Tuner:
         self._tell(n)
         return bare.prefill(n, n_batch)
 
-    def _choose_flash(self, threads: tuple[int, int], batch: int) -> bool:
+    def _choose_flash(self, threads: tuple[int, int]) -> bool:
         """Decode with and without it, at some depth of context. Off is the default: it also changes the rounding."""
-        depth = min(DEPTH, self._plan.n_ctx // 2)
+        depth, sizes = min(DEPTH, self._plan.n_ctx // 2), model_sizes(read_gguf(self._config.model))
         both = {flash: self._open(flash_attention=flash, threads=threads) for flash in (False, True)}
-        for bare in both.values():
-            bare.prefill(depth, batch)
-            self._tell(depth)
 
         def measure(flash: int) -> float:
             bare = both[bool(flash)]
-            bare.cut(depth)
+            bare.cut(0)
+            bare.fill(depth, sizes)
             self._tell(3 * _ANSWER)
             return bare.decode(_ANSWER)
 
         chosen = self._choose("flash attention", [0, 1], measure, tokens=_ANSWER)
+        figures = self._figures["flash attention"].values()
+        self._figures["flash attention"] = dict(zip(("off", "on"), figures, strict=True))
         for bare in both.values():
             bare.close()
         return bool(chosen)
