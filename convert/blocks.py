@@ -127,8 +127,15 @@ def _encode(where: Path, placed: Placed, start: int, stop: int) -> Block:
     limit = LIMITS.get(placed.type, MAX_F16)
     if not -limit <= lowest <= highest <= limit or math.isinf(lowest) or math.isinf(highest):
         raise _bad_weight(where, placed, start, rows, limit)
-    data = quantize_rows(placed.type, rows, placed.importance, searched=placed.searched)
-    return Block(placed, start, stop, raw, data, lowest == highest == 0)
+    return Block(placed, start, stop, raw, encoded(placed, start, rows), lowest == highest == 0)
+
+
+def encoded(placed: Placed, start: int, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The data of the rows from `start` on, shape (rows, bytes of a row). Raises as `StableFile.read` does."""
+    if placed.rounded is None:
+        return quantize_rows(placed.type, rows, placed.importance, searched=placed.searched)
+    data = placed.rounded.read(start * placed.row_bytes, len(rows) * placed.row_bytes)
+    return np.frombuffer(data, np.uint8).reshape(len(rows), -1)
 
 
 def _bad_weight(where: Path, placed: Placed, start: int, rows: NDArray[np.float32], limit: float) -> InvalidFileError:

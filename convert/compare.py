@@ -19,9 +19,9 @@ from glm_edge.model.gguf import read_gguf
 from glm_edge.model.values import GgufFile, ScalarArray, StringArray, type_name
 from glm_edge.system.safe_open import unreadable
 
+from .blocks import encoded
 from .layout import Layout, Placed
 from .metadata import Value
-from .quantize.rounding import quantize_rows
 from .write import OutputFile
 
 Squares: TypeAlias = tuple[float, float]  # sums of squares of the error and of the weights
@@ -103,7 +103,7 @@ def _compare_rows(path: Path, file: BinaryIO, placed: Placed, start: int) -> Squ
     file.seek(placed.offset + start * placed.row_bytes)
     data = file.read((stop - start) * placed.row_bytes)
     rows = tensor.source.read_rows(start, stop)
-    if data != quantize_rows(placed.type, rows, placed.importance, searched=placed.searched).tobytes():
+    if data != encoded(placed, start, rows).tobytes():
         raise IntegrityError(
             f"{path}: rows {start} to {stop} of {tensor.name} do not read back as they were written; the source changed"
             " meanwhile or the disk is failing"

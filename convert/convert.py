@@ -22,7 +22,7 @@ from glm_edge.system.device import processors
 
 from .blocks import write_blocks
 from .compare import compare
-from .layout import Layout, Placed, lay_out, sealed
+from .layout import Compensated, Layout, Placed, lay_out, sealed
 from .metadata import build_metadata
 from .quantize.recipe import Recipe
 from .quantize.threads import Threads
@@ -73,6 +73,7 @@ def convert(
     type: str | Recipe = DEFAULT,
     lora: Path | None = None,
     imatrix: Path | None = None,
+    compensated: Compensated | None = None,
     force: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -84,6 +85,7 @@ def convert(
         type: the name of one of RECIPES, or a recipe.
         lora: a folder of PEFT; its LoRA is merged into the weights.
         imatrix: an importance matrix of the model, in llama.cpp's GGUF format.
+        compensated: matrices that have been rounded already.
 
     Raises UsageError, InvalidFileError, UnsupportedModelError, StorageError, IntegrityError (the file did not read back
     as it was written) or OutOfMemoryError. After any error, a signal's exception too, there is no temporary file, and
@@ -92,7 +94,7 @@ def convert(
     started = time.monotonic()
     recipe, threads = checked_recipe(type, imatrix), checked_threads(threads)
     with enough_memory(checkpoint, threads):
-        job = prepare(checkpoint, out, recipe, lora=lora, imatrix=imatrix, force=force)
+        job = prepare(checkpoint, out, recipe, lora=lora, imatrix=imatrix, compensated=compensated, force=force)
     with written(job, threads, progress, force=force) as (file, errors):
         file.commit()
     seconds = time.monotonic() - started
@@ -107,6 +109,7 @@ def prepare(
     *,
     lora: Path | None = None,
     imatrix: Path | None = None,
+    compensated: Compensated | None = None,
     force: bool = False,
 ) -> Job:
     """Check all that can be known without weights. Arguments and errors are those of `convert`."""
@@ -120,7 +123,7 @@ def prepare(
     inputs = (*(file.path for file in source.files), *([imatrix] if imatrix is not None else []))
     out = default_output(source.config.name, recipe.name) if out is None else out
     check_output(out, inputs, force=force)
-    return Job(source, inputs, out, plan(source, recipe, importance))
+    return Job(source, inputs, out, plan(source, recipe, importance, compensated))
 
 
 @contextlib.contextmanager
@@ -180,11 +183,16 @@ def _refuse_hub_id(checkpoint: Path, recipe: Recipe) -> None:
         )
 
 
-def plan(source: Checkpoint, recipe: Recipe, importance: ImportanceMatrix | None = None) -> Layout:
+def plan(
+    source: Checkpoint,
+    recipe: Recipe,
+    importance: ImportanceMatrix | None = None,
+    compensated: Compensated | None = None,
+) -> Layout:
     """The layout of the result. Reads no weights; raises as `convert` does."""
     tensors = map_tensors(source.config, source.tensors, source.folder)
     files = {file.path.name: file.size for file in source.files}
-    return planned(source.config, source.tokenizer, files, tensors, recipe, importance)
+    return planned(source.config, source.tokenizer, files, tensors, recipe, importance, compensated)
 
 
 def planned(
@@ -194,6 +202,7 @@ def planned(
     tensors: Sequence[Tensor],
     recipe: Recipe,
     importance: ImportanceMatrix | None = None,
+    compensated: Compensated | None = None,
 ) -> Layout:
     """The layout of the result, with zeros in place of the hashes.
 
@@ -205,7 +214,9 @@ def planned(
     ids = golden(load_sentencepiece(vocabulary))
     sources = sources_text(files, dict.fromkeys(files, "0" * HASH_DIGITS))
     sha256 = importance.sha256 if importance is not None else None
-    return lay_out(build_metadata(config, vocabulary, ids, recipe, sources, sha256), tensors, recipe, importance)
+    about = compensated.about if compensated is not None else None
+    metadata = build_metadata(config, vocabulary, ids, recipe, sources, sha256, about)
+    return lay_out(metadata, tensors, recipe, importance, compensated)
 
 
 def _write(file: OutputFile, layout: Layout, source: Checkpoint, threads: int, progress: Progress | None) -> Layout:

@@ -18,12 +18,14 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 from numpy.typing import NDArray
 
+from glm_edge.errors import InvalidFileError
 from glm_edge.model import keys
 from glm_edge.model.ggml import TYPE_IDS, block_size, row_size
 from glm_edge.model.head import head_bytes, padded
 
 from .metadata import Value
 from .quantize.recipe import Recipe, Site
+from .source.files import StableFile
 from .source.importance import ImportanceMatrix
 from .tensors import Tensor
 
@@ -38,6 +40,7 @@ class Placed:
     offset: int  # from the start of the file
     searched: bool = False  # as in the recipe
     importance: NDArray[np.float32] | None = field(default=None, compare=False)  # of each column
+    rounded: StableFile | None = field(default=None, compare=False)  # its data, if it was made before
 
     @property
     def size(self) -> int:
@@ -48,6 +51,14 @@ class Placed:
     def end(self) -> int:
         """Where the next tensor begins."""
         return padded(self.offset + self.size)
+
+
+@dataclass(frozen=True)
+class Compensated:
+    """Matrices that have been rounded with error compensation (`quantize/compensation.py`)."""
+
+    about: str  # the value of keys.GPTQ
+    files: Mapping[str, StableFile]  # the data of each, by its name in the GGUF file
 
 
 @dataclass(frozen=True)
@@ -69,8 +80,9 @@ def lay_out(
     tensors: Sequence[Tensor],
     recipe: Recipe,
     importance: ImportanceMatrix | None = None,
+    compensated: Compensated | None = None,
 ) -> Layout:
-    """Choose each tensor's type by the recipe, and its place. Raises InvalidFileError for another model's matrix."""
+    """Choose each tensor's type by the recipe, and its place. Raises InvalidFileError for another model's matrices."""
     if importance is not None:
         importance.check({tensor.name: tensor.columns for tensor in tensors if len(tensor.shape) > 1})
     columns = importance.columns if importance is not None else {}
@@ -82,7 +94,12 @@ def lay_out(
     offset = len(head)
     for tensor, type_name in zip(tensors, types, strict=True):
         row_bytes = row_size(type_name, tensor.columns)
-        placed.append(Placed(tensor, type_name, row_bytes, offset, recipe.searched, columns.get(tensor.name)))
+        rounded = compensated.files.get(tensor.name) if compensated is not None else None
+        placed.append(Placed(tensor, type_name, row_bytes, offset, recipe.searched, columns.get(tensor.name), rounded))
+        if rounded is not None and rounded.size != placed[-1].size:
+            raise InvalidFileError(
+                f"{rounded.path}: has {rounded.size} bytes where {tensor.name} has {placed[-1].size}"
+            )
         offset = placed[-1].end
     return Layout(metadata, head, tuple(placed))
 

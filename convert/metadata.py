@@ -55,8 +55,9 @@ def build_metadata(
     recipe: Recipe,
     sources: str,
     imatrix: str | None = None,
+    gptq: str | None = None,
 ) -> dict[str, Value]:
-    """Every key of the file. `sources` is the value of keys.SOURCES, `imatrix` that of keys.IMATRIX, if any."""
+    """Every key of the file. `sources`, `imatrix` and `gptq` are values of keys: SOURCES, IMATRIX, GPTQ."""
     return {
         keys.GENERAL_ARCHITECTURE: _text(keys.ARCHITECTURE),
         keys.GENERAL_NAME: _text(config.name),
@@ -70,6 +71,7 @@ def build_metadata(
         keys.GOLDEN: _text(json.dumps([[text, ids] for text, ids in golden])),
         keys.SOURCES: _text(sources),
         **({} if imatrix is None else {keys.IMATRIX: _text(imatrix)}),
+        **({} if gptq is None else {keys.GPTQ: _text(gptq)}),
     }
 
 

@@ -61,7 +61,7 @@ IQ4_NL = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 1
 
 
 @cache
-def _levels_of(type_name: str) -> Levels:
+def levels_of(type_name: str) -> Levels:
     return _levels(tuple(range(-8, 8)), 2, 64) if type_name == "q4_0" else _levels(IQ4_NL, 2, 512)
 
 
@@ -88,7 +88,7 @@ def quantize_rows(
     for start in range(0, count, step):
         x = side_by_side(rows[start : start + step])
         w = None if weights is None else np.tile(weights, x.shape[1] // width)
-        found[start * width : start * width + x.shape[1]] = _search(_levels_of(type_name), x, w)
+        found[start * width : start * width + x.shape[1]] = _search(levels_of(type_name), x, w)
     if type_name in _COMPARED:
         _keep_better(type_name, rows, importance, found)
     return found.reshape(count, -1)

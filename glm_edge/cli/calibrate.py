@@ -44,11 +44,12 @@ def calibrate_options(command: F) -> F:
     return calibrate(text(command))
 
 
-def check_options(*, calibrate: bool, text: Path | None, imatrix: Path | None) -> None:
+def check_options(*, calibrate: bool, text: Path | None, imatrix: Path | None, gptq: bool = False) -> None:
     """Raises UsageError where they contradict each other."""
-    if calibrate and imatrix is not None:
-        raise UsageError("--calibrate makes an importance matrix and --imatrix gives one; leave one of them out")
-    if text is not None and not calibrate:
+    if (calibrate or gptq) and imatrix is not None:
+        option = "--gptq" if gptq else "--calibrate"
+        raise UsageError(f"{option} makes an importance matrix and --imatrix gives one; leave one of them out")
+    if text is not None and not calibrate and not gptq:
         raise UsageError("--text is for --calibrate; add that, or leave --text out")
 
 
@@ -81,7 +82,7 @@ def calibrated(
         job = prepare(checkpoint, out, recipe, lora=lora, force=force)
         first = prepare(checkpoint, job.out.with_name(f"{job.out.name}.{FIRST}"), RECIPES[FIRST], lora=lora, force=True)
     check_space(job.out, max(first.layout.size, job.layout.size))
-    seconds = _measuring_seconds(first, content, threads)
+    _, seconds = measuring(first, content, threads)
     click.echo(
         f"{job.out}: needs {amount(max(first.layout.size, job.layout.size))} of disk; converts to {FIRST}, measures"
         f" that ({about(seconds)}), removes it and converts to {recipe.name}",
@@ -182,8 +183,8 @@ def _largest_seconds(text: str, threads: int | None) -> float:
     return expected_seconds(weights, len(text.encode()) // 3, threads or processors().best)
 
 
-def _measuring_seconds(job: Job, text: str, threads: int | None) -> float:
-    """A prediction. Raises InvalidFileError for a text that is too short."""
+def measuring(job: Job, text: str, threads: int | None) -> tuple[int, float]:
+    """The tokens that will be read, and about how many seconds that takes. Raises InvalidFileError for too few."""
     from ..convert.tokenizer.vocab import load_sentencepiece, read_vocabulary
     from ..system.device import processors
     from ..tools.imatrix import CHUNK, expected_seconds, whole_chunks
@@ -195,7 +196,7 @@ def _measuring_seconds(job: Job, text: str, threads: int | None) -> float:
         for placed in job.layout.tensors
         if len(placed.tensor.shape) > 1 and placed.tensor.kind != "embedding"
     )
-    return expected_seconds(weights, tokens, threads or processors().best)
+    return tokens, expected_seconds(weights, tokens, threads or processors().best)
 
 
 def about(seconds: float) -> str:

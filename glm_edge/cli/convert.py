@@ -13,6 +13,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from glm_edge.cli.calibrate import calibrate_options, calibrated, check_options
+from glm_edge.cli.gptq import compensated_convert, gptq_option
 from glm_edge.cli.number import WholeNumber, no_choice
 from glm_edge.system.address_space import require_addresses
 
@@ -72,6 +73,7 @@ threads_option = click.option(
 @out_option
 @imatrix_option
 @calibrate_options
+@gptq_option
 @click.option("--lora", type=click.Path(path_type=Path), metavar="DIR", help="PEFT LoRA folder to merge.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @threads_option
@@ -81,6 +83,7 @@ def command(
     out: Path | None,
     imatrix: Path | None,
     calibrate: bool,
+    gptq: bool,
     text: Path | None,
     lora: Path | None,
     force: bool,
@@ -98,8 +101,10 @@ def command(
 
     from ..convert.convert import convert
 
-    check_options(calibrate=calibrate, text=text, imatrix=imatrix)
-    if calibrate:
+    check_options(calibrate=calibrate, text=text, imatrix=imatrix, gptq=gptq)
+    if gptq:
+        report = compensated_convert(checkpoint, out, type_, lora=lora, text=text, force=force, threads=threads)
+    elif calibrate:
         report = calibrated(checkpoint, out, type_, lora=lora, text=text, force=force, threads=threads)
     else:
         with progress_bar(type_) as progress:

@@ -16,6 +16,9 @@ from .perplexity import text_of
 from .progress import progress_bar
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ..convert.source.importance import Measured
     from ..llama.model import Model
 
@@ -57,7 +60,13 @@ def command(model: Path, out: Path, text: Path | None, n_ctx: int, force: bool, 
     )
 
 
-def measured(path: Path, text: str, chunk: int, threads: int | None) -> Measured:
+def measured(
+    path: Path,
+    text: str,
+    chunk: int,
+    threads: int | None,
+    keep: Callable[[str, NDArray[np.float32]], None] | None = None,
+) -> Measured:
     """Load the model and measure it, with progress on stderr."""
     from ..model.checks import check_model
     from ..model.gguf import read_gguf
@@ -69,7 +78,7 @@ def measured(path: Path, text: str, chunk: int, threads: int | None) -> Measured
     loaded = interruptible(partial(_load, path))
     with closing(loaded), progress_bar("imatrix", "token") as progress:
         n_threads = threads or processors().best
-        return in_thread(lambda stopped: measure(loaded, text, chunk, n_threads, progress, stopped.is_set))
+        return in_thread(lambda stopped: measure(loaded, text, chunk, n_threads, progress, stopped.is_set, keep))
 
 
 def _load(path: Path, progress: Callable[[float], bool]) -> Model:

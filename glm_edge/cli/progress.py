@@ -38,8 +38,8 @@ def say(line: str) -> None:
 
 @contextmanager
 def progress_bar(what: str, unit: str = "B") -> Iterator[Callable[[int, int], None]]:
-    """A bar that is moved by a function(units done, units in all); bytes (B) are shown scaled."""
-    with bar(what, unit=unit, unit_scale=unit == "B") as shown:
+    """A bar that is moved by a function(units done, units in all); bytes (B) and weights are shown scaled."""
+    with bar(what, unit=unit, unit_scale=unit in ("B", "weight")) as shown:
 
         def progress(done: int, total: int) -> None:
             shown.total = total

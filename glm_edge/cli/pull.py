@@ -13,6 +13,7 @@ import click
 
 from glm_edge.cli.calibrate import calibrate_options, calibrated_pull, check_options
 from glm_edge.cli.convert import imatrix_option, out_option, summary, threads_option, type_option
+from glm_edge.cli.gptq import refuse_pull
 from glm_edge.system.address_space import require_addresses
 
 from .progress import bar
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 @out_option
 @imatrix_option
 @calibrate_options
+@click.option("--gptq", is_flag=True, hidden=True)
 @click.option(
     "--force", is_flag=True, help="Replace the output if it exists, and remove what another unfinished pull to it made."
 )
@@ -41,6 +43,7 @@ def command(
     out: Path | None,
     imatrix: Path | None,
     calibrate: bool,
+    gptq: bool,
     text: Path | None,
     force: bool,
     threads: int | None,
@@ -56,6 +59,8 @@ def command(
 
     from .made import welcome
 
+    if gptq:
+        refuse_pull(repo, type_)
     check_options(calibrate=calibrate, text=text, imatrix=imatrix)
 
     def fetch(out: Path | None, type: str, imatrix: Path | None) -> Report:

@@ -8,7 +8,7 @@ addresses, by struct ggml_tensor (llama.cpp `ggml/include/ggml.h`).
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -45,9 +45,11 @@ class InputSums:
 
     Args:
         runtime: llama.cpp, all on the processor.
+        keep: called with a matrix's name and the inputs of each product with it, shape (tokens, columns).
     """
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, keep: Callable[[str, NDArray[np.float32]], None] | None = None) -> None:
+        self._keep = keep
         self.callback = EvalCallback(self._on_node)  # for the context, which must not live longer than this
         self._sums: dict[str, NDArray[np.float32]] = {}
         self._tokens: dict[str, int] = {}
@@ -94,15 +96,17 @@ class InputSums:
         return True
 
     def _add(self, name: str, inputs: Any) -> None:
-        values = self.values(inputs)
+        values = self._values(inputs)
         found = np.einsum("ij,ij->j", values, values)
         if not np.isfinite(found).all():
             raise EngineError(f"an input of {name} is not a number; is the model damaged? Run glm-edge verify")
+        if self._keep is not None:
+            self._keep(name, values)
         self._sums[name] = self._sums[name] + found if name in self._sums else found
         self._tokens[name] = self._tokens.get(name, 0) + len(values)
 
     @staticmethod
-    def values(inputs: Any) -> NDArray[np.float32]:
+    def _values(inputs: Any) -> NDArray[np.float32]:
         """A node's numbers, shape (tokens, columns), where llama.cpp has them."""
         columns, rows, stride = inputs.ne[0], inputs.ne[1], inputs.nb[1] // 4
         flat = np.ctypeslib.as_array(ctypes.cast(inputs.data, ctypes.POINTER(ctypes.c_float)), (rows * stride,))

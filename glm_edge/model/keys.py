@@ -51,6 +51,7 @@ VERSION = "glm_edge.version"  # of the GLM Edge that converted
 RECIPE = "glm_edge.recipe"  # the --type of the conversion
 PREFIX_IDS = "glm_edge.prefix_ids"  # i32 array: [gMASK] and sop, which start every prompt
 IMATRIX = "glm_edge.imatrix"  # SHA-256 of the importance matrix that the conversion used, if it used one
+GPTQ = "glm_edge.gptq"  # tokens of the error compensation's text, if there was one
 GOLDEN = "glm_edge.golden"  # JSON: [[text, [token id, …]], …]
 SOURCES = "glm_edge.sources"  # JSON: [[name, bytes, SHA-256], …] of the files the model was made from
 # SHA-256 in hexadecimal, joined: of the head with zeros in place of this value, then of each tensor's data without

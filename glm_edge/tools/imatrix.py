@@ -12,6 +12,9 @@ from concurrent.futures import CancelledError
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..convert.source.importance import Measured
 from ..errors import EngineError, InvalidFileError
 from ..llama.context import Batch, Context
@@ -34,6 +37,7 @@ def measure(
     threads: int,
     progress: Callable[[int, int], None] | None = None,
     stopped: Callable[[], bool] = lambda: False,
+    keep: Callable[[str, NDArray[np.float32]], None] | None = None,
 ) -> Measured:
     """Sum the squares of the inputs over all chunks of a text.
 
@@ -43,12 +47,13 @@ def measure(
         progress: called with (tokens done, tokens in all).
         stopped: asked between products, in llama.cpp's threads; True ends it with a CancelledError. Not for the thread
             that gets signals: their exceptions would be lost.
+        keep: as of InputSums, in llama.cpp's threads.
 
     Raises InvalidFileError for a text of less than a chunk, and OutOfMemoryError.
     """
     ids = model.tokenize(text)
     total = whole_chunks(len(ids), chunk)
-    sums = InputSums(model.runtime)
+    sums = InputSums(model.runtime, keep)
     with closing(read_chunks(model, ids[:total], chunk, threads, sums, stopped)) as chunks:
         for done in chunks:
             if progress is not None:

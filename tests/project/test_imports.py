@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api.http": {"api.contract", "api.access"},
     "api.page": set(),
     "api": {"system", "api.contract", "api.contract.answers", "api.access", "api.http", "api.page"},
-    "tools": {"system", "model", "convert", "convert.source", "llama", "engine", "engine.text"},
+    "tools": {"system", "model", "convert", "convert.source", "convert.quantize", "llama", "engine", "engine.text"},
     "tools.bench": {"system", "model", "llama", "engine", "engine.text", "engine.prefix_cache", "tools"},
     "tools.doctor": {"system", "model", "convert", "convert.quantize", "llama", "engine"},
     "tools.service": {"system"},

@@ -1,0 +1,163 @@
+"""`--gptq` of `convert`: a Q8_0 file, its matrices' inputs on a text, then rounding with error compensation.
+
+What is done is kept beside the output, and the same command continues. Not here: what is kept and how
+(`tools/compensation_folder.py`), the compensation (`tools/compensation.py`), and converting, which gets its results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from ..errors import UsageError
+from .calibrate import FIRST, about, measuring
+from .imatrix import measured
+from .perplexity import text_of
+from .progress import progress_bar
+
+if TYPE_CHECKING:
+    from ..convert.convert import Job, Report
+    from ..tools.compensation_folder import CompensationFolder
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def gptq_option(command: F) -> F:
+    """--gptq."""
+    return click.option(
+        "--gptq",
+        is_flag=True,
+        help="Measure as --calibrate does, and compensate errors: loses about a quarter less in as many bytes, takes"
+        " an hour and 14 GB of disk. Interrupted, the same command continues.",
+    )(command)
+
+
+def refuse_pull(repo: str, type_: str) -> NoReturn:
+    """Raises UsageError."""
+    raise UsageError(
+        f"--gptq needs all weights on the disk, and pull has a shard at a time; download {repo} into a folder and run:"
+        f" glm-edge convert FOLDER --type {type_} --gptq"
+    )
+
+
+def compensated_convert(
+    checkpoint: Path,
+    out: Path | None,
+    type_: str,
+    *,
+    lora: Path | None,
+    text: Path | None,
+    force: bool,
+    threads: int | None,
+) -> Report:
+    """Convert a checkpoint with error compensation. Arguments and errors are those of `convert` and `measure`.
+
+    OUT.gptq goes at the end, and where the first step, which measures, does not end. Else it stays.
+    """
+    from ..convert.convert import checked_threads, convert, enough_memory, prepare
+    from ..convert.recipes import RECIPES, recipe_of
+    from ..system.file_lock import Lock
+    from ..tools.compensation import compensate, to_compensate
+    from ..tools.compensation_folder import CompensationFolder
+    from ..tools.imatrix import TEXT
+
+    started = time.monotonic()
+    recipe, threads_ = recipe_of(type_), checked_threads(threads)
+    assert recipe is not None
+    source = text or TEXT
+    content = text_of(source)
+    with enough_memory(checkpoint, threads_):
+        job = prepare(checkpoint, out, recipe, lora=lora, force=force)
+        first = prepare(checkpoint, job.out.with_name(f"{job.out.name}.{FIRST}"), RECIPES[FIRST], lora=lora, force=True)
+    if not to_compensate(job.layout.tensors):
+        raise UsageError(
+            f"no matrix of type {recipe.name} can be compensated; leave --gptq out, or take edge or q4_k_m"
+        )
+    lock = Lock(job.out.with_name(f".{job.out.name}.gptq.lock"), job.out)
+    key = _key(job, recipe.name, content)
+    try:
+        folder = CompensationFolder(job.out.with_name(f"{job.out.name}.gptq"), key, force=force)
+        try:
+            _announce(job, first, folder, content, threads_)
+            if not folder.tokens:
+                _measure(first, folder, content, source.name, threads)
+            with enough_memory(checkpoint, threads_):
+                job = prepare(checkpoint, job.out, recipe, lora=lora, imatrix=folder.imatrix, force=force)
+                with progress_bar("3 of 4: error compensation", "weight") as progress:
+                    made = compensate(to_compensate(job.layout.tensors), folder, threads_, progress)
+            with progress_bar(f"4 of 4: {type_}") as progress:
+                report = convert(
+                    checkpoint,
+                    job.out,
+                    type=recipe,
+                    lora=lora,
+                    imatrix=folder.imatrix,
+                    compensated=made,
+                    force=force,
+                    threads=threads,
+                    progress=progress,
+                )
+        except BaseException:
+            if folder.tokens:
+                click.echo(f"{folder.path}: stays, and the same command continues with it", err=True)
+            else:
+                folder.remove()
+            raise
+        folder.remove()
+    finally:
+        lock.release()
+    return replace(report, seconds=time.monotonic() - started)
+
+
+def _key(job: Job, recipe: str, text: str) -> str:
+    """A hash of what the result depends on, files by size and time of the last change."""
+    from .. import __version__
+
+    files = [(file.path.name, file.stamp) for file in job.source.files]
+    parts = [__version__, recipe, files, text]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _announce(job: Job, first: Job, folder: CompensationFolder, text: str, threads: int) -> None:
+    """Say what it takes. Raises StorageError where the disk has not so much, InvalidFileError for a text too short."""
+    from ..convert.write import amount, check_space
+    from ..tools.compensation import expected_seconds, inputs_size, memory, to_compensate
+
+    tokens, seconds = measuring(first, text, threads)
+    chosen = to_compensate(job.layout.tensors)
+    left = [placed for placed in chosen if folder.rounded(placed) is None]
+    total = expected_seconds(left, tokens, threads)
+    inputs = inputs_size(left, tokens)
+    results = sum(placed.size for placed in chosen) + job.layout.size
+    size, there = max(inputs, results), folder.size
+    if not folder.tokens:
+        size, there, total = max(first.layout.size + inputs, results), 0, total + seconds
+    space = amount(memory(chosen, threads))
+    click.echo(
+        f"{job.out}: needs {amount(size)} of disk, of which {amount(there)} are there, {space} of memory and"
+        f" {about(total)}; {len(chosen) - len(left)} of {len(chosen)} matrices are done; interrupted, the"
+        " same command continues",
+        err=True,
+    )
+    check_space(job.out, max(0, size - there))
+
+
+def _measure(first: Job, folder: CompensationFolder, text: str, name: str, threads: int | None) -> None:
+    """Keep the inputs of all matrices on the text, and the importance matrix."""
+    from ..convert.convert import checked_threads, written
+    from ..tools.imatrix import CHUNK
+
+    keep, done = folder.keep_inputs()
+    with (
+        progress_bar(f"1 of 4: {FIRST}") as progress,
+        written(first, checked_threads(threads), progress, force=True) as (file, _),
+    ):
+        found = measured(file.temporary, text, CHUNK, threads, keep)
+    done(found, name)
