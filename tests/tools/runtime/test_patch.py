@@ -1,4 +1,5 @@
-"""The change to llama.cpp's barrier: applied to what it was written for, refused elsewhere; and it is a barrier."""
+"""The changes to llama.cpp's barrier and AMX loop: applied to what they were written for, refused elsewhere; and the
+barrier is one. Whether AMX gives the same bits: `tests/benchmarks/quality/batches.py`, on a processor that has it."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from glm_edge.errors import IntegrityError
-from glm_edge.tools.runtime.patch import PATCHED, patch
+from glm_edge.tools.runtime.patch import PANELS, PATCHED, PATCHED_AMX, patch
 
 # The function as in llama.cpp 0c1e57098, without OpenMP and TSAN.
 BARRIER = """\
@@ -78,12 +79,29 @@ int main(void) {
     puts("together");
 }
 """
+# What is changed of amx/mmq.cpp.
+AMX = (
+    """\
+#include <algorithm>
+#include <type_traits>
+"""
+    + "            const char * b_ptr = B + PACKED_INDEX(col, i, KB, TILE_SIZE);\n\n" * 7
+    + """\
+} // anonymous namespace
+
+    return desired_wsize;
+
+    // pointer to work space, used convert A from float to quantized type
+"""
+)
 
 
-def source(folder: Path, text: str) -> Path:
+def source(folder: Path, text: str, amx: str = AMX) -> Path:
     path = folder / PATCHED
     path.parent.mkdir(parents=True)
     path.write_text(text)
+    (folder / PATCHED_AMX).parent.mkdir()
+    (folder / PATCHED_AMX).write_text("\n" + amx)
     return path
 
 
@@ -102,3 +120,20 @@ def test_another_source_is_refused_and_left_alone(tmp_path: Path, text: str) -> 
     with pytest.raises(IntegrityError, match="is not the file"):
         patch(tmp_path)
     assert path.read_text() == "\n" + text
+
+
+def test_amx_multiplies_several_rows_by_the_functions_beside_it(tmp_path: Path) -> None:
+    source(tmp_path, "\n" + BARRIER)
+    patch(tmp_path)
+    changed = (tmp_path / PATCHED_AMX).read_text()
+    assert (tmp_path / PATCHED_AMX).with_name("amx_panels.h").read_text() == PANELS.read_text()
+    assert changed.index('#include "amx_panels.h"') < changed.index("panel_work(dst)")
+    assert changed.index("panel_mul_mat(params, dst)") < changed.index("// pointer to work space")
+    assert changed.count("_mm_prefetch") == 7
+
+
+def test_neither_file_is_changed_where_one_is_another(tmp_path: Path) -> None:
+    path = source(tmp_path, "\n" + BARRIER, AMX + AMX)
+    with pytest.raises(IntegrityError, match=r"mmq\.cpp: is not the file"):
+        patch(tmp_path)
+    assert path.read_text() == "\n" + BARRIER
