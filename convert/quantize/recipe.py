@@ -37,11 +37,6 @@ def first_part(divisor: int) -> Layers:
     return lambda layer, layers: layer < layers // divisor
 
 
-def middle_third(layer: int, layers: int) -> bool:
-    """All but the first and last third."""
-    return layers // 3 <= layer < layers - layers // 3
-
-
 def middle(layer: int, layers: int) -> bool:
     """All but the first and last eighth."""
     return layers // 8 <= layer < 7 * layers // 8

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from glm_edge.convert.convert import convert
-from glm_edge.convert.quantize.recipe import VECTORS, LayerRule, Recipe, every, first_part, middle_third
+from glm_edge.convert.quantize.recipe import VECTORS, LayerRule, Recipe, every, first_part
 from glm_edge.convert.quantize.rounding import quantize_rows
 from glm_edge.convert.recipes import RECIPES
 from glm_edge.llama.context import Batch
@@ -67,6 +67,10 @@ def alone(type_name: str) -> Iterator[Recipe]:
             special = {kind: (LayerRule(type_name, where),)}
             if kind not in VECTORS:
                 yield replace(EDGE, name=f"{type_name} {kind}{part}", matrices="f16", special=special)
+
+
+def middle_third(layer: int, layers: int) -> bool:
+    return layers // 3 <= layer < layers - layers // 3
 
 
 def last_third(layer: int, layers: int) -> bool:
