@@ -16,7 +16,7 @@ from .generation import Generation
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "cancelled"]
 LoadMode = Literal["direct", "none", "mmap"]  # read and leave the page cache as it was, read, map
-RuntimeName = Literal["llama", "ik"]  # llama.cpp, ik_llama.cpp
+RuntimeName = Literal["llama", "ik", "vulkan"]  # llama.cpp, ik_llama.cpp, llama.cpp on a GPU
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import get_args
 
 import click
 from click.shell_completion import CompletionItem
@@ -32,7 +33,7 @@ model_option = click.option(
 
 
 def _runtime(context: click.Context, option: click.Parameter, value: str) -> RuntimeName | None:
-    return "llama" if value == "llama" else "ik" if value == "ik" else None
+    return next((name for name in get_args(RuntimeName) if name == value), None)
 
 
 huge_pages_option = click.option(
@@ -53,11 +54,12 @@ tune_option = click.option(
 
 runtime_option = click.option(
     "--runtime",
-    type=OneOf(["auto", "llama", "ik"]),
+    type=OneOf(["auto", *get_args(RuntimeName)]),
     default="auto",
     show_default=True,
     callback=_runtime,
-    help="llama.cpp, or ik_llama.cpp (glm-edge[ik]); auto takes what bench --tune found to be faster, else llama.cpp.",
+    help="llama.cpp, ik_llama.cpp (glm-edge[ik]), or llama.cpp on a GPU (glm-edge runtime --vulkan); auto takes what"
+    " bench --tune found to be fastest, else llama.cpp.",
 )
 
 

@@ -1,7 +1,7 @@
 """The binding of the runtimes: no other package imports llama_cpp. Typed and small; it frees what it allocates.
 
     runtime.py    Runtime: what is needed of a library that runs models, and `runtime()`, which loads one by its name
-    library.py    llama.cpp, out of llama-cpp-python: its start, its log, its versions
+    library.py    llama.cpp, out of llama-cpp-python: its start, its log, its versions; also on a GPU
     ik.py         ik_llama.cpp, out of ik-llama-cpp-python; ik_api.py has its structures and functions
     model.py      Model: weights and vocabulary
     context.py    Context: the KV cache of many sequences; Batch: what one decode call computes

@@ -85,6 +85,26 @@ def processor() -> Any:
     return function("ggml_backend_dev_by_type", ctypes.c_void_p, ctypes.c_int)(_PROCESSOR)
 
 
+def devices(backend: bytes, kind: int) -> list[Any]:
+    """ggml's devices of a backend and of a kind.
+
+    Args:
+        backend: the beginning of its name, as of "RPC[HOST:PORT]".
+        kind: a GGML_BACKEND_DEVICE_TYPE.
+    """
+    device = function("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
+    kind_of = function("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
+    registry_of = function("ggml_backend_dev_backend_reg", ctypes.c_void_p, ctypes.c_void_p)
+    name_of = function("ggml_backend_reg_name", ctypes.c_char_p, ctypes.c_void_p)
+    found = map(device, range(function("ggml_backend_dev_count", ctypes.c_size_t)()))
+    return [one for one in found if kind_of(one) == kind and name_of(registry_of(one)).startswith(backend)]
+
+
+def device_name(device: Any) -> str:
+    """As its driver names it."""
+    return str(function("ggml_backend_dev_description", ctypes.c_char_p, ctypes.c_void_p)(device).decode())
+
+
 def of_backend(registry: Any, name: bytes) -> Any:
     """The address of a function that a backend has and ggml's own interface has not; null where it has none."""
     find = function("ggml_backend_reg_get_proc_address", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)

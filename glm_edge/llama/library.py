@@ -1,5 +1,7 @@
 """llama.cpp's library: its start, what it logs, and its versions. Importing this module starts it.
 
+Nothing runs on a GPU unless that was chosen (`Vulkan`). It then computes all layers; the embedding stays here. Where
+there is a card, integrated GPUs are left out. A batch is not stopped in its middle, because a GPU asks no callback.
 Not here: models and contexts (`model.py`, `context.py`).
 """
 
@@ -10,12 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..errors import UnsupportedModelError, UsageError
 from ..model.values import TensorInfo
+from ..types import RuntimeName
 from .installed import ll
-from .kernels import leave_out_broken_kernels, load_backends
+from .kernels import device_name, devices, leave_out_broken_kernels, load_backends
 from .runtime import ContextSettings, LoadSettings, Log, Runtime
 
 _LOAD_MODES = {"none": ll.LLAMA_LOAD_MODE_NONE, "mmap": ll.LLAMA_LOAD_MODE_MMAP, "direct": ll.LLAMA_LOAD_MODE_DIRECT_IO}
+_CARD, _INTEGRATED = 1, 2  # GGML_BACKEND_DEVICE_TYPE_GPU and _IGPU; an RPC server is a card to ggml
+_ALL = -1  # layers
 _KV_TYPES = {"f16": ll.GGML_TYPE_F16, "f32": ll.GGML_TYPE_F32}
 
 LOG = Log("llama.cpp")
@@ -28,7 +34,7 @@ _MAY_REPACK = leave_out_broken_kernels()  # whether weights may be repacked for 
 class LlamaCpp(Runtime):
     """llama.cpp, through llama-cpp-python's low-level functions."""
 
-    name = "llama"
+    name: RuntimeName = "llama"
     title = "llama.cpp"
     has_flash_attention = True
     takes_cells = True
@@ -42,7 +48,10 @@ class LlamaCpp(Runtime):
 
     def load_model(self, path: bytes, settings: LoadSettings) -> Any:
         params = ll.llama_model_default_params()
-        params.n_gpu_layers = settings.remote.count
+        params.n_gpu_layers, placed = self.placed(settings)
+        # without a list llama.cpp gives large batches to any GPU that it finds
+        listed = (ctypes.c_void_p * (len(placed) + 1))(*placed, None)
+        params.devices = ctypes.cast(listed, ctypes.c_void_p)
         shares = (ctypes.c_float * ll.llama_max_devices())(*settings.remote.shares)  # llama.cpp copies them
         params.tensor_split = shares
         params.load_mode = _LOAD_MODES[settings.load_mode]
@@ -50,6 +59,11 @@ class LlamaCpp(Runtime):
         params.vocab_only = settings.vocab_only
         params.progress_callback = settings.progress
         return ll.llama_model_load_from_file(path, params)
+
+    def placed(self, settings: LoadSettings) -> tuple[int, list[Any]]:
+        """How many layers are not computed by the processor, and ggml's devices that compute them."""
+        remote = settings.remote.count
+        return remote, devices(b"RPC", _CARD) if remote else []
 
     def reading_order(self, tensors: Sequence[TensorInfo]) -> list[TensorInfo]:
         return sorted(tensors, key=lambda tensor: -tensor.n_bytes)  # stable, as llama.cpp's order is
@@ -72,6 +86,37 @@ class LlamaCpp(Runtime):
 
     def close_gaps(self, context: Any, abort: Any) -> None:
         """Nothing to do: llama.cpp takes free cells wherever they are."""
+
+
+class Vulkan(LlamaCpp):
+    """llama.cpp, with all layers on the GPU."""
+
+    name = "vulkan"
+    title = "llama.cpp with Vulkan"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._devices = gpus()
+        if not self._devices:
+            raise UnsupportedModelError(
+                "llama.cpp finds no GPU: that needs a driver for Vulkan and the runtime of glm-edge runtime --vulkan;"
+                " leave out --runtime vulkan"
+            )
+
+    def versions(self) -> dict[str, str]:
+        names = ", ".join(map(device_name, self._devices))
+        versions = super().versions()
+        return {**versions, "system": f"{versions['system']} Vulkan: {names}"}
+
+    def placed(self, settings: LoadSettings) -> tuple[int, list[Any]]:
+        if settings.remote.count:
+            raise UsageError("the GPU computes all layers; leave out --rpc or --runtime vulkan")
+        return _ALL, self._devices
+
+
+def gpus() -> list[Any]:
+    """ggml's devices of the GPUs: the cards, or else the integrated ones."""
+    return devices(b"Vulkan", _CARD) or devices(b"Vulkan", _INTEGRATED)
 
 
 def high_level(path: Path, *, n_ctx: int, n_threads: int, n_threads_batch: int) -> Any:

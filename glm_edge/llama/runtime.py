@@ -148,6 +148,8 @@ def runtime(name: RuntimeName = "llama") -> Runtime:
     make: Callable[[], Runtime]
     if name == "ik":
         from .ik import IkLlamaCpp as make
+    elif name == "vulkan":
+        from .library import Vulkan as make
     else:
         from .library import LlamaCpp as make
     return make()

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import platformdirs
 
@@ -122,7 +122,7 @@ def _profile(found: object) -> Profile | None:
         return None
     if not all(isinstance(found[name], bool) for name in flags):
         return None
-    if found["runtime"] not in ("llama", "ik") or found["load_mode"] not in (None, "mmap"):
+    if found["runtime"] not in get_args(RuntimeName) or found["load_mode"] not in (None, "mmap"):
         return None
     if found["ik_speed"] is not None and not _is_positive(found["ik_speed"]):
         return None

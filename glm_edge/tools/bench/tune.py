@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ from ...engine.memory_plan import MemoryPlan, Weights, plan_memory, weights_of
 from ...errors import UnsupportedModelError
 from ...llama import huge_pages
 from ...llama.ik import installed
+from ...llama.library import gpus
 from ...llama.model import Model, check_types
 from ...llama.runtime import runtime
 from ...model.checks import check_model, model_sizes
@@ -88,13 +89,14 @@ def runtimes(config: EngineConfig) -> list[RuntimeName]:
     """The candidates; the default is first."""
     if config.runtime is not None:
         return [config.runtime]
-    if not installed():
-        return ["llama"]
-    try:
-        check_types(read_gguf(config.model), runtime("ik"))
-    except UnsupportedModelError:
-        return ["llama"]
-    return ["llama", "ik"]
+    found: list[RuntimeName] = ["llama"]
+    if installed():
+        with suppress(UnsupportedModelError):
+            check_types(read_gguf(config.model), runtime("ik"))
+            found.append("ik")
+    if gpus():
+        found.append("vulkan")
+    return found
 
 
 def ways(config: EngineConfig) -> list[Way]:

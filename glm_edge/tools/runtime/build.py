@@ -3,8 +3,9 @@
 ggml's processor backend is built a dozen times, from plain x86-64 or ARMv8.0 to AMX or SME. At start llama.cpp loads
 the best one that the machine can run (`glm_edge/llama/kernels.py`). With -ffp-contract=off ARM quantizes to the bytes
 that x86 does. OpenMP is left out, because a bare machine may lack its library; `patch.py` lets threads wait as it does.
-The RPC backend is one more library. Zig builds it for its own or the other architecture, in a temporary folder, whose
-name is kept out of the libraries: two builds give the same bytes. It takes about 10 minutes on two x86 cores.
+The RPC backend is one more library, Vulkan's another where it is asked for (`vulkan.py`). Zig builds it for its own or
+the other architecture, in a temporary folder, whose name is kept out of the libraries: two builds give the same bytes.
+It takes about 10 minutes on two x86 cores.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from . import compiler
 from .compiler import MACHINES
 from .patch import NAME as PATCH
 from .patch import patch
+from .vulkan import vulkan_options
 
 LOCK = Path(__file__).with_name("requirements.lock")
 
@@ -52,10 +54,13 @@ _OPTIONS = (
 )
 
 
-def build(machine: str, out: Path, progress: Progress | None = None) -> Path:
+def build(machine: str, out: Path, progress: Progress | None = None, *, vulkan: bool = False) -> Path:
     """Build the wheel for Linux on `machine` into the folder `out`; returns its path.
 
-    Raises UsageError for an unknown machine, StorageError when a download or the compiler fails.
+    Raises UsageError for an unknown machine and what Vulkan lacks, StorageError when a download or the compiler fails.
+
+    Args:
+        vulkan: with llama.cpp's Vulkan backend.
     """
     if machine not in MACHINES:
         raise UsageError(f"{machine}: no such architecture; choose one of {', '.join(MACHINES)}")
@@ -64,9 +69,11 @@ def build(machine: str, out: Path, progress: Progress | None = None) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="glm-edge-runtime-") as temporary:
         folder = Path(temporary)
+        (folder / "headers").mkdir()
+        options = vulkan_options(machine, folder / "headers") if vulkan else []
         tools = _install_tools(folder)
-        wheel = _compile(machine, folder, tools, progress)
-        return _finish(wheel, machine, folder, tools, out)
+        wheel = _compile(machine, folder, tools, options, progress)
+        return _finish(wheel, description(machine) | ({"vulkan": "yes"} if vulkan else {}), folder, tools, out)
 
 
 def description(machine: str) -> dict[str, str]:
@@ -111,14 +118,14 @@ def _install_tools(folder: Path) -> Path:
     return python
 
 
-def _compile(machine: str, folder: Path, python: Path, progress: Progress | None) -> Path:
-    """Run pip's build of the source; returns the wheel as it comes."""
+def _compile(machine: str, folder: Path, python: Path, more: list[str], progress: Progress | None) -> Path:
+    """Run pip's build of the source, with `more` options for CMake; returns the wheel as it comes."""
     where = "import ziglang, os; print(os.path.join(os.path.dirname(ziglang.__file__), 'zig'))"
     zig = Path(_run([str(python), "-c", where], "find the compiler").strip())
     (folder / "bin").mkdir()
     programs = compiler.write_programs(folder / "bin", zig, machine)
     (folder / "forced.cmake").write_text(_FORCED, "utf-8")
-    options = [*_OPTIONS, f"CMAKE_AR={programs['AR']}", f"CMAKE_RANLIB={programs['RANLIB']}"]
+    options = [*_OPTIONS, *more, f"CMAKE_AR={programs['AR']}", f"CMAKE_RANLIB={programs['RANLIB']}"]
     options += ["CMAKE_SYSTEM_NAME=Linux", f"CMAKE_SYSTEM_PROCESSOR={machine}"]  # cross, also to the same machine
     options += [f"CMAKE_PROJECT_INCLUDE={folder / 'forced.cmake'}"]
     nameless = f"-ffile-prefix-map={folder}=."  # __FILE__ in messages
@@ -146,7 +153,7 @@ def _compile(machine: str, folder: Path, python: Path, progress: Progress | None
     return next((folder / "wheels").glob("*.whl"))
 
 
-def _finish(wheel: Path, machine: str, folder: Path, python: Path, out: Path) -> Path:
+def _finish(wheel: Path, facts: dict[str, str], folder: Path, python: Path, out: Path) -> Path:
     """Leave out what nobody loads, say what it is, and name the systems that the wheel runs on."""
     run = [str(python), "-m", "wheel"]
     _run([*run, "unpack", "-d", str(folder / "unpacked"), str(wheel)], "unpack the wheel")
@@ -158,12 +165,12 @@ def _finish(wheel: Path, machine: str, folder: Path, python: Path, out: Path) ->
         # a wheel has no links: each library is there once by its name and once more by its SONAME, where others need it
         if re.search(r"\.so\.\d+\.\d", path.name):
             path.unlink()
-    (libraries / RUNTIME_MARKER).write_text(json.dumps(description(machine)) + "\n", "utf-8")
+    (libraries / RUNTIME_MARKER).write_text(json.dumps(facts) + "\n", "utf-8")
     environment = {**os.environ, "SOURCE_DATE_EPOCH": _EPOCH}
     (folder / "packed").mkdir()
     _run([*run, "pack", "-d", str(folder / "packed"), str(root)], "pack the wheel", environment)
     packed = next((folder / "packed").glob("*.whl"))
-    system = f"manylinux_{compiler.GLIBC.replace('.', '_')}_{machine}"
+    system = f"manylinux_{compiler.GLIBC.replace('.', '_')}_{facts['machine']}"
     _run([*run, "tags", "--remove", "--platform-tag", system, str(packed)], "tag the wheel", environment)
     done = next((folder / "packed").glob("*.whl"))
     return Path(shutil.move(str(done), out / done.name))

@@ -6,6 +6,8 @@ The build itself takes ten minutes and the network: `glm-edge runtime`.
 from __future__ import annotations
 
 import configparser
+import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 from glm_edge.errors import UsageError
 from glm_edge.tools.runtime.build import LOCK, build, locked
 from glm_edge.tools.runtime.compiler import target_of, write_programs, zig_arguments
+from glm_edge.tools.runtime.vulkan import vulkan_options
 from support.paths import PROJECT
 
 ARM = {
@@ -69,6 +72,53 @@ def test_the_locked_llama_cpp_is_one_that_the_package_allows() -> None:
     config.read(PROJECT / "setup.cfg", "utf-8")
     least = config["options"]["install_requires"].split("llama-cpp-python >=")[1].split(",")[0]
     assert tuple(map(int, locked("llama-cpp-python").split("."))) >= tuple(map(int, least.split(".")))
+
+
+def system(root: Path, headers: str) -> Path:
+    """A root with what Vulkan's build takes from it."""
+    for folder in ("include/vulkan", "include/vk_video", "include/spirv", "lib64"):
+        (root / folder).mkdir(parents=True)
+    (root / "include/vulkan/vulkan_core.h").write_text(headers)
+    (root / "lib64/libvulkan.so").write_text("")
+    return root
+
+
+def test_vulkan_takes_its_headers_alone_from_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
+    root = system(tmp_path / "usr", "#define VK_EXT_layer_settings 1")
+    (tmp_path / "headers").mkdir()
+    options = vulkan_options(platform.machine(), tmp_path / "headers", root)
+    assert options == [
+        "GGML_VULKAN=ON",
+        f"Vulkan_INCLUDE_DIR={tmp_path / 'headers'}",
+        f"Vulkan_LIBRARY={root / 'lib64/libvulkan.so'}",
+        "Vulkan_GLSLC_EXECUTABLE=/bin/glslc",
+    ]
+    assert sorted(path.name for path in (tmp_path / "headers").iterdir()) == ["spirv", "vk_video", "vulkan"]
+
+
+@pytest.mark.parametrize(
+    ("machine", "lost", "message"),
+    [
+        ("other", "", f"it builds for {platform.machine()} alone"),
+        (
+            platform.machine(),
+            "lib64/libvulkan.so",
+            "needs what is not here .libvulkan.so.; install them",
+        ),
+        (platform.machine(), "", "the headers are too old, they lack VK_EXT_layer_settings; install them"),
+    ],
+    ids=["another machine", "no loader", "old headers"],
+)
+def test_what_vulkan_lacks_is_told(
+    tmp_path: Path, machine: str, lost: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
+    root = system(tmp_path / "usr", "#define VK_KHR_surface 1")
+    if lost:
+        (root / lost).unlink()
+    with pytest.raises(UsageError, match=message):
+        vulkan_options(machine, tmp_path, root)
 
 
 def test_an_unknown_architecture_is_refused_before_anything_is_fetched(tmp_path: Path) -> None:
