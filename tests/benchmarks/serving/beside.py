@@ -11,6 +11,7 @@ measured, because two would share its memory. Greedy, answers of --tokens tokens
     second_s: the same of a second question in that conversation
     four: tokens a second of 4 clients at once, each with a question of its own, from the start to the last answer's end
     worst_s: the latest first text among those 4
+    peak_gb: memory that the server's processes had at most, together (Linux)
 
 Prints a line for each round, then a line of JSON: medians, and their ratios to the other server's.
 """
@@ -21,6 +22,7 @@ import argparse
 import http.client
 import json
 import random
+import re
 import shlex
 import socket
 import statistics
@@ -33,14 +35,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 _OURS = "{python} -m glm_edge serve --model {model} --port {port} --ctx {ctx} --threads {threads} --no-cache --slots 4"
 _START_S, _REQUEST_S = 300.0, 600.0
 _DIGITS = 68  # with the round's words, about 85 tokens: a digit is a token
 
 
 @contextmanager
-def server(command: str, values: dict[str, object]) -> Iterator[int]:
-    """Its port, once it is ready; ends it afterwards."""
+def server(command: str, values: dict[str, object]) -> Iterator[tuple[int, int]]:
+    """Its port and process id, once it is ready; ends it afterwards."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
@@ -52,7 +56,7 @@ def server(command: str, values: dict[str, object]) -> Iterator[int]:
             if process.poll() is not None or time.monotonic() > end:
                 raise SystemExit(f"{words[0]} did not start: {shlex.join(words)}")
             time.sleep(0.1)
-        yield port
+        yield port, process.pid
     finally:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
@@ -70,6 +74,14 @@ def ready(port: int) -> bool:
         return False
     finally:
         connection.close()
+
+
+def peak(pid: int) -> float:
+    """GB that a process and its children have had at most; 0 where the system does not tell."""
+    process = psutil.Process(pid)
+    files = [Path(f"/proc/{one.pid}/status") for one in (process, *process.children(recursive=True))]
+    found = [re.search(r"VmHWM:\s+(\d+)", file.read_text()) for file in files if file.exists()]
+    return sum(int(one[1]) for one in found if one) * 1024 / 1e9
 
 
 def question(seed: int) -> dict[str, str]:
@@ -112,7 +124,7 @@ def measure(port: int, tokens: int, seed: int) -> dict[str, float]:
     ask(port, [question(seed)], 4)
     conversation = [question(seed + 1)]
     first, whole, used, text = ask(port, conversation, tokens)
-    conversation += [{"role": "assistant", "content": text or "1"}, question(seed + 2)]
+    conversation += [{"role": "assistant", "content": text.replace("\0", "") or "1"}, question(seed + 2)]
     second, *_ = ask(port, conversation, tokens)
     results: list[tuple[float, float, int, str]] = []
     clients = [
@@ -147,8 +159,8 @@ def main() -> None:
     found: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
     for number in range(args.rounds):
         for name, command in commands.items():
-            with server(command, values) as port:
-                found[name].append(measure(port, args.tokens, 10 * number))
+            with server(command, values) as (port, pid):
+                found[name].append(measure(port, args.tokens, 10 * number) | {"peak_gb": peak(pid)})
             figures = ", ".join(f"{key} {value:.2f}" for key, value in found[name][-1].items())
             print(f"{name}: {figures}", file=sys.stderr, flush=True)
     result: dict[str, Any] = {
