@@ -73,7 +73,6 @@ def convert(
     type: str | Recipe = DEFAULT,
     lora: Path | None = None,
     imatrix: Path | None = None,
-    compensated: Compensated | None = None,
     force: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -85,7 +84,6 @@ def convert(
         type: the name of one of RECIPES, or a recipe.
         lora: a folder of PEFT; its LoRA is merged into the weights.
         imatrix: an importance matrix of the model, in llama.cpp's GGUF format.
-        compensated: matrices that have been rounded already.
 
     Raises UsageError, InvalidFileError, UnsupportedModelError, StorageError, IntegrityError (the file did not read back
     as it was written) or OutOfMemoryError. After any error, a signal's exception too, there is no temporary file, and
@@ -94,7 +92,18 @@ def convert(
     started = time.monotonic()
     recipe, threads = checked_recipe(type, imatrix), checked_threads(threads)
     with enough_memory(checkpoint, threads):
-        job = prepare(checkpoint, out, recipe, lora=lora, imatrix=imatrix, compensated=compensated, force=force)
+        job = prepare(checkpoint, out, recipe, lora=lora, imatrix=imatrix, force=force)
+    return finished(job, recipe, threads, progress, force=force, started=started)
+
+
+def finished(
+    job: Job, recipe: Recipe, threads: int, progress: Progress | None, *, force: bool, started: float
+) -> Report:
+    """Write the file of a job that `prepare` made with this recipe, and name it. Raises as `convert` does.
+
+    Args:
+        started: by time.monotonic(), for the report.
+    """
     with written(job, threads, progress, force=force) as (file, errors):
         file.commit()
     seconds = time.monotonic() - started
@@ -112,7 +121,11 @@ def prepare(
     compensated: Compensated | None = None,
     force: bool = False,
 ) -> Job:
-    """Check all that can be known without weights. Arguments and errors are those of `convert`."""
+    """Check all that can be known without weights. Arguments and errors are those of `convert`.
+
+    Args:
+        compensated: matrices that have been rounded already.
+    """
     importance = read_importance(imatrix) if imatrix is not None else None
     if out is not None:
         check_output(out, (), force=force)

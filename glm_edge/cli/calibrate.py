@@ -34,7 +34,7 @@ def calibrate_options(command: F) -> F:
         "--text",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="Text for --calibrate, in UTF-8.  [default: a text of ours, Chinese and English]",
+        help="Text for --calibrate and --gptq, in UTF-8.  [default: a text of ours, Chinese and English]",
     )
     calibrate = click.option(
         "--calibrate",
@@ -50,7 +50,7 @@ def check_options(*, calibrate: bool, text: Path | None, imatrix: Path | None, g
         option = "--gptq" if gptq else "--calibrate"
         raise UsageError(f"{option} makes an importance matrix and --imatrix gives one; leave one of them out")
     if text is not None and not calibrate and not gptq:
-        raise UsageError("--text is for --calibrate; add that, or leave --text out")
+        raise UsageError("--text is for --calibrate and --gptq; add one of them, or leave --text out")
 
 
 def calibrated(
@@ -68,8 +68,7 @@ def calibrated(
     Both intermediate files are temporary ones, which go on any error and on a signal; those that a killed process left
     go with the next call.
     """
-    from ..convert.convert import checked_threads, convert, enough_memory, prepare, written
-    from ..convert.recipes import RECIPES
+    from ..convert.convert import checked_threads, convert, written
     from ..convert.source.importance import encoded
     from ..convert.write import OutputFile, amount, check_space
     from ..tools.imatrix import CHUNK, TEXT
@@ -78,9 +77,7 @@ def calibrated(
     recipe, converting = _checked(type_), checked_threads(threads)
     source = text or TEXT
     content = text_of(source)
-    with enough_memory(checkpoint, converting):
-        job = prepare(checkpoint, out, recipe, lora=lora, force=force)
-        first = prepare(checkpoint, job.out.with_name(f"{job.out.name}.{FIRST}"), RECIPES[FIRST], lora=lora, force=True)
+    job, first = prepared(checkpoint, out, recipe, converting, lora=lora, force=force)
     check_space(job.out, max(first.layout.size, job.layout.size))
     _, seconds = measuring(first, content, threads)
     click.echo(
@@ -108,6 +105,19 @@ def calibrated(
                 progress=progress,
             )
     return replace(report, seconds=time.monotonic() - started)
+
+
+def prepared(
+    checkpoint: Path, out: Path | None, recipe: Recipe, threads: int, *, lora: Path | None, force: bool
+) -> tuple[Job, Job]:
+    """The conversion that was asked for, and the one to Q8_0 beside it. Raises as `convert` does."""
+    from ..convert.convert import enough_memory, prepare
+    from ..convert.recipes import RECIPES
+
+    with enough_memory(checkpoint, threads):
+        job = prepare(checkpoint, out, recipe, lora=lora, force=force)
+        first = job.out.with_name(f"{job.out.name}.{FIRST}")
+        return job, prepare(checkpoint, first, RECIPES[FIRST], lora=lora, force=True)
 
 
 class Fetch(Protocol):

@@ -52,13 +52,20 @@ class Lock:
             try:
                 self._take(output)
                 if self._is_there():
-                    self._file.truncate(0)
-                    self._file.write(str(os.getpid()).encode())
+                    self._sign()
                     return
             except BaseException:
                 self._file.close()
                 raise
             self._file.close()  # its last holder removed it after we opened it
+
+    def _sign(self) -> None:
+        try:
+            self._file.truncate(0)
+            self._file.write(str(os.getpid()).encode())
+        except OSError:  # the disk is full
+            self._path.unlink(missing_ok=True)
+            raise
 
     def _take(self, output: Path) -> None:
         try:

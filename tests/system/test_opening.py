@@ -34,6 +34,7 @@ ALLOWED = {
     ("tools/bundle/install/environment.py", "(folder / 'pyvenv.cfg').write_text"): (1, OURS),
     ("tools/bundle/own_wheel.py", "installed.read_text"): (1, "a file of this installation"),
     ("tools/compensation_folder.py", "open"): (1, OURS),
+    ("tools/compensation_folder.py", "os.open"): (1, "follows no link"),
     ("tools/runtime/build.py", "LOCK.read_text"): (2, "a file of the package"),
     ("tools/runtime/build.py", "(folder / name).write_text"): (1, OURS),
     ("tools/runtime/build.py", "(libraries / RUNTIME_MARKER).write_text"): (1, OURS),

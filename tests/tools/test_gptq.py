@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import closing
@@ -143,11 +144,39 @@ def test_interrupted_the_same_command_continues_to_the_same_bytes(
     assert "has what is done of another checkpoint, type or text" in capsys.readouterr().err
     assert {path.name for path in folder.iterdir()} == names
 
+    for name in ("imatrix.gguf", next(name for name in names if name.endswith(".rounded"))):
+        kept = (folder / name).read_bytes()
+        for data in (kept[:-1] + b"!", None):
+            (folder / name).unlink() if data is None else (folder / name).write_bytes(data)
+            assert done(*command) == 4
+            assert f"remove {folder} and begin again" in capsys.readouterr().err
+        (folder / name).write_bytes(kept)
+
     (folder / "mine").write_text("mine")
+    (folder / "blk.9.ffn_up.weight.inputs").mkdir()
     assert done(*command) == 0
     assert "3 of 8 matrices are done" in capsys.readouterr().err
     assert out.read_bytes() == whole.read_bytes()
-    assert [path.name for path in folder.iterdir()] == ["mine"]
+    assert sorted(path.name for path in folder.iterdir()) == ["blk.9.ffn_up.weight.inputs", "mine"]
+
+
+def test_a_checkpoint_that_changes_after_its_matrices_are_rounded_is_refused(
+    small_checkpoint: Path, text: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = shutil.copytree(small_checkpoint, out.parent / "checkpoint")
+    compensate = compensation.compensate
+
+    def changed(*arguments: Any) -> Any:
+        rounded = compensate(*arguments)
+        os.utime(next(checkpoint.glob("pytorch_model*.bin")), (1, 1))
+        return rounded
+
+    monkeypatch.setattr(compensation, "compensate", changed)
+    assert done("convert", checkpoint, "--out", out, "--gptq", "--text", text, "--threads", 1) == 4
+    shown = capsys.readouterr().err
+    assert f"error: {checkpoint}: changed meanwhile; remove {out}.gptq and begin again" in shown
+    assert "the same command continues with it" not in shown
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
@@ -193,7 +222,7 @@ def test_too_little_disk_is_said_before_anything_is_converted(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
     assert done("convert", small_checkpoint, "--out", out, "--gptq", "--text", text) == 6
     needed, refused = capsys.readouterr().err.splitlines()
-    assert "of memory and less than a minute; 0 of 8 matrices are done" in needed
+    assert "of memory and less than a minute; interrupted after measuring, the same command continues" in needed
     assert "the disk has 1.000 MB free" in refused
     assert not list(out.parent.iterdir())
 
