@@ -9,10 +9,9 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .k_quants import KINDS, SUPER_BLOCK, Bytes, Floats, pack, unpack
-from .rounding import BLOCK, levels_of, quantize_rows
+from .rounding import BLOCK, inverse_of, levels_of, packed, quantize_rows
 
 _TABLES = frozenset({"q4_0", "iq4_nl"})
 COMPENSATED = frozenset({*_TABLES, "q5_0", *KINDS})
@@ -47,7 +46,7 @@ class _Table:
     def __init__(self, type_name: str, start: Bytes) -> None:
         self._levels = levels_of(type_name)
         self._half, self._scale = _scale_of(start)
-        self._inverse = _inverse(self._scale) * np.float32(self._levels.steps)
+        self._inverse = inverse_of(self._scale) * np.float32(self._levels.steps)
         self._codes = np.empty((BLOCK, len(start)), np.uint8)
 
     def round(self, column: int, x: Floats) -> Floats:
@@ -57,7 +56,7 @@ class _Table:
         return rounded
 
     def encoded(self) -> Bytes:
-        return np.hstack([self._half, (self._codes[:16] | self._codes[16:] << 4).T])
+        return np.hstack([self._half, packed(self._codes)])
 
 
 class _Q50:
@@ -65,7 +64,7 @@ class _Q50:
 
     def __init__(self, type_name: str, start: Bytes) -> None:
         self._half, self._scale = _scale_of(start)
-        self._inverse = _inverse(self._scale)
+        self._inverse = inverse_of(self._scale)
         self._codes = np.empty((BLOCK, len(start)), np.uint8)
 
     def round(self, column: int, x: Floats) -> Floats:
@@ -76,8 +75,7 @@ class _Q50:
 
     def encoded(self) -> Bytes:
         fifth = np.packbits(self._codes.T >> 4, axis=1, bitorder="little")
-        low = self._codes & 15
-        return np.hstack([self._half, fifth, (low[:16] | low[16:] << 4).T])
+        return np.hstack([self._half, fifth, packed(self._codes & np.uint8(15))])
 
 
 class _Super:
@@ -88,7 +86,7 @@ class _Super:
         self._at = unpack(type_name, start)
         self._scale = self._at.d * self._at.scales  # (sub-blocks, rows)
         self._minimum = self._at.dmin * self._at.minimums
-        self._inverse = _inverse(self._scale)
+        self._inverse = inverse_of(self._scale)
         self._codes = np.empty((SUPER_BLOCK, len(start)), np.float32)
 
     def round(self, column: int, x: Floats) -> Floats:
@@ -106,7 +104,3 @@ class _Super:
 def _scale_of(blocks: Bytes) -> tuple[Bytes, Floats]:
     half = np.ascontiguousarray(blocks[:, :2])
     return half, half.view("<f2")[:, 0].astype(np.float32)
-
-
-def _inverse(scale: NDArray[np.float32]) -> Floats:
-    return np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)

@@ -1,9 +1,9 @@
 """Error compensation (GPTQ, arXiv 2210.17323): columns still to be rounded take over the error of those that are.
 
 What matters of a matrix W is W X^T, with the inputs X of a calibration text. So of the rounded matrix Q the error is
-e^T H e in each row, with e = w - q and H = X^T X. H is damped, and H = L L^T: the error is |L^T e|^2, where row i has
-the columns from i on. Rounding from the last column to the first, each takes over what those behind it have left:
-t_i = w_i + sum over j > i of L_ji e_j / L_ii is rounded in place of w_i. No inverse of H is needed.
+e^T H e in each row, with e = w - q and H = X^T X. H is damped, and H = L L^T: the error is |L^T e|^2, and entry i of
+L^T e depends on the columns from i on. Rounding from the last column to the first, each takes over what those behind
+it have left: t_i = w_i + sum over j > i of L_ji e_j / L_ii is rounded in place of w_i. No inverse of H is needed.
 
 Columns come in groups. For a group b, M is the inverse of L_bb^T: w + M L_rb^T e_r are its weights after the errors of
 all columns r behind it, and within it an error of column j is taken over by the columns before it with M_ij / M_jj.
@@ -21,7 +21,7 @@ from .k_quants import Bytes, Floats
 
 GROUP = 256  # columns; a super-block of K-quants
 # Shares of H's diagonal that damp it: the least, the most, and for as many tokens as columns. Few tokens say little of
-# how inputs go together. On the demo, 0.1 and 1 lost more where tokens were few and where they were many.
+# how inputs go together. On the demo a share of 0.1 lost more where tokens were few, and 1 where they were many.
 _DAMPING = (0.3, 1.0, 0.6)
 _PART = 32  # columns of a group whose errors reach the rest of it in one product
 
@@ -60,12 +60,12 @@ def _inverse_factor(a: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.block([[first, np.zeros(below.T.shape)], [-second @ below @ first, second]])
 
 
-def compensated(type_name: str, rows: NDArray[np.float32], factor: Floats, importance: Floats) -> Bytes:
+def compensated(type_name: str, rows: NDArray[np.float32], lower: Floats, importance: Floats) -> Bytes:
     """`rows` as bytes of the type, shape (rows, bytes of a row).
 
     Args:
         type_name: one of COMPENSATED (`columns.py`).
-        factor: what the function of this name made of H.
+        lower: what `factor` made of H.
         importance: of each column, for the search of scales.
     """
     e = np.ascontiguousarray(rows.T)  # (columns, rows): weights, and errors where a column is rounded
@@ -73,8 +73,8 @@ def compensated(type_name: str, rows: NDArray[np.float32], factor: Floats, impor
     found: list[Bytes] = []
     for start in reversed(range(0, len(e), GROUP)):
         group = slice(start, min(start + GROUP, len(e)))
-        m = factor[group, group]
-        w = e[group] + m @ (factor[group.stop :, group].T @ e[group.stop :])
+        m = lower[group, group]
+        w = e[group] + m @ (lower[group.stop :, group].T @ e[group.stop :])
         errors = np.empty_like(w)
         for first in reversed(range(0, len(w), size)):
             block = slice(first, first + size)

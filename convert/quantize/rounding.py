@@ -62,6 +62,7 @@ IQ4_NL = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 1
 
 @cache
 def levels_of(type_name: str) -> Levels:
+    """Of q4_0 or iq4_nl."""
     return _levels(tuple(range(-8, 8)), 2, 64) if type_name == "q4_0" else _levels(IQ4_NL, 2, 512)
 
 
@@ -138,21 +139,28 @@ def _search(levels: Levels, x: Floats, w: Floats | None) -> NDArray[np.uint8]:
     scale = largest / np.float32(levels.lowest)
     starts = [np.float32(end * share) for end in (levels.lowest, levels.highest) for share in _ENDS]
     for turn in range(len(starts) + _TURNS):
-        blocks.round(inverse * starts[turn] if turn < len(starts) else _inverse(scale))
+        blocks.round(inverse * starts[turn] if turn < len(starts) else inverse_of(scale))
         found, gain = blocks.best_scale()
         better = gain > best
         np.copyto(best, gain, where=better)
         np.copyto(scale, found, where=better)
     half = scale.astype("<f2")
-    blocks.round(_inverse(half.astype(np.float32)))
+    blocks.round(inverse_of(half.astype(np.float32)))
     codes = np.take(levels.codes, blocks.step, mode="clip")
     out = np.empty((x.shape[1], BLOCK_BYTES), np.uint8)
     out[:, :2] = half.view(np.uint8).reshape(-1, 2)
-    out[:, 2:] = (codes[:16] | codes[16:] << 4).T
+    out[:, 2:] = packed(codes)
     return out
 
 
-def _inverse(scale: Floats) -> Floats:
+def packed(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Codes of 4 bits, shape (32, blocks), as bytes, shape (blocks, 16)."""
+    found: NDArray[np.uint8] = codes[:16] | codes[16:] << np.uint8(4)
+    return found.T
+
+
+def inverse_of(scale: Floats) -> Floats:
+    """1 / scale, and 0 for 0."""
     return np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)
 
 
