@@ -156,7 +156,7 @@ def _bench(
         err=as_json,
     )
     click.echo(table(figures, prompt), err=as_json)
-    if config.runtime != "ik" and amx_unused():
+    if config.runtime in (None, "llama") and amx_unused():
         click.echo(f"note: {AMX_UNUSED}", err=True)
     if as_json:
         click.echo(json_line(about, result, (before, after)))

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from ...engine.engine import open_model
 from ...engine.memory_plan import MemoryPlan, Weights, plan_memory, weights_of
-from ...errors import UnsupportedModelError
+from ...errors import GlmEdgeError, UnsupportedModelError
 from ...llama import huge_pages
 from ...llama.ik import installed
 from ...llama.library import gpus
@@ -114,7 +114,8 @@ def ways(config: EngineConfig) -> list[Way]:
 def _choose_way(config: EngineConfig, weights: Weights, tell: Tell, figures: dict[str, dict[str, float]]) -> Way:
     """The fastest way for a request of usual lengths. One is loaded at a time: two would not fit into memory.
 
-    Minutes lie between two of them, so the default is measured once more before another takes its place.
+    Minutes lie between two of them, so the default is measured once more before another takes its place. One that
+    cannot be loaded, on a GPU with too little memory, is left out.
     """
     candidates = ways(config)
     default = candidates[0]
@@ -130,7 +131,12 @@ def _choose_way(config: EngineConfig, weights: Weights, tell: Tell, figures: dic
 
     seconds: dict[Way, list[float]] = {}
     for way in candidates:
-        seconds[way] = measured(way)
+        try:
+            seconds[way] = measured(way)
+        except GlmEdgeError:
+            if way == default:
+                raise
+            continue
         least = min(least, statistics.median(seconds[way]))
     if fastest(seconds, default) != default:
         seconds[default] = min(seconds[default], measured(default), key=statistics.median)
@@ -140,7 +146,7 @@ def _choose_way(config: EngineConfig, weights: Weights, tell: Tell, figures: dic
 
 
 def units(candidates: Sequence[Way]) -> float:
-    """Work of `tune` in prompt tokens, at most; a token of an answer counts as three."""
+    """Work of `tune` in prompt tokens, about; a token of an answer counts as three."""
     choice = len(candidates) * _ROUNDS * (_PROMPT + 3 * _ANSWER) if len(candidates) > 1 else 0
     return (
         choice + _ROUNDS * (3 * (_PROMPT + 3 * _ANSWER) + 4 * max(_BATCHES) + 2 * 3 * _ANSWER + sum(ROWS)) + 3 * _ANSWER
