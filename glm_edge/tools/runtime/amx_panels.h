@@ -3,13 +3,14 @@
 //
 // llama.cpp's own loop unpacks the weights once for every 32 rows, just before they are loaded into a tile, where the
 // load has to wait for the stores; it reads a tile's rows from 16 distant places, and adds up in memory. Here the rows
-// are laid out as tiles first, the weights of 16 columns are unpacked for a run of blocks and used for all rows, and
-// sums stay in registers. Up to 16 rows need no tiles: AVX-512 VNNI multiplies them without unpacking.
+// are laid out as tiles first, the weights of 16 columns are unpacked for 32 blocks and used for all rows, and sums
+// stay in registers meanwhile. Up to 16 rows of q4_0 and q4_1 need no tiles: AVX-512 VNNI multiplies them without
+// unpacking.
 // Weights are prefetched: the processor's own prefetching ends at every 4 KiB.
 // Each sum is added up in the same order, so every bit of the result is the same.
 //
-// One thread, q4_0, the time of llama.cpp's loop for 1: 2 rows 0.47, 4 0.48, 8 0.46, 16 0.31, 32 0.37, 96 and 256 0.33.
-// Two threads on one core of the processor gain half of that.
+// Time relative to llama.cpp's loop, one thread, q4_0: 0.47 for 2 rows, 0.48 for 4, 0.46 for 8, 0.31 for 16, 0.37 for
+// 32, 0.33 for 96 and 256. Two threads that share a core of the processor gain half of that.
 // Not here: a single row, which has a kernel of its own (patch.py lets it prefetch), and K-quants.
 
 constexpr int PANEL_BLOCKS = 32; // of K, whose weights are unpacked at once: 16 KB

@@ -124,7 +124,8 @@ def measure(port: int, tokens: int, seed: int) -> dict[str, float]:
     ask(port, [question(seed)], 4)
     conversation = [question(seed + 1)]
     first, whole, used, text = ask(port, conversation, tokens)
-    conversation += [{"role": "assistant", "content": text.replace("\0", "") or "1"}, question(seed + 2)]
+    said = text.replace("\0", "") or "1"  # NUL is refused, and so is an empty answer
+    conversation += [{"role": "assistant", "content": said}, question(seed + 2)]
     second, *_ = ask(port, conversation, tokens)
     results: list[tuple[float, float, int, str]] = []
     clients = [

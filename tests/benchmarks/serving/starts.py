@@ -92,7 +92,7 @@ def serve_s(path: Path, port: int) -> dict[str, float]:
     """Parts of a start, as a client sees them."""
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "glm_edge", "serve", "--model", str(path), "--port", str(port), "--no-cache"]
-    command.append("--no-tune")  # a first start's tuning comes once
+    command.append("--no-tune")  # tuning runs at a model's first start alone
     body = {"messages": [{"role": "user", "content": "你好"}], "max_tokens": 1}
     asked = urllib.request.Request(
         f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
