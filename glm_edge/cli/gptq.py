@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -96,7 +97,7 @@ def compensated_convert(
         folder = CompensationFolder(job.out.with_name(f"{job.out.name}.gptq"), key, force=force)
         if folder.discarded:
             click.echo(f"{folder.path}: what was done of another checkpoint, type or text is discarded", err=True)
-        try:
+        with _kept(folder):
             _announce(job, first, folder, content, converting)
             if not folder.tokens:
                 _measure(first, folder, content, source.name, threads)
@@ -106,19 +107,25 @@ def compensated_convert(
                     rounded = compensate(tensors, folder, converting, progress)
                 job = again(rounded)
             with progress_bar(f"4 of 4: {type_}") as progress:
-                report = finished(job, recipe, converting, progress, force=force, started=started)
-        except BaseException as error:
-            if not folder.tokens:
-                folder.remove()
-            elif isinstance(error, (IntegrityError, InvalidFileError)):  # the same command would fail again
-                click.echo(f"{folder.path}: stays; remove it before you begin again", err=True)
-            else:
-                click.echo(f"{folder.path}: stays, and the same command continues with it", err=True)
-            raise
-        folder.remove()
+                return finished(job, recipe, converting, progress, force=force, started=started)
     finally:
         lock.release()
-    return report
+
+
+@contextmanager
+def _kept(folder: CompensationFolder) -> Iterator[None]:
+    """Remove the folder after the block. After an error it stays, with a line, if its inputs are whole."""
+    try:
+        yield
+    except BaseException as error:
+        if not folder.tokens:
+            folder.remove()
+        elif isinstance(error, (IntegrityError, InvalidFileError)):  # the same command would fail again
+            click.echo(f"{folder.path}: stays; remove it before you begin again", err=True)
+        else:
+            click.echo(f"{folder.path}: stays, and the same command continues with it", err=True)
+        raise
+    folder.remove()
 
 
 def _key(job: Job, recipe: str, text: str) -> str:
