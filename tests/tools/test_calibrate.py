@@ -10,28 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from glm_edge.cli import glm_edge, run
 from support.checkpoints.fake_hub import REPO, Hub, files_of, serving
+from support.commands import done
 from support.server.live_server import eventually
-
-SENTENCES = "".join(f"[Round 1]\n\n问：{n}. 你好\n\n答：philosophy and 哲学 {7 * n} " for n in range(20))
-
-
-def done(*arguments: object) -> int:
-    return run(glm_edge, [*map(str, arguments)], prog_name="glm-edge")
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "text"
-    path.write_text(SENTENCES, "utf-8")
-    return path
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    (tmp_path / "out").mkdir()
-    return tmp_path / "out" / "x.gguf"
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +94,10 @@ def test_a_text_that_is_too_short_is_refused_before_anything_is_converted(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process has mapped is seen in /proc")
-def test_ctrl_c_while_it_measures_leaves_nothing(small_checkpoint: Path, tmp_path: Path, out: Path) -> None:
-    text = tmp_path / "text"
-    text.write_text(200 * SENTENCES, "utf-8")
-    options = [*map(str, (small_checkpoint, "--out", out)), "--calibrate", "--text", str(text), "--threads", "1"]
+def test_ctrl_c_while_it_measures_leaves_nothing(small_checkpoint: Path, text: Path, tmp_path: Path, out: Path) -> None:
+    long = tmp_path / "text"
+    long.write_text(200 * text.read_text("utf-8"), "utf-8")
+    options = [*map(str, (small_checkpoint, "--out", out)), "--calibrate", "--text", str(long), "--threads", "1"]
     command = [sys.executable, "-m", "glm_edge", "convert", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         maps = Path(f"/proc/{child.pid}/maps")

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from glm_edge.cli import glm_edge, run
 from glm_edge.convert.convert import convert
 from glm_edge.convert.quantize.columns import COMPENSATED
 from glm_edge.convert.quantize.compensation import add_products, compensated, factor
@@ -29,21 +28,10 @@ from glm_edge.model.keys import GPTQ
 from glm_edge.tools import compensation
 from glm_edge.tools.imatrix import measure
 from glm_edge.tools.verify import verify
+from support.commands import done
 
 COLUMNS, CHUNK = 640, 512  # not a whole number of groups
-SENTENCES = "".join(f"[Round 1]\n\n问：{n}. 你好\n\n答：philosophy and 哲学 {7 * n} " for n in range(20))
 Floats = NDArray[np.float32]
-
-
-def done(*arguments: object) -> int:
-    return run(glm_edge, [*map(str, arguments)], prog_name="glm-edge")
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "text"
-    path.write_text(SENTENCES, "utf-8")
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +41,6 @@ def whole(small_checkpoint: Path, text: Path, tmp_path_factory: pytest.TempPathF
     assert done("convert", small_checkpoint, "--out", out, "--gptq", "--text", text, "--threads", 1) == 0
     assert [path.name for path in out.parent.iterdir()] == ["x.gguf"]
     return out
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    (tmp_path / "out").mkdir()
-    return tmp_path / "out" / "x.gguf"
 
 
 @pytest.mark.parametrize("type_name", sorted(COMPENSATED))
@@ -83,7 +65,7 @@ def test_each_type_loses_much_less_of_a_product_than_by_the_search_for_scales(ty
 
 
 def test_the_files_matrices_lose_less_on_the_texts_inputs_than_without(
-    small_checkpoint: Path, whole: Path, tmp_path: Path
+    small_checkpoint: Path, text: Path, whole: Path, tmp_path: Path
 ) -> None:
     plain_file = convert(small_checkpoint, tmp_path / "plain.gguf").path
     half = convert(small_checkpoint, tmp_path / "f16.gguf", type="f16").path
@@ -93,7 +75,7 @@ def test_the_files_matrices_lose_less_on_the_texts_inputs_than_without(
         inputs[name] = x.copy()
 
     with closing(Model(half, load_mode="mmap", repack=False)) as model:
-        measure(model, SENTENCES, CHUNK, 1, keep=keep)
+        measure(model, text.read_text("utf-8"), CHUNK, 1, keep=keep)
     weights = [matrices(path) for path in (half, plain_file, whole)]
     for name, x in inputs.items():
         exact, plain, found = (by_name[name] for by_name in weights)
