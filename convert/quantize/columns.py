@@ -10,8 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
-from .k_quants import KINDS, SUPER_BLOCK, Bytes, Floats, pack, unpack
-from .rounding import BLOCK, inverse_of, levels_of, packed, quantize_rows
+from .k_quants import KINDS, SUPER_BLOCK, Bytes, Floats, inverse_of, pack, unpack
+from .rounding import BLOCK, levels_of, packed, quantize_rows
 
 _TABLES = frozenset({"q4_0", "iq4_nl"})
 COMPENSATED = frozenset({*_TABLES, "q5_0", *KINDS})

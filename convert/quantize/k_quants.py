@@ -100,3 +100,8 @@ def _half(values: Floats) -> Bytes:
 
 def _columns(values: NDArray[np.generic]) -> Floats:
     return np.ascontiguousarray(values.T, np.float32)
+
+
+def inverse_of(scale: Floats) -> Floats:
+    """1 / scale, and 0 for 0."""
+    return np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)

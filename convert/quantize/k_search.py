@@ -18,7 +18,7 @@ import numpy as np
 
 from glm_edge.model.ggml import quantize
 
-from .k_quants import KINDS, SUPER_BLOCK, Bytes, Floats, Kind, Scales, pack, unpack
+from .k_quants import KINDS, SUPER_BLOCK, Bytes, Floats, Kind, Scales, inverse_of, pack, unpack
 
 CHUNK = 64  # super-blocks at once: the arrays of one fit the caches of a core
 _TINY = np.float32(1e-30)
@@ -106,7 +106,7 @@ class _Chunk:
 
     def _errors(self, scale: Floats, minimum: Floats) -> Floats:
         """Round all weights. The weighted squared error of each sub-block whose scale is not 0."""
-        inverse = np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)
+        inverse = inverse_of(scale)
         np.multiply(self.x, inverse, out=self.scratch)
         if self.kind.minimums:
             np.add(self.scratch, minimum * inverse, out=self.scratch)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from glm_edge.model.ggml import dequantize, quantize
 
-from .k_quants import KINDS
+from .k_quants import KINDS, inverse_of
 from .k_search import search
 
 BLOCK = 32  # weights...
@@ -134,7 +134,7 @@ def _search(levels: Levels, x: Floats, w: Floats | None) -> NDArray[np.uint8]:
         return _search(levels, x.repeat(2, axis=1), None if w is None else w.repeat(2, axis=1))[:1]
     blocks = _Blocks(levels, x, w)
     largest = np.take_along_axis(x, np.abs(x).argmax(axis=0)[None], axis=0)[0]
-    inverse = np.divide(1, largest, out=np.zeros_like(largest), where=largest != 0)
+    inverse = inverse_of(largest)
     best = np.zeros_like(largest)
     scale = largest / np.float32(levels.lowest)
     starts = [np.float32(end * share) for end in (levels.lowest, levels.highest) for share in _ENDS]
@@ -157,11 +157,6 @@ def packed(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Codes of 4 bits, shape (32, blocks), as bytes, shape (blocks, 16)."""
     found: NDArray[np.uint8] = codes[:16] | codes[16:] << np.uint8(4)
     return found.T
-
-
-def inverse_of(scale: Floats) -> Floats:
-    """1 / scale, and 0 for 0."""
-    return np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)
 
 
 def _keep_better(type_name: str, rows: Floats, importance: Floats | None, found: NDArray[np.uint8]) -> None:

@@ -28,11 +28,12 @@ _REST = 2.5  # what a matrix of full size takes of what its parts take alone: ca
 
 def to_compensate(tensors: Iterable[Placed]) -> list[Placed]:
     """The matrices of the layers whose type the compensation knows."""
-    return [
-        placed
-        for placed in tensors
-        if placed.tensor.name.startswith("blk.") and len(placed.tensor.shape) > 1 and placed.type in COMPENSATED
-    ]
+    return [placed for placed in tensors if _is_matrix(placed) and placed.type in COMPENSATED]
+
+
+def _is_matrix(placed: Placed) -> bool:
+    """Whether it is a matrix of a layer, whose inputs are kept."""
+    return placed.tensor.name.startswith("blk.") and len(placed.tensor.shape) > 1
 
 
 def compensate(
@@ -94,11 +95,7 @@ def _rounded(placed: Placed, inputs: Inputs, threads: int, progress: Callable[[i
 
 def inputs_size(tensors: Iterable[Placed], tokens: int) -> int:
     """Bytes of the inputs of all matrices of the layers."""
-    return sum(
-        ITEM * tokens * placed.tensor.columns
-        for placed in tensors
-        if placed.tensor.name.startswith("blk.") and len(placed.tensor.shape) > 1
-    )
+    return sum(ITEM * tokens * placed.tensor.columns for placed in tensors if _is_matrix(placed))
 
 
 def memory(tensors: Iterable[Placed], threads: int) -> int:
