@@ -98,7 +98,8 @@ class Bare:
         return took
 
     def fill(self, n: int, sizes: Sizes) -> None:
-        """Put `n` tokens into the empty cache without computing them: what they hold does not change the work."""
+        """Have `n` tokens alone in the cache, not computed: what they hold does not change the work."""
+        self.cut(0)
         zeros = np.zeros((n, sizes.groups * sizes.head), np.float16)
         self._context.restore(0, self._context.cells([zeros] * sizes.layers, [zeros] * sizes.layers), 0, n)
         self._n_past = n

@@ -144,7 +144,6 @@ class QuickTuner:
             }
 
             def decode(flash: bool) -> float:
-                both[flash].cut(0)
                 both[flash].fill(depth, sizes)
                 return both[flash].decode(steps)
 

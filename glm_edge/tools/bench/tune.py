@@ -257,7 +257,6 @@ class _Tuner:
 
         def measure(flash: int) -> float:
             bare = both[bool(flash)]
-            bare.cut(0)
             bare.fill(depth, sizes)
             self._tell(3 * _ANSWER)
             return bare.decode(_ANSWER)
